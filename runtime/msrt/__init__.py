@@ -1,0 +1,1 @@
+"""msrt: AI on a tree of machines. This docstring is the map of the house."""

@@ -1,0 +1,308 @@
+"""Every error msrt raises, under one root, split by who is at fault.
+
+`CallerError`: what you passed cannot work. `PeerError`: the other side broke a rule or refused.
+`LocalError`: this machine (disk, port, state directory) is in the way. Each error carries a stable `code`
+that crosses the wire, a sentence that names the fault, and a `hint` that says what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["CallerError", "LocalError", "MsrtError", "PeerError", "from_wire"]
+
+_by_code: dict[str, type[MsrtError]] = {}
+
+
+class MsrtError(Exception):
+    """Root of all errors. `str(error)` is the sentence and, if there is one, the hint."""
+
+    code: ClassVar[str] = "error"
+    hint: str = ""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "code" in cls.__dict__:
+            _by_code[cls.code] = cls
+
+    def __init__(self, text: str, *, hint: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        if hint is not None:
+            self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.hint}" if self.hint else self.text
+
+
+class CallerError(MsrtError):
+    """The caller asked for something that cannot work."""
+
+    code = "bad_request"
+
+
+class PeerError(MsrtError):
+    """The other side of a link broke a rule, refused us, or went away."""
+
+    code = "peer"
+
+
+class LocalError(MsrtError):
+    """Something on this machine is in the way."""
+
+    code = "local"
+
+
+def from_wire(code: str, text: str, hint: str = "") -> MsrtError:
+    """Rebuild an error that a peer reported; an unknown code becomes a `PeerError` that keeps the text."""
+    cls = _by_code.get(code, PeerError)
+    error = cls.__new__(cls)
+    MsrtError.__init__(error, text, hint=hint or None)
+    return error
+
+
+# --- callers -----------------------------------------------------------------------------------------------
+
+
+class InvalidAddress(CallerError):
+    """A name, node id, region, label, topic or endpoint is malformed."""
+
+    code = "invalid_address"
+
+
+class InvalidConfig(CallerError):
+    """A setting is unknown or out of range."""
+
+    code = "invalid_config"
+
+
+class InvalidTensor(CallerError):
+    """A tensor has the wrong name, shape, dtype or byte count."""
+
+    code = "invalid_tensor"
+
+
+class InvalidModel(CallerError):
+    """An ONNX file cannot be accepted: truncated, external data, unknown operator, fails to run."""
+
+    code = "invalid_model"
+
+
+class QualityGate(CallerError):
+    """A model did not pass the quality gate."""
+
+    code = "quality_gate"
+
+
+class InvalidJob(CallerError):
+    """A training job's bundle or settings cannot work."""
+
+    code = "invalid_job"
+
+
+class NotFound(CallerError):
+    """A model, version, node, job or artifact of that name does not exist."""
+
+    code = "not_found"
+
+
+class Conflict(CallerError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+
+
+# --- peers -------------------------------------------------------------------------------------------------
+
+
+class MalformedFrame(PeerError):
+    """Bytes that are not a message: garbage, too deep, wrong types."""
+
+    code = "malformed_frame"
+
+
+class FrameTooLarge(PeerError):
+    """A packet, frame or string over its limit."""
+
+    code = "frame_too_large"
+
+    def __init__(self, size: int, limit: int, what: str = "packet") -> None:
+        super().__init__(f"{what} of {size} bytes is over the limit of {limit}", hint="send it as a stream")
+        self.size, self.limit = size, limit
+
+
+class UnknownMessage(PeerError):
+    """A message type this version does not know."""
+
+    code = "unknown_message"
+
+
+class VersionMismatch(PeerError):
+    """The peer speaks a wire version that we do not."""
+
+    code = "version_mismatch"
+
+
+class OutOfOrder(PeerError):
+    """A message that the session's state does not allow."""
+
+    code = "out_of_order"
+
+
+class StaleEpoch(PeerError):
+    """A node spoke under a lease that was taken from it."""
+
+    code = "stale_epoch"
+
+
+class InviteUnknown(PeerError):
+    """The cloud never issued this invite."""
+
+    code = "invite_unknown"
+    hint = "ask for a new one: msrt invite"
+
+
+class InviteSpent(PeerError):
+    """The invite was used before."""
+
+    code = "invite_spent"
+    hint = "ask for a new one: msrt invite"
+
+
+class InviteExpired(PeerError):
+    """The invite is past its time."""
+
+    code = "invite_expired"
+    hint = "ask for a new one: msrt invite"
+
+
+class InviteForged(PeerError):
+    """The invite's text or secret does not match what the cloud signed."""
+
+    code = "invite_forged"
+    hint = "copy the whole string that msrt invite printed"
+
+
+class WrongServerKey(PeerError):
+    """The server at the address does not hold the key that the invite names."""
+
+    code = "wrong_server_key"
+
+
+class NotEnrolled(PeerError):
+    """The key is not of an enrolled node."""
+
+    code = "not_enrolled"
+    hint = "join with an invite: msrt invite"
+
+
+class Revoked(PeerError):
+    """The node was removed from the tree."""
+
+    code = "revoked"
+    hint = "join again with a new invite"
+
+
+class Forbidden(PeerError):
+    """The caller's role may not do that."""
+
+    code = "forbidden"
+
+
+class BadSignature(PeerError):
+    """A signature or digest does not match."""
+
+    code = "bad_signature"
+
+
+class Disconnected(PeerError):
+    """The peer went away before it answered."""
+
+    code = "disconnected"
+
+
+class DeadlineExceeded(PeerError):
+    """No answer within the deadline."""
+
+    code = "deadline_exceeded"
+
+
+class Overloaded(PeerError):
+    """A queue is full; try again after `retry_after` seconds."""
+
+    code = "overloaded"
+    retry_after: float = 1.0
+
+
+class Unavailable(PeerError):
+    """Nobody can do this work now (no device has the model ready, the cloud is away)."""
+
+    code = "unavailable"
+
+
+class BadUpdate(PeerError):
+    """A training update is NaN, huge, of the wrong size, or of a closed round."""
+
+    code = "bad_update"
+
+
+class StreamCancelled(PeerError):
+    """The other side gave up a stream."""
+
+    code = "stream_cancelled"
+
+
+# --- this machine ------------------------------------------------------------------------------------------
+
+
+class DiskFull(LocalError):
+    """The disk took no more; nothing that was acknowledged is lost."""
+
+    code = "disk_full"
+    hint = "free some space, or raise the bound in the config"
+
+
+class PortInUse(LocalError):
+    """Another process listens on that address."""
+
+    code = "port_in_use"
+    hint = "name another with --listen, --mqtt or --http (port 0 takes a free one)"
+
+
+class StateLocked(LocalError):
+    """Another process holds the state directory."""
+
+    code = "state_locked"
+    hint = "stop it, or name another directory with --state"
+
+
+class StateForeign(LocalError):
+    """The state directory belongs to another kind of node or to another tree."""
+
+    code = "state_foreign"
+    hint = "name another directory with --state"
+
+
+class StateNewer(LocalError):
+    """The state directory was written by a newer msrt."""
+
+    code = "state_newer"
+    hint = "upgrade msrt, or name another directory with --state"
+
+
+class Corrupt(LocalError):
+    """Bytes on disk do not match their digest."""
+
+    code = "corrupt"
+
+
+class BrokerFailed(LocalError):
+    """The MQTT broker could not be started or reached."""
+
+    code = "broker_failed"
+
+
+class JobFailed(LocalError):
+    """A job's process died, ran over a limit, or raised."""
+
+    code = "job_failed"

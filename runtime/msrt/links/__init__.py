@@ -1,0 +1,1 @@
+"""Transports: one a file, behind one Protocol (`link.Link`). A foreign library stops at its file."""

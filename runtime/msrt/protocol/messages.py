@@ -1,0 +1,500 @@
+"""Every message that crosses a wire: frozen tagged structs in ONE union, each with a delivery class.
+
+Transient: a deadline and its own retry, never resent by the session, never on disk.
+Session: resent and deduplicated, in order, while both processes live.
+Durable: kept on disk by its sender until the receiver has it on disk.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+import msgspec
+
+__all__ = ["DeliveryClass", "Message", "TensorSpec"]
+
+
+class DeliveryClass(enum.IntEnum):
+    """How hard the session tries. CONTROL messages drive the session itself and carry no sequence."""
+
+    CONTROL = 0
+    TRANSIENT = 1
+    SESSION = 2
+    DURABLE = 3
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
+    delivery: ClassVar[DeliveryClass] = DeliveryClass.TRANSIENT
+
+
+class _Control(_Message, frozen=True):
+    delivery: ClassVar[DeliveryClass] = DeliveryClass.CONTROL
+
+
+class _Session(_Message, frozen=True):
+    delivery: ClassVar[DeliveryClass] = DeliveryClass.SESSION
+
+
+class _Durable(_Message, frozen=True):
+    delivery: ClassVar[DeliveryClass] = DeliveryClass.DURABLE
+
+
+class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a node can be reached as a parent."""
+
+    node: str
+    """Node id."""
+    link_key: bytes = b""
+    """Its CURVE public key, 32 bytes; empty where the link has none."""
+    zmq: str = ""
+    """tcp://HOST:PORT"""
+    mqtt: str = ""
+    """mqtt://HOST:PORT or mqtts://HOST:PORT"""
+    mqtt_fingerprint: str = ""
+    """SHA-256 of the broker's certificate, hex; empty without TLS."""
+    http: str = ""
+    """http://HOST:PORT"""
+    region: str = ""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """One tensor that lies in a raw frame beside the message: C order, little endian."""
+
+    name: str
+    dtype: str
+    """Open Inference Protocol name: FP32, INT8, INT64, BOOL, BYTES ..."""
+    shape: tuple[int, ...]
+
+
+# --- the session itself ------------------------------------------------------------------------------------
+
+
+class Hello(_Control, frozen=True, tag="hello"):
+    """Child to parent: who I am, and what I remember of our last session."""
+
+    node: str
+    boot: int
+    """Random per process start; a changed one voids the session's unacknowledged messages."""
+    certificate: bytes
+    session: int = 0
+    """Id of the session to resume, 0 for none."""
+    peer_boot: int = 0
+    """Boot of the parent in that session."""
+    received: int = 0
+    """Highest session-class sequence received in it, in order."""
+    address: Parent | None = None
+    """Where I listen, if I am a parent myself."""
+    device_class: str = ""
+    previous: str = ""
+    """The parent I was with before, empty at the first join."""
+
+
+class Welcome(_Control, frozen=True, tag="welcome"):
+    """Parent to child: your lease."""
+
+    node: str
+    boot: int
+    session: int
+    resumed: bool
+    epoch: int
+    lease_s: float
+    received: int = 0
+    """Highest session-class sequence received from the child in a resumed session."""
+    parents: tuple[Parent, ...] = ()
+    """Where else to go, best first."""
+
+
+class Refuse(_Control, frozen=True, tag="refuse"):
+    """No, and why. The session closes."""
+
+    code: str
+    text: str
+    hint: str = ""
+
+
+class Heartbeat(_Control, frozen=True, tag="heartbeat"):
+    """I live. Acknowledgements ride in the header."""
+
+    reply: bool = False
+    """Ask the other side to answer at once."""
+
+
+class Fence(_Control, frozen=True, tag="fence"):
+    """Parent to child: your lease was taken, your epoch is stale; say hello again."""
+
+    epoch: int
+
+
+class Bye(_Control, frozen=True, tag="bye"):
+    """I leave on purpose."""
+
+    reason: str = ""
+
+
+class Enrol(_Control, frozen=True, tag="enrol"):
+    """A node with an invite asks for a certificate. An edge relays it to the cloud."""
+
+    invite: str
+    secret: bytes
+    identity: bytes
+    """Ed25519 public key, 32 bytes."""
+    link_key: bytes
+    """X25519 (CURVE) public key, 32 bytes."""
+    proof: bytes
+    """Signature of (invite, link_key) by the identity."""
+    name: str
+    address: Parent | None = None
+
+
+class Enrolled(_Control, frozen=True, tag="enrolled"):
+    """The certificate, and where to go with it."""
+
+    certificate: bytes
+    cloud_identity: bytes
+    parents: tuple[Parent, ...]
+    mqtt_password: str = ""
+
+
+# --- calls: a question with one answer ----------------------------------------------------------------------
+
+
+class Call(_Session, frozen=True, tag="call"):
+    """Ask the other side to run a named method."""
+
+    id: int
+    method: str
+    params: dict[str, object] = {}
+    timeout_ms: int = 30_000
+
+
+class Return(_Session, frozen=True, tag="return"):
+    """A call's result."""
+
+    id: int
+    result: object = None
+
+
+class Failed(_Session, frozen=True, tag="failed"):
+    """A call's error."""
+
+    id: int
+    code: str
+    text: str
+    hint: str = ""
+
+
+# --- streams -------------------------------------------------------------------------------------------------
+
+
+class StreamOpen(_Message, frozen=True, tag="s.open"):
+    """Sender to receiver: a stream begins (resent until credit comes)."""
+
+    stream: int
+    """Chosen by the sender; the sender's side is part of the identity."""
+    kind: str
+    """artifact, update, snapshot, ..."""
+    meta: dict[str, object] = {}
+    size: int = -1
+    """Bytes in all, -1 when it grows."""
+    digest: str = ""
+    """SHA-256 hex of the whole, empty when it grows (then the end carries it)."""
+    offset: int = 0
+    """Where the sender begins."""
+    answers: int = 0
+    """The id of the call that asked for this stream, 0 if none."""
+
+
+class StreamCredit(_Message, frozen=True, tag="s.credit"):
+    """Receiver to sender: I have everything below `offset`, you may send up to `limit`."""
+
+    stream: int
+    offset: int
+    limit: int
+
+
+class StreamChunk(_Message, frozen=True, tag="s.chunk"):
+    """One piece; its bytes are the frame beside it."""
+
+    stream: int
+    offset: int
+
+
+class StreamEnd(_Message, frozen=True, tag="s.end"):
+    """Sender: that was all."""
+
+    stream: int
+    size: int
+    digest: str
+
+
+class StreamDone(_Message, frozen=True, tag="s.done"):
+    """Receiver: whole and verified."""
+
+    stream: int
+
+
+class StreamCancel(_Message, frozen=True, tag="s.cancel"):
+    """Either side gives up."""
+
+    stream: int
+    from_sender: bool
+    code: str
+    text: str = ""
+
+
+# --- inference -----------------------------------------------------------------------------------------------
+
+
+class Infer(_Message, frozen=True, tag="infer"):
+    """One or more requests for one model that ride together; each input's rows are concatenated along axis 0."""
+
+    ids: tuple[int, ...]
+    """One per request, chosen by the asker."""
+    rows: tuple[int, ...]
+    """Axis-0 rows of each request."""
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    version: int = 0
+    """0 means: what is rolled out."""
+    deadline_ms: int = 10_000
+    """What is left when sent."""
+    outputs: tuple[str, ...] = ()
+    """Names wanted; empty means all."""
+    trace: str = ""
+
+
+class Inferred(_Message, frozen=True, tag="inferred"):
+    """The answers to requests that rode together."""
+
+    ids: tuple[int, ...]
+    rows: tuple[int, ...]
+    model: str
+    version: int
+    variant: str
+    """fp32 or int8."""
+    device: str
+    """Node name."""
+    outputs: tuple[TensorSpec, ...]
+    compute_us: int = 0
+
+
+class InferFailed(_Message, frozen=True, tag="infer.failed"):
+    """These requests got no answer, and why."""
+
+    ids: tuple[int, ...]
+    code: str
+    text: str
+    hint: str = ""
+    retry_after_ms: int = 0
+
+
+class InferCancel(_Message, frozen=True, tag="infer.cancel"):
+    """Nobody waits for these any more."""
+
+    ids: tuple[int, ...]
+
+
+# --- models on devices -----------------------------------------------------------------------------------------
+
+
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model version a device should hold."""
+
+    model: str
+    version: int
+    variant: str
+    """fp32, int8, or measure: try both and report."""
+    manifest: bytes
+    """The model's signed manifest (see msrt.inference.bundle)."""
+    signature: bytes
+    serve: bool = True
+    """False: load and warm, take no traffic by default (a canary's other half)."""
+
+
+class Assign(_Session, frozen=True, tag="assign"):
+    """Edge to device: all the models you should hold; what is not named may go."""
+
+    generation: int
+    models: tuple[Placement, ...]
+
+
+class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one model version fares on a device."""
+
+    model: str
+    version: int
+    variant: str
+    state: str
+    """fetching, loading, ready, failed."""
+    error: str = ""
+    batch: bool = False
+    """Axis 0 is free: requests may ride together."""
+    latency_us: dict[str, int] = {}
+    """Measured time of one call by variant."""
+    requests: int = 0
+    failures: int = 0
+
+
+class DeviceReport(_Session, frozen=True, tag="device.report"):
+    """Device to edge: what is loaded and how it fares; sent on every change."""
+
+    generation: int
+    models: tuple[ModelState, ...]
+    labels: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    """Source name to state."""
+
+
+class Load(_Message, frozen=True, tag="load"):
+    """Node to parent, every few seconds: numbers for `status` and for placement."""
+
+    values: dict[str, float]
+
+
+class FleetReport(_Session, frozen=True, tag="fleet.report"):
+    """Edge to cloud: its devices, whole, on every change and every few seconds."""
+
+    position: dict[str, int]
+    """Journal positions by scope that the edge has on disk."""
+    devices: tuple[DeviceRecord, ...]
+    values: dict[str, float] = {}
+
+
+class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One device as its edge sees it."""
+
+    node: str
+    name: str
+    alive: bool
+    device_class: str
+    labels: dict[str, str]
+    models: tuple[ModelState, ...]
+    link: str = ""
+    values: dict[str, float] = {}
+    sources: dict[str, str] = {}
+
+
+# --- the journal ---------------------------------------------------------------------------------------------
+
+
+class Follow(_Session, frozen=True, tag="follow"):
+    """Replica to master: send me what comes after these positions."""
+
+    log: str
+    """Log id, empty for a new replica."""
+    epoch: int
+    scopes: dict[str, int]
+    """Scope (global or a region) to the last offset held."""
+
+
+class JournalBlock(_Session, frozen=True, tag="journal.block"):
+    """Signed entries of one scope; the payload is the frame beside it."""
+
+    log: str
+    epoch: int
+    scope: str
+    prev: int
+    """Offset of the scope's last entry before this block."""
+    first: int
+    last: int
+    signature: bytes
+
+
+class FollowRefused(_Session, frozen=True, tag="follow.refused"):
+    """The replica is ahead of its master, or of another log: it stops and says so."""
+
+    text: str
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+class RoundOpen(_Session, frozen=True, tag="round.open"):
+    """Train one round. The artifacts are fetched by digest from the parent."""
+
+    job: str
+    round: int
+    bundle: str
+    """Digest of the job's zip."""
+    signature: bytes
+    """Of the bundle's digest, by the cloud."""
+    weights: str
+    """Digest of the global weights."""
+    deadline_s: float
+    """What is left when sent."""
+    participants: dict[str, int] = {}
+    """Node id to its index among all."""
+    count: int = 0
+    compression: str = "int8"
+
+
+class RoundClosed(_Session, frozen=True, tag="round.closed"):
+    """The round's aggregate is checkpointed: senders may forget these updates."""
+
+    job: str
+    round: int
+    included: tuple[str, ...]
+    state: str = "running"
+    """running, finished, failed or stopped."""
+
+
+class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What travels as the meta of an update stream. One node's update, or a region's sum."""
+
+    job: str
+    round: int
+    nodes: dict[str, int]
+    """Node id to samples. One entry from a device; all contributors from an edge."""
+    first_parent: str
+    """node/boot of the parent that got it first: only that one may add it into a sum."""
+    encoding: str
+    """fp32 or int8."""
+    size: int
+    """Parameters."""
+    metrics: dict[str, float] = {}
+    """Sample-weighted: loss, accuracy, seconds."""
+    error: str = ""
+    """Set when a node could not train: no bytes follow."""
+
+
+class TrainProgress(_Message, frozen=True, tag="train.progress"):
+    """Edge to cloud: how far a round is."""
+
+    job: str
+    round: int
+    reported: int
+    expected: int
+
+
+# --- events ----------------------------------------------------------------------------------------------------
+
+
+class Event(_Durable, frozen=True, tag="event"):
+    """A reading turned into a finding, by a model on a device."""
+
+    node: str
+    seq: int
+    """Per node, without gaps over restarts: (node, seq) is the event's id."""
+    name: str
+    """The device's name."""
+    source: str
+    model: str
+    version: int
+    wall: float
+    """Seconds since 1970, the device's clock."""
+    data: dict[str, object]
+    region: str = ""
+
+
+Message = (
+    Hello | Welcome | Refuse | Heartbeat | Fence | Bye | Enrol | Enrolled
+    | Call | Return | Failed
+    | StreamOpen | StreamCredit | StreamChunk | StreamEnd | StreamDone | StreamCancel
+    | Infer | Inferred | InferFailed | InferCancel
+    | Assign | DeviceReport | Load | FleetReport
+    | Follow | JournalBlock | FollowRefused
+    | RoundOpen | RoundClosed | TrainProgress
+    | Event
+)  # fmt: skip
+"""All of them: what is not here cannot be said."""

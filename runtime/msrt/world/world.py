@@ -1,0 +1,101 @@
+"""What a shell may ask of the machine it runs on. Field and simulation give the same things."""
+
+from __future__ import annotations
+
+import random  # noqa: TID251 - the type of World.random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from msrt.links.link import Credentials, Link
+
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """Small durable state: append-only logs and a key-value table, made durable together by `commit`.
+
+    `append` and `put` touch memory only and are seen by `read` and `scan` at once; after a crash only what was
+    committed is there.
+    """
+
+    def append(self, log: str, record: bytes) -> int:
+        """Add a record; returns its offset (1, 2, 3 ... per log, never used again, even after `trim`)."""
+
+    def put(self, key: str, value: bytes | None) -> None:
+        """Set a key, or delete it with None."""
+
+    def commit(self) -> None:
+        """Make everything before it durable (fsync). Blocking: call through `World.offload`. Raises DiskFull, and
+        then nothing since the last commit is durable and a later commit tries again."""
+
+    def read(self, log: str, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, bytes]]:
+        """Records of a log with offset > after, in order."""
+
+    def scan(self, prefix: str = "") -> Sequence[tuple[str, bytes]]:
+        """Key-value pairs whose key begins with prefix, in key order."""
+
+    def trim(self, log: str, upto: int) -> None:
+        """Forget records with offset <= upto at the next commit; their space is used again."""
+
+
+class Blobs(Protocol):
+    """Content-addressed bytes by SHA-256 hex. A partial blob survives a restart. Blocking: use `World.offload`."""
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of a whole blob, None if it is not here."""
+
+    def partial(self, digest: str) -> int:
+        """Bytes already written of an unfinished blob."""
+
+    def write(self, digest: str, offset: int, data: bytes | memoryview) -> None:
+        """Write a piece of an unfinished blob. Raises DiskFull."""
+
+    def finish(self, digest: str) -> None:
+        """Verify and publish (fsync, rename). Raises Corrupt and forgets the partial when the digest differs."""
+
+    def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
+        """Bytes of a whole blob. Raises NotFound. Does not verify; see msrt.artifacts."""
+
+    def delete(self, digest: str) -> None:
+        """Forget a blob, whole or partial."""
+
+
+class Disk(Protocol):
+    """A node's state directory."""
+
+    path: Path | None
+    """Where it is in the file system; None in simulation."""
+
+    def store(self, name: str) -> Store: ...
+
+    def blobs(self) -> Blobs: ...
+
+    def digests(self) -> Iterator[tuple[str, int]]:
+        """Whole blobs and their sizes."""
+
+
+class Links(Protocol):
+    """Makes links by URL: tcp:// and ipc:// (ZeroMQ), mqtt:// and mqtts://, mem:// (simulation)."""
+
+    def listen(self, url: str, credentials: Credentials, allow: Callable[[bytes], bool]) -> Link:
+        """A master's endpoint; `allow` says whether a transport principal may connect at all (revoked ones may not)."""
+
+    def dial(self, url: str, credentials: Credentials) -> Link: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a shell gets from its machine."""
+
+    now: Callable[[], float]
+    """Monotonic seconds."""
+    wall: Callable[[], float]
+    """Seconds since 1970."""
+    random: random.Random
+    """Seeded in simulation, from the system in the field."""
+    disk: Disk
+    offload: Callable[..., Awaitable[Any]]
+    """await offload(fn, *args): run a blocking call off the loop (inline in simulation)."""
+    links: Links
