@@ -77,10 +77,10 @@ class Hello(_Control, frozen=True, tag="hello"):
     boot: int
     """Random per process start; a changed one voids the session's unacknowledged messages."""
     certificate: bytes
+    attempt: int = 0
+    """Counts this process's sessions: a repeated one is the same greeting resent, a smaller one is stale."""
     session: int = 0
     """Id of the session to resume, 0 for none."""
-    peer_boot: int = 0
-    """Boot of the parent in that session."""
     received: int = 0
     """Highest session-class sequence received in it, in order."""
     address: Parent | None = None

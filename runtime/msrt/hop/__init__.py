@@ -1,0 +1,12 @@
+"""The asyncio shell of one hop: a pure `Session` and its streams, performed over a `Link`.
+
+`Peer` is the other end while a session lives. `Uplink` is a child's way to its parents, `Downlink` a parent's to its
+children. A tier implements `Handler` and never sees a socket.
+"""
+
+from msrt.hop.downlink import Downlink
+from msrt.hop.handler import Handler, StreamSink
+from msrt.hop.peer import Peer
+from msrt.hop.uplink import Uplink
+
+__all__ = ["Downlink", "Handler", "Peer", "StreamSink", "Uplink"]

@@ -1,0 +1,275 @@
+"""The other end of a hop while a session with it lives: send, call, push; and the performing of session actions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from msrt import errors
+from msrt.hop.calls import Calls
+from msrt.hop.handler import Handler, StreamSink
+from msrt.hop.streams import Reader, Streams
+from msrt.links.link import Buffer, Link, Route
+from msrt.protocol import session as s
+from msrt.protocol import wire
+from msrt.protocol.messages import (
+    Call,
+    Failed,
+    Message,
+    Return,
+    StreamCancel,
+    StreamChunk,
+    StreamCredit,
+    StreamDone,
+    StreamEnd,
+    StreamOpen,
+)
+from msrt.trust.certificate import Certificate
+from msrt.world.world import World
+
+__all__ = ["Peer"]
+
+log = structlog.get_logger()
+BACKLOG_BYTES = 8 << 20
+"""Bytes kept for a link that is full; beyond it transient messages are refused."""
+
+_STREAM = (StreamOpen, StreamCredit, StreamChunk, StreamEnd, StreamDone, StreamCancel)
+
+
+class Peer:
+    """One end of one hop. `certificate` is None for a parent (its link key proved it)."""
+
+    def __init__(
+        self, world: World, session: s.Session, handler: Handler, certificate: Certificate | None, node: str
+    ) -> None:
+        self.world, self.session, self.handler, self.certificate, self.node = world, session, handler, certificate, node
+        self.link: Link | None = None
+        self.route: Route = b""
+        self.principal = b""
+        self.address = None
+        self.device_class = ""
+        self.previous = ""
+        self.joined = False
+        self.over = False
+        self.sent_bytes = self.received_bytes = 0
+        self._backlog: deque[tuple[list[Buffer], int]] = deque()
+        self._backlog_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._persisting: deque[tuple[Message, int]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = Calls(self)
+        self._streams = Streams(self)
+        self.on_over: Callable[[Peer, Exception | None], None] = lambda _peer, _error: None
+
+    @property
+    def role(self) -> str:
+        """The peer's role by its certificate; a parent has none."""
+        return self.certificate.role if self.certificate else ""
+
+    @property
+    def name(self) -> str:
+        """The peer's name by its certificate, else its node id."""
+        return self.certificate.name if self.certificate else self.node
+
+    @property
+    def limit(self) -> int:
+        """Largest packet its link takes, in bytes."""
+        return self.link.limit if self.link else wire.MQTT_LIMIT
+
+    @property
+    def live(self) -> bool:
+        """Can be sent to now."""
+        return self.session.state is s.State.LIVE
+
+    # --- sending ------------------------------------------------------------------------------------------
+
+    def send(self, message: Message, frames: s.Frames = ()) -> None:
+        """Send by the message's delivery class. Raises Disconnected, Overloaded, FrameTooLarge."""
+        self.perform(self.session.send(message, frames, self.world.now()))
+
+    async def call(self, method: str, params: dict[str, object] | None = None, timeout: float = 30.0) -> object:  # noqa: ASYNC109
+        """Ask the peer. Raises what it answered with, Disconnected, DeadlineExceeded."""
+        return await self._calls.call(method, params or {}, timeout)
+
+    async def push(
+        self, kind: str, meta: dict[str, object], data: Reader | bytes, *, size: int, digest: str, answers: int = 0
+    ) -> None:
+        """Send a stream; returns when the peer has it whole and verified. Raises StreamCancelled, Disconnected."""
+        await self._streams.push(kind, meta, data, size=size, digest=digest, answers=answers)
+
+    async def fetch(self, method: str, params: dict[str, object], sink: StreamSink, timeout: float = 60.0) -> object:  # noqa: ASYNC109
+        """Call a method whose answer is a stream into `sink`; returns once it is complete. The timeout is of silence."""
+        return await self._streams.fetch(method, params, sink, timeout)
+
+    def transmit(self, message: Message, frames: s.Frames, seq: int) -> None:
+        """Encode and hand one packet to the link, or keep it while the link is full."""
+        link, session = self.link, self.session
+        if link is None:
+            return
+        packet = wire.encode(
+            message, frames, seq=seq, epoch=session.epoch,
+            ack_session=session.ack_session, ack_durable=session.ack_durable,
+        )  # fmt: skip
+        size = sum(map(len, packet))
+        if self._backlog:
+            self._keep(packet, size)
+            return
+        try:
+            if not link.send(self.route, packet):
+                self._keep(packet, size)
+        except errors.Disconnected:
+            asyncio.get_running_loop().call_soon(self.lost)
+            return
+        self.sent_bytes += size
+
+    def _keep(self, packet: list[Buffer], size: int) -> None:
+        if self._backlog_bytes + size > BACKLOG_BYTES:
+            raise errors.Overloaded(f"{self._backlog_bytes} bytes wait for the link to {self.name}")
+        self._backlog.append((packet, size))
+        self._backlog_bytes += size
+
+    @property
+    def congested(self) -> bool:
+        """Packets wait for the link: streams hold back."""
+        return bool(self._backlog)
+
+    def writable(self) -> None:
+        """The link takes packets again."""
+        while self._backlog and self.link is not None:
+            packet, size = self._backlog[0]
+            try:
+                if not self.link.send(self.route, packet):
+                    return
+            except errors.Disconnected:
+                self.lost()
+                return
+            self._backlog.popleft()
+            self._backlog_bytes -= size
+        self._streams.pump()
+
+    # --- receiving ----------------------------------------------------------------------------------------
+
+    def received(self, packet: wire.Packet) -> None:
+        """One decoded packet of this peer. Raises OutOfOrder."""
+        self.perform(self.session.receive(packet, self.world.now()))
+
+    def lost(self) -> None:
+        """The link lost the peer."""
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        self.perform(self.session.lost(self.world.now()))
+
+    def perform(self, actions: list[s.Action]) -> None:
+        """Do what the session decided."""
+        for action in actions:
+            match action:
+                case s.Transmit(message, frames, seq):
+                    self.transmit(message, frames, seq)
+                case s.Deliver(message, frames):
+                    self._deliver(message, frames)
+                case s.Persist(message, _, seq):
+                    self._persist(message, seq)
+                case s.Joined(resumed, lost):
+                    self._joined(resumed, lost)
+                case s.Silent():
+                    self._left(None, final=False)
+                case s.Over(error, lost):
+                    self._over(error, lost)
+        self._schedule()
+
+    def _deliver(self, message: Message, frames: s.Frames) -> None:
+        if isinstance(message, _STREAM):
+            self._streams.received(message, frames)
+        elif isinstance(message, Return | Failed):
+            self._calls.answered(message)
+        elif isinstance(message, Call):
+            self.spawn(self._calls.answer(message))
+        else:
+            self.handler.message(self, message, list(frames))
+
+    def _joined(self, resumed: bool, lost: tuple[Message, ...]) -> None:  # noqa: FBT001
+        if self.joined and not resumed:
+            self._left(errors.Disconnected("the peer started a new session"), final=True)
+        if not resumed:
+            self._void(errors.Disconnected("the peer started a new session"))
+        if lost:
+            log.warning("hop.messages_lost", peer=self.node, count=len(lost))
+        if not self.joined:
+            self.joined = True
+            self.handler.joined(self)
+        self._streams.reconnected()
+
+    def _left(self, error: Exception | None, *, final: bool) -> None:
+        if self.joined or final:
+            self.joined = False
+            self.handler.left(self, error, final=final)
+
+    def _void(self, error: Exception) -> None:
+        self._calls.fail(error)
+        self._streams.fail(error)
+        self._persisting.clear()
+
+    def _over(self, error: Exception | None, lost: tuple[Message, ...]) -> None:
+        self.over = True
+        if lost:
+            log.info("hop.messages_lost", peer=self.node, count=len(lost), why=str(error))
+        self._void(error or errors.Disconnected("the session was closed"))
+        self._left(error, final=True)
+        for task in self._tasks:
+            task.cancel()
+        self.on_over(self, error)
+
+    def _persist(self, message: Message, seq: int) -> None:
+        self._persisting.append((message, seq))
+        if len(self._persisting) == 1:
+            self.spawn(self._store())
+
+    async def _store(self) -> None:
+        while self._persisting:
+            batch = list(self._persisting)
+            try:
+                await self.handler.stored(self, [message for message, _ in batch])
+            except errors.LocalError as error:
+                log.error("hop.not_stored", peer=self.node, count=len(batch), error=str(error))
+                await asyncio.sleep(1.0)
+                continue
+            if not self._persisting:
+                return
+            for _ in batch:
+                self._persisting.popleft()
+            self.session.persisted(batch[-1][1], self.world.now())
+            self._schedule()
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    def spawn(self, work: object) -> None:
+        """Run a coroutine that dies with this peer's session."""
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _schedule(self) -> None:
+        if self.over:
+            if self._timer is not None:
+                self._timer.cancel()
+            return
+        due = self.session.deadline()
+        if due >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self.world.now()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self.perform(self.session.tick(self.world.now()))
+
+    def close(self, reason: str = "") -> None:
+        """Say goodbye and end the session."""
+        if not self.over:
+            self.perform(self.session.close(self.world.now(), reason))

@@ -1,0 +1,527 @@
+"""The life of one hop, child to parent, as ONE transition table.
+
+Both sides run the same machine; the table says which side may do what in which state. A session gives each delivery
+class its promise while both processes live: transient messages are delivered at most once, session messages in order
+and exactly once, durable messages in order and acknowledged only when the application has them on disk. What is still
+unacknowledged when the other process is gone is handed back (`Over.lost`, `Joined.lost`), never dropped in silence.
+
+Resending follows the cumulative-acknowledgement scheme of TCP (RFC 9293) with a doubling timer (RFC 6298, without
+the estimator: a hop's round trip is known to be short).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+
+from msrt import errors
+from msrt.protocol.messages import Bye, DeliveryClass, Fence, Heartbeat, Hello, Message, Refuse, Welcome
+
+__all__ = ["TABLE", "Deliver", "Event", "Joined", "Over", "Persist", "Session", "Side", "Silent", "State", "Transmit"]
+
+RESEND_S: Final = 0.25
+RESEND_MAX_S: Final = 2.0
+ACK_DELAY_S: Final = 0.02
+WINDOW: Final = 512
+"""Unacknowledged messages per class on the wire; more wait."""
+QUEUE_BYTES: Final = 16 << 20
+"""Waiting and unacknowledged bytes per session, above which `send` is refused."""
+SEEN_BITS: Final = 4096
+"""Transient sequence numbers remembered to drop duplicates."""
+
+Frames = Sequence[bytes | bytearray | memoryview]
+
+
+class Side(enum.Enum):
+    """Which end of the hop this is."""
+
+    CHILD = "child"
+    PARENT = "parent"
+
+
+class State(enum.Enum):
+    """Where the hop stands."""
+
+    NEW = "new"
+    GREETING = "greeting"
+    LIVE = "live"
+    SILENT = "silent"
+    OVER = "over"
+
+
+class Event(enum.Enum):
+    """What can happen to it."""
+
+    CONNECT = "connect"
+    HELLO = "hello"
+    WELCOME = "welcome"
+    REFUSE = "refuse"
+    DATA = "data"
+    FENCE = "fence"
+    BYE = "bye"
+    LOST = "lost"
+    LEASE_OUT = "lease out"
+    CLOSE = "close"
+
+
+C, P = Side.CHILD, Side.PARENT
+TABLE: Final[dict[tuple[Side, State, Event], tuple[State, str]]] = {
+    (C, State.NEW, Event.CONNECT): (State.GREETING, "greet"),
+    (C, State.GREETING, Event.CONNECT): (State.GREETING, "greet"),
+    (C, State.SILENT, Event.CONNECT): (State.GREETING, "greet"),
+    (C, State.GREETING, Event.WELCOME): (State.LIVE, "welcomed"),
+    (C, State.GREETING, Event.REFUSE): (State.OVER, "refused"),
+    (C, State.GREETING, Event.LOST): (State.GREETING, "ignore"),
+    (C, State.GREETING, Event.FENCE): (State.GREETING, "ignore"),
+    (C, State.LIVE, Event.WELCOME): (State.LIVE, "ignore"),
+    (C, State.LIVE, Event.REFUSE): (State.OVER, "refused"),
+    (C, State.LIVE, Event.FENCE): (State.OVER, "fenced"),
+    (P, State.NEW, Event.HELLO): (State.LIVE, "admitted"),
+    (P, State.LIVE, Event.HELLO): (State.LIVE, "admitted"),
+    (P, State.SILENT, Event.HELLO): (State.LIVE, "admitted"),
+    **{(side, State.LIVE, Event.LOST): (State.SILENT, "silent") for side in Side},
+    **{(side, State.SILENT, Event.DATA): (State.LIVE, "revived") for side in Side},
+    **{(side, state, Event.BYE): (State.OVER, "left") for side in Side for state in State if state is not State.OVER},
+    **{(side, state, Event.LEASE_OUT): (State.OVER, "expired") for side in Side for state in State if state is not State.OVER},
+    **{(side, state, Event.CLOSE): (State.OVER, "closed") for side in Side for state in State},
+}  # fmt: skip
+"""(side, state, event) -> (next state, what is done). What is not here is out of order and refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Hand this to the link."""
+
+    message: Message
+    frames: Frames
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Give this to the application."""
+
+    message: Message
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Give this durable message to the application, which calls `Session.persisted(seq)` once it is on disk."""
+
+    message: Message
+    frames: Frames
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The hop is live. `resumed`: nothing was lost since the last time it was; else `lost` names the session
+    messages that the other process never acknowledged, oldest first."""
+
+    resumed: bool
+    lost: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """The transport lost the peer; its lease still runs and it may resume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The hop ended. `lost` are the session messages that were never acknowledged, oldest first."""
+
+    error: errors.MsrtError | None
+    lost: tuple[Message, ...] = ()
+
+
+Action = Transmit | Deliver | Persist | Joined | Silent | Over
+
+
+class _Packet(Protocol):
+    @property
+    def delivery(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def ack_session(self) -> int: ...
+    @property
+    def ack_durable(self) -> int: ...
+    @property
+    def message(self) -> Message: ...
+    @property
+    def frames(self) -> Frames: ...
+
+
+@dataclass(slots=True)
+class _Sent:
+    seq: int
+    message: Message
+    frames: Frames
+    size: int
+
+
+@dataclass(slots=True)
+class _Channel:
+    """One reliable class in both directions."""
+
+    next_seq: int = 1
+    unacked: deque[_Sent] = field(default_factory=deque)
+    waiting: deque[_Sent] = field(default_factory=deque)
+    bytes: int = 0
+    resend_at: float = float("inf")
+    resend_s: float = RESEND_S
+    received: int = 0
+    """Highest sequence delivered, in order."""
+    acked: int = 0
+    """What our acknowledgements say: `received`, or for durable what is on disk."""
+    early: dict[int, tuple[Message, Frames]] = field(default_factory=dict)
+
+    def put(self, message: Message, frames: Frames, now: float) -> _Sent | None:
+        """Number a message; returns it if the window lets it out at once."""
+        sent = _Sent(self.next_seq, message, frames, 256 + sum(memoryview(f).nbytes for f in frames))
+        if self.bytes and self.bytes + sent.size > QUEUE_BYTES:
+            raise errors.Overloaded(f"{self.bytes} bytes wait for the peer", hint="slow down, or try again later")
+        self.next_seq += 1
+        self.bytes += sent.size
+        if len(self.unacked) >= WINDOW:
+            self.waiting.append(sent)
+            return None
+        self._out(sent, now)
+        return sent
+
+    def _out(self, sent: _Sent, now: float) -> None:
+        if not self.unacked:
+            self.resend_at = now + self.resend_s
+        self.unacked.append(sent)
+
+    def ack(self, upto: int, now: float) -> list[_Sent]:
+        """Forget what arrived; returns what the window now lets out."""
+        if not self.unacked or upto < self.unacked[0].seq:
+            return []
+        while self.unacked and self.unacked[0].seq <= upto:
+            self.bytes -= self.unacked.popleft().size
+        self.resend_s = RESEND_S
+        self.resend_at = now + self.resend_s if self.unacked else float("inf")
+        out = []
+        while self.waiting and len(self.unacked) < WINDOW:
+            sent = self.waiting.popleft()
+            self._out(sent, now)
+            out.append(sent)
+        return out
+
+    def resend(self, now: float) -> list[_Sent]:
+        self.resend_s = min(self.resend_s * 2, RESEND_MAX_S)
+        self.resend_at = now + self.resend_s if self.unacked else float("inf")
+        return list(self.unacked)
+
+    def take(self, seq: int, message: Message, frames: Frames) -> list[tuple[int, Message, Frames]]:
+        """Put a received message in its place; returns what can be delivered, in order."""
+        if seq <= self.received:
+            return []
+        if seq > self.received + 1:
+            if seq <= self.received + 2 * WINDOW:
+                self.early[seq] = (message, frames)
+            return []
+        out = [(seq, message, frames)]
+        self.received = seq
+        while self.early and (held := self.early.pop(self.received + 1, None)) is not None:
+            self.received += 1
+            out.append((self.received, *held))
+        return out
+
+    def messages(self) -> tuple[Message, ...]:
+        return tuple(s.message for s in (*self.unacked, *self.waiting))
+
+
+class Session:
+    """One hop between a child and a parent.
+
+    `hello` (child): what to say; `resume` fields are filled in by the machine. `lease_s`: the parent's terms (the
+    child learns them). All times are World.now seconds.
+    """
+
+    def __init__(
+        self, side: Side, node: str, boot: int, now: float, *, lease_s: float = 1.5, hello: Hello | None = None
+    ) -> None:
+        self.side, self.node, self.boot, self.lease_s = side, node, boot, lease_s
+        self.state = State.NEW
+        self.epoch = 0
+        self.id = 0
+        self.peer_boot = 0
+        self._attempt = 0
+        self.hello = hello
+        self.welcome: Welcome | None = None
+        self._heard = self._said = self._ticked = now
+        self._greet_at = float("inf")
+        self._greet_s = RESEND_S
+        self._ack_at = float("inf")
+        self._reset()
+
+    def _reset(self) -> None:
+        self._session = _Channel()
+        self._durable = _Channel()
+        self._transient_seq = 0
+        self._seen_top = 0
+        self._seen = 0
+
+    # --- what the shell calls ----------------------------------------------------------------------------
+
+    @property
+    def ack_session(self) -> int:
+        """Goes into the header of every packet."""
+        return self._session.acked
+
+    @property
+    def ack_durable(self) -> int:
+        """Goes into the header of every packet."""
+        return self._durable.acked
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes not yet acknowledged by the peer."""
+        return self._session.bytes + self._durable.bytes
+
+    def connect(self, now: float) -> list[Action]:
+        """Child: say hello (again)."""
+        return self._step(Event.CONNECT, None, now)
+
+    def admit(self, hello: Hello, welcome: Welcome, now: float) -> list[Action]:
+        """Parent: the hello was checked; `welcome` holds session id, epoch, lease and parents to offer."""
+        return self._step(Event.HELLO, (hello, welcome), now)
+
+    def lost(self, now: float) -> list[Action]:
+        """The transport says that the peer is gone."""
+        if (self.side, self.state, Event.LOST) not in TABLE:
+            return []
+        return self._step(Event.LOST, None, now)
+
+    def close(self, now: float, reason: str = "") -> list[Action]:
+        """Leave on purpose."""
+        bye: list[Action] = [Transmit(Bye(reason), (), 0)] if self.state is State.LIVE else []
+        return bye + self._step(Event.CLOSE, None, now)
+
+    def send(self, message: Message, frames: Frames, now: float) -> list[Action]:
+        """Send by the message's delivery class. Raises Disconnected when not live, Overloaded when too much waits."""
+        delivery = message.delivery
+        if delivery is DeliveryClass.TRANSIENT:
+            if self.state is not State.LIVE:
+                raise errors.Disconnected("the peer is away")
+            self._transient_seq += 1
+            self._said = now
+            return [Transmit(message, frames, self._transient_seq)]
+        if self.state not in (State.LIVE, State.SILENT):
+            raise errors.Disconnected("the peer is away")
+        if delivery is DeliveryClass.CONTROL:
+            return [Transmit(message, frames, 0)]
+        channel = self._durable if delivery is DeliveryClass.DURABLE else self._session
+        sent = channel.put(message, frames, now)
+        if sent is None or self.state is not State.LIVE:
+            return []
+        self._said = now
+        return [Transmit(sent.message, sent.frames, sent.seq)]
+
+    def receive(self, packet: _Packet, now: float) -> list[Action]:
+        """One decoded packet from the peer. Raises OutOfOrder for what the state does not allow."""
+        message = packet.message
+        if packet.delivery == DeliveryClass.CONTROL and not isinstance(message, Heartbeat):
+            return self._control(message, now)
+        if packet.epoch == self.epoch and self.state in (State.LIVE, State.SILENT):
+            if self.state is State.LIVE:
+                return self._data(packet, now)
+            return self._step(Event.DATA, packet, now)
+        if self.side is P:
+            return [Transmit(Fence(self.epoch if self.state is State.LIVE else 0), (), 0)]
+        return []
+
+    def persisted(self, seq: int, now: float) -> None:
+        """The application has every durable message up to `seq` on disk: acknowledge them."""
+        self._durable.acked = max(self._durable.acked, seq)
+        self._ack_at = min(self._ack_at, now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Timers: heartbeats, acknowledgements, resends, leases."""
+        beat = self.lease_s / 3
+        if now - self._ticked > beat:
+            # This process was itself stopped or starved: give the peer's queued packets a chance to be read first.
+            self._heard = max(self._heard, now - beat)
+        self._ticked = now
+        if self.state is State.GREETING and now >= self._greet_at:
+            return self.connect(now)
+        if self.state in (State.LIVE, State.SILENT) and now - self._heard > self.lease_s:
+            return self._step(Event.LEASE_OUT, None, now)
+        if self.state is not State.LIVE:
+            return []
+        out: list[Action] = []
+        for channel in (self._session, self._durable):
+            if now >= channel.resend_at:
+                out += [Transmit(s.message, s.frames, s.seq) for s in channel.resend(now)]
+        if now >= self._ack_at or now - self._said >= beat:
+            out.append(Transmit(Heartbeat(), (), 0))
+        if out:
+            self._said, self._ack_at = now, float("inf")
+        return out
+
+    def deadline(self) -> float:
+        """When `tick` is next needed."""
+        if self.state is State.GREETING:
+            return self._greet_at
+        if self.state is State.SILENT:
+            return self._heard + self.lease_s
+        if self.state is not State.LIVE:
+            return float("inf")
+        return min(
+            self._heard + self.lease_s,
+            self._said + self.lease_s / 3,
+            self._ack_at,
+            self._session.resend_at,
+            self._durable.resend_at,
+        )
+
+    # --- transitions -------------------------------------------------------------------------------------
+
+    def _step(self, event: Event, payload: object, now: float) -> list[Action]:
+        found = TABLE.get((self.side, self.state, event))
+        if found is None:
+            raise errors.OutOfOrder(f"{event.value} while {self.state.value}", hint="say hello first")
+        before, (self.state, name) = self.state, found
+        out: list[Action] = getattr(self, f"_do_{name}")(payload, now, before)
+        return out
+
+    def _control(self, message: Message, now: float) -> list[Action]:
+        match message:
+            case Welcome():
+                return self._step(Event.WELCOME, message, now)
+            case Refuse():
+                return self._step(Event.REFUSE, message, now)
+            case Fence():
+                return self._step(Event.FENCE, message, now) if message.epoch != self.epoch else []
+            case Bye():
+                return self._step(Event.BYE, message, now) if self.state is not State.OVER else []
+        raise errors.OutOfOrder(f"{type(message).__name__} inside a session")
+
+    def _acks(self, packet: _Packet, now: float) -> list[Action]:
+        out = self._session.ack(packet.ack_session, now) if self._session.unacked else []
+        if self._durable.unacked:
+            out = out + self._durable.ack(packet.ack_durable, now)
+        return [Transmit(s.message, s.frames, s.seq) for s in out]
+
+    def _data(self, packet: _Packet, now: float) -> list[Action]:
+        self._heard = now
+        out = self._acks(packet, now)
+        if packet.delivery == DeliveryClass.TRANSIENT:
+            if self._fresh(packet.seq):
+                out.append(Deliver(packet.message, packet.frames))
+            return out
+        if packet.delivery == DeliveryClass.CONTROL:
+            return out
+        durable = packet.delivery == DeliveryClass.DURABLE
+        channel = self._durable if durable else self._session
+        for seq, message, frames in channel.take(packet.seq, packet.message, packet.frames):
+            out.append(Persist(message, frames, seq) if durable else Deliver(message, frames))
+        if not durable:
+            channel.acked = channel.received
+        self._ack_at = min(self._ack_at, now + ACK_DELAY_S)
+        return out
+
+    def _fresh(self, seq: int) -> bool:
+        """Is this transient sequence new? Remembers a window, so that a late one is still taken once."""
+        ahead = seq - self._seen_top
+        if ahead > 0:
+            self._seen = ((self._seen << ahead) | 1) & ((1 << SEEN_BITS) - 1) if ahead < SEEN_BITS else 1
+            self._seen_top = seq
+            return True
+        bit = 1 << -ahead
+        if -ahead >= SEEN_BITS or self._seen & bit:
+            return False
+        self._seen |= bit
+        return True
+
+    def _do_ignore(self, _payload: object, _now: float, _before: State) -> list[Action]:
+        return []
+
+    def _do_greet(self, _payload: object, now: float, before: State) -> list[Action]:
+        assert self.hello is not None
+        self._greet_s = RESEND_S if before is not State.GREETING else min(self._greet_s * 2, RESEND_MAX_S)
+        self._greet_at = now + self._greet_s
+        hello = msgspec.structs.replace(self.hello, session=self.id, received=self._session.received)
+        return [Transmit(hello, (), 0)]
+
+    def _do_welcomed(self, payload: object, now: float, _before: State) -> list[Action]:
+        assert isinstance(payload, Welcome)
+        self.welcome, self.epoch, self.lease_s = payload, payload.epoch, payload.lease_s
+        self._greet_at = float("inf")
+        resumed = payload.resumed and payload.session == self.id
+        self.id, self.peer_boot = payload.session, payload.boot
+        return self._live(resumed, payload.received, now)
+
+    def _do_admitted(self, payload: object, now: float, before: State) -> list[Action]:
+        assert isinstance(payload, tuple)
+        hello, offer = payload
+        known = before is not State.NEW and hello.boot == self.peer_boot
+        if known and hello.attempt < self._attempt:
+            self.state = before
+            return []
+        same = known and hello.attempt == self._attempt
+        if not same:
+            self.id, self.epoch, self.peer_boot, self._attempt = offer.session, offer.epoch, hello.boot, hello.attempt
+        self.welcome = msgspec.structs.replace(
+            offer, session=self.id, epoch=self.epoch, resumed=same and hello.session == self.id,
+            received=self._session.received if same else 0,
+        )  # fmt: skip
+        welcome: list[Action] = [Transmit(self.welcome, (), 0)]
+        if same and before is State.LIVE:
+            self._heard = now
+            return welcome
+        return welcome + self._live(same, hello.received, now)
+
+    def _live(self, resumed: bool, received: int, now: float) -> list[Action]:  # noqa: FBT001
+        lost: tuple[Message, ...] = ()
+        if resumed:
+            self._session.ack(received, now)
+        else:
+            lost = self._session.messages()
+            self._reset()
+        self._heard = self._said = now
+        resend: list[Action] = []
+        for channel in (self._session, self._durable):
+            channel.resend_s = RESEND_S / 2
+            resend += [Transmit(s.message, s.frames, s.seq) for s in channel.resend(now)]
+        return [Joined(resumed, lost), *resend]
+
+    def _do_revived(self, payload: object, now: float, _before: State) -> list[Action]:
+        return [Joined(resumed=True), *self._data(payload, now)]  # type: ignore[arg-type]
+
+    def _do_silent(self, _payload: object, _now: float, _before: State) -> list[Action]:
+        return [Silent()]
+
+    def _end(self, error: errors.MsrtError | None) -> list[Action]:
+        lost = self._session.messages()
+        self._reset()
+        self.id = 0
+        return [Over(error, lost)]
+
+    def _do_refused(self, payload: object, _now: float, _before: State) -> list[Action]:
+        assert isinstance(payload, Refuse)
+        return self._end(errors.from_wire(payload.code, payload.text, payload.hint))
+
+    def _do_fenced(self, _payload: object, _now: float, _before: State) -> list[Action]:
+        return self._end(errors.StaleEpoch("the parent gave this node's lease away"))
+
+    def _do_left(self, payload: object, _now: float, _before: State) -> list[Action]:
+        reason = payload.reason if isinstance(payload, Bye) else ""
+        return self._end(errors.Disconnected(f"the peer said goodbye{': ' + reason if reason else ''}"))
+
+    def _do_expired(self, _payload: object, _now: float, _before: State) -> list[Action]:
+        return self._end(errors.Disconnected(f"nothing was heard for the lease of {self.lease_s:g} s"))
+
+    def _do_closed(self, _payload: object, _now: float, _before: State) -> list[Action]:
+        return self._end(None)
