@@ -290,6 +290,19 @@ class StateNewer(LocalError):
     hint = "upgrade msrt, or name another directory with --state"
 
 
+class StateUnusable(LocalError):
+    """A file or folder of the state directory cannot be made, read or written."""
+
+    code = "state_unusable"
+    hint = "check its owner and mode, or name another directory with --state"
+
+
+class KeysExposed(LocalError):
+    """Others on this machine may read a secret key."""
+
+    code = "keys_exposed"
+
+
 class Corrupt(LocalError):
     """Bytes on disk do not match their digest."""
 
