@@ -1,0 +1,331 @@
+"""Message to frames and back. Every byte limit of the wire stands here, and msgpack stops here.
+
+A packet is a list of frames. Frame 0 is the header, a msgpack array
+`[version, delivery, seq, epoch, ack_session, ack_durable, body]` whose body is the message as a map with its tag
+under "t"; the frames after it are raw (tensors, chunks, journal blocks) and are never copied or looked into here.
+README.md beside this file is the specification; its golden vectors are checked both ways.
+
+Reading a peer's bytes goes in four steps, cheapest first: the sizes are capped, the outline is walked without making
+anything (a length that lies is found before a list of that length is made), msgpack unpacks under strict lengths,
+msgspec converts to the one typed message. Whatever the bytes, `decode` raises `MalformedFrame`,
+`FrameTooLarge`, `UnknownMessage` or `VersionMismatch` and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar
+
+import msgpack
+import msgspec
+
+from msrt.errors import CallerError, FrameTooLarge, MalformedFrame, UnknownMessage, VersionMismatch
+from msrt.links.link import Buffer
+from msrt.protocol import messages
+from msrt.protocol.messages import DeliveryClass
+
+__all__ = [
+    "HEADER_LIMIT",
+    "HEADER_ROOM",
+    "MAX_CONTAINERS",
+    "MAX_DEPTH",
+    "MAX_FRAMES",
+    "MAX_ITEMS",
+    "MQTT_LIMIT",
+    "PROTOCOL_VERSION",
+    "SUPPORTED_VERSIONS",
+    "ZMQ_LIMIT",
+    "Packet",
+    "chunk_limit",
+    "decode",
+    "encode",
+    "pack",
+    "pack_frames",
+    "unpack",
+    "unpack_frames",
+]
+
+T = TypeVar("T")
+
+PROTOCOL_VERSION: Final = 1
+"""N. A change that an old reader cannot ignore adds one."""
+SUPPORTED_VERSIONS: Final = frozenset({PROTOCOL_VERSION})
+"""N and, from version 2 on, N-1."""
+ZMQ_LIMIT: Final = 1 << 20
+"""Largest packet on a ZeroMQ link, all frames together."""
+MQTT_LIMIT: Final = 256 << 10
+"""Largest packet on an MQTT link, packed."""
+HEADER_LIMIT: Final = 512 << 10
+"""Largest frame 0."""
+HEADER_ROOM: Final = 1 << 10
+"""What a chunk leaves free in its packet for frame 0 and the packing."""
+MAX_FRAMES: Final = 255
+"""Frames in one packet, frame 0 included (MQTT's packing counts them in a byte)."""
+MAX_ITEMS: Final = 16_384
+"""Elements of one array or map in a header."""
+MAX_CONTAINERS: Final = 32_768
+"""Arrays and maps in one header: what stops a bomb of empty maps."""
+MAX_DEPTH: Final = 16
+"""Nesting of the free-form fields (params, result, meta, data)."""
+
+_SMALL: Final = 16 << 10
+"""A header of this size cannot hold enough containers to hurt, so they are not counted."""
+_LENGTH: Final = struct.Struct("<I")
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _Envelope(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    delivery: int
+    seq: _Count
+    epoch: _Count
+    ack_session: _Count
+    ack_durable: _Count
+    message: messages.Message
+
+
+class Packet(NamedTuple):
+    """One decoded packet. `frames` are the raw ones, without frame 0."""
+
+    version: int
+    delivery: DeliveryClass
+    seq: int
+    """Of this message within its class; 0 where the class has none."""
+    epoch: int
+    """Of the lease under which the sender speaks; 0 before it has one."""
+    ack_session: int
+    """The sender has every session-class message up to here."""
+    ack_durable: int
+    """The sender has every durable message up to here on disk."""
+    message: messages.Message
+    frames: list[Buffer]
+
+
+def _free_form(cls: type) -> bool:
+    """Whether a message has a field in which the sender may nest as it likes."""
+    return any("object" in str(hint) for hint in cls.__annotations__.values())
+
+
+_by_tag: Final[dict[str, type[Any]]] = {cls.__struct_config__.tag: cls for cls in messages.Message.__args__}
+_nesting: Final = frozenset(cls for cls in _by_tag.values() if _free_form(cls))
+_encoder: Final = msgspec.msgpack.Encoder()
+_outline: Final = msgspec.msgpack.Decoder(msgspec.Raw)
+_delivery: Final = {cls: int(cls.delivery) for cls in _by_tag.values()}
+_classes: Final = tuple(DeliveryClass)
+
+
+# --- out ---------------------------------------------------------------------------------------------------
+
+
+def encode(
+    message: messages.Message,
+    frames: Sequence[Buffer] = (),
+    *,
+    seq: int = 0,
+    epoch: int = 0,
+    ack_session: int = 0,
+    ack_durable: int = 0,
+    version: int = PROTOCOL_VERSION,
+) -> list[Buffer]:
+    """One packet. The raw frames go in as they are, flattened to bytes but not copied.
+
+    Raises FrameTooLarge for a header over HEADER_LIMIT, CallerError for values that the wire cannot say; the
+    packet's whole size is the link's to judge, as only it knows its limit.
+    """
+    kind = type(message)
+    if kind in _nesting:
+        _check_nesting(message, CallerError)
+    try:
+        header = _encoder.encode((version, _delivery[kind], seq, epoch, ack_session, ack_durable, message))
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise CallerError(f"a {kind.__name__} cannot be put on the wire: {error}") from error
+    if len(header) > HEADER_LIMIT:
+        raise FrameTooLarge(len(header), HEADER_LIMIT, "header")
+    if len(frames) >= MAX_FRAMES:
+        raise CallerError(f"{len(frames)} raw frames in one packet, at most {MAX_FRAMES - 1} fit")
+    return [header, *(_flat(frame) for frame in frames)]
+
+
+def pack(value: object) -> bytes:
+    """A small record of ours as msgpack bytes, for `unpack`. Raises CallerError."""
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise CallerError(f"a {type(value).__name__} cannot be packed: {error}") from error
+
+
+def pack_frames(frames: Sequence[Buffer]) -> bytes:
+    """All frames of a packet as one payload: u8 count, a u32 little-endian length each, then their bytes."""
+    if not 0 < len(frames) <= MAX_FRAMES:
+        raise CallerError(f"a packet has 1 to {MAX_FRAMES} frames, not {len(frames)}")
+    head = struct.pack(f"<B{len(frames)}I", len(frames), *(_size(frame) for frame in frames))
+    return b"".join((head, *frames))
+
+
+def chunk_limit(link_limit: int) -> int:
+    """Largest chunk of a stream on a link with that packet limit."""
+    return link_limit - HEADER_ROOM
+
+
+# --- in ----------------------------------------------------------------------------------------------------
+
+
+def decode(frames: Sequence[Buffer], limit: int) -> Packet:
+    """The packet in these frames. Raises MalformedFrame, FrameTooLarge, UnknownMessage, VersionMismatch only."""
+    if not 0 < len(frames) <= MAX_FRAMES:
+        raise MalformedFrame(f"a packet has 1 to {MAX_FRAMES} frames, not {len(frames)}")
+    size = sum(map(_size, frames))
+    if size > limit:
+        raise FrameTooLarge(size, limit)
+    header = frames[0]
+    if len(header) > HEADER_LIMIT:
+        raise FrameTooLarge(len(header), HEADER_LIMIT, "header")
+    parts = _unpackb(header, MAX_ITEMS, MAX_CONTAINERS)
+    if type(parts) is not list or not parts or type(parts[0]) is not int:
+        raise MalformedFrame("a header is an array that begins with the protocol version")
+    if parts[0] not in SUPPORTED_VERSIONS:
+        raise VersionMismatch(
+            f"the peer speaks wire version {parts[0]}, we speak {PROTOCOL_VERSION}",
+            hint="upgrade the older of the two",
+        )
+    cls = _known(parts)
+    try:
+        head = msgspec.convert(parts, _Envelope, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise MalformedFrame(f"not a valid {cls.__name__}: {error}") from error
+    message = head.message
+    if head.delivery != _delivery[cls]:
+        raise MalformedFrame(f"a {cls.__name__} is not of delivery class {head.delivery}")
+    if cls in _nesting:
+        _check_nesting(message, MalformedFrame)
+    return Packet(
+        head.version,
+        _classes[head.delivery],
+        head.seq,
+        head.epoch,
+        head.ack_session,
+        head.ack_durable,
+        message,
+        list(frames[1:]),
+    )
+
+
+def unpack(data: Buffer, kind: type[T], *, limit: int = HEADER_LIMIT) -> T:
+    """A record that `pack` made, read as strictly as a header. Raises MalformedFrame and FrameTooLarge only.
+
+    A higher limit (snapshots) raises the counts of items and containers in proportion.
+    """
+    if _size(data) > limit:
+        raise FrameTooLarge(_size(data), limit, "record")
+    growth = max(1, limit // HEADER_LIMIT)
+    value = _unpackb(data, MAX_ITEMS * growth, MAX_CONTAINERS * growth)
+    _check_depth(value, MAX_DEPTH + 4, MalformedFrame)
+    try:
+        return msgspec.convert(value, kind, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise MalformedFrame(f"not a valid {getattr(kind, '__name__', kind)}: {error}") from error
+
+
+def unpack_frames(payload: Buffer) -> list[Buffer]:
+    """The frames in a packed payload, as views into it. Raises MalformedFrame."""
+    view = memoryview(payload)
+    count = view[0] if view else 0
+    start = 1 + 4 * count
+    if not 0 < count <= MAX_FRAMES or len(view) < start:
+        raise MalformedFrame("a packed packet is shorter than its table of frames")
+    frames: list[Buffer] = []
+    end = start
+    for (length,) in _LENGTH.iter_unpack(view[1:start]):
+        frames.append(view[end : end + length])
+        end += length
+    if end != len(view):
+        raise MalformedFrame(f"a packed packet of {len(view)} bytes says it has {end}")
+    return frames
+
+
+# --- inside ------------------------------------------------------------------------------------------------
+
+
+def _known(parts: list[Any]) -> type[Any]:
+    body = parts[6] if len(parts) > 6 else None
+    tag = body.get("t") if type(body) is dict else None
+    if type(tag) is not str:
+        raise MalformedFrame("a header's seventh element is a map with the message's type under 't'")
+    cls = _by_tag.get(tag)
+    if cls is None:
+        raise UnknownMessage(f"message type {tag[:64]!r} is unknown in wire version {PROTOCOL_VERSION}")
+    return cls
+
+
+def _unpackb(data: Buffer, items: int, containers: int) -> Any:
+    hooks = {} if len(data) <= _SMALL else _counting(containers)
+    try:
+        _outline.decode(data)
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=items,
+            max_map_len=items,
+            max_ext_len=0,
+            ext_hook=_no_extension,
+            **hooks,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException, msgspec.DecodeError, RecursionError) as error:
+        raise MalformedFrame(f"not msgpack within our limits: {error or type(error).__name__}") from error
+
+
+def _no_extension(code: int, _data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} is not of this protocol")
+
+
+def _counting(containers: int) -> dict[str, Any]:
+    """Hooks for msgpack that stop it after so many arrays and maps, before they fill the memory."""
+    left = containers
+
+    def count(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {containers} arrays and maps")
+        return value
+
+    return {"object_hook": count, "list_hook": count}
+
+
+def _check_nesting(message: messages.Message, fault: type[MalformedFrame | CallerError]) -> None:
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if type(value) in (dict, list, tuple):
+            _check_depth(value, MAX_DEPTH, fault)
+
+
+def _check_depth(value: object, depth: int, fault: type[MalformedFrame | CallerError]) -> None:
+    """Refuse what a typed reader could not bound: nesting, and keys that are not text."""
+    layer: list[object] = [value]
+    while layer:
+        if depth < 0:
+            raise fault(f"nested deeper than {MAX_DEPTH}")
+        depth -= 1
+        below: list[object] = []
+        for item in layer:
+            if isinstance(item, dict):
+                if not all(type(key) is str for key in item):
+                    raise fault("a map's keys are text")
+                below.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                below.extend(item)
+        layer = below
+
+
+def _flat(frame: Buffer) -> Buffer:
+    if isinstance(frame, memoryview) and (frame.ndim != 1 or frame.itemsize != 1):
+        if not frame.c_contiguous:
+            raise CallerError("a raw frame must be contiguous")
+        return frame.cast("B") if frame.nbytes else b""
+    return frame
+
+
+def _size(frame: Buffer) -> int:
+    return frame.nbytes if type(frame) is memoryview else len(frame)
