@@ -84,6 +84,7 @@ TABLE: Final[dict[tuple[Side, State, Event], tuple[State, str]]] = {
     (P, State.NEW, Event.HELLO): (State.LIVE, "admitted"),
     (P, State.LIVE, Event.HELLO): (State.LIVE, "admitted"),
     (P, State.SILENT, Event.HELLO): (State.LIVE, "admitted"),
+    (P, State.OVER, Event.HELLO): (State.LIVE, "admitted"),
     **{(side, State.LIVE, Event.LOST): (State.SILENT, "silent") for side in Side},
     **{(side, State.SILENT, Event.DATA): (State.LIVE, "revived") for side in Side},
     **{(side, state, Event.BYE): (State.OVER, "left") for side in Side for state in State if state is not State.OVER},
@@ -470,7 +471,7 @@ class Session:
         if known and hello.attempt < self._attempt:
             self.state = before
             return []
-        same = known and hello.attempt == self._attempt
+        same = known and hello.attempt == self._attempt and before is not State.OVER
         if not same:
             self.id, self.epoch, self.peer_boot, self._attempt = offer.session, offer.epoch, hello.boot, hello.attempt
         self.welcome = msgspec.structs.replace(

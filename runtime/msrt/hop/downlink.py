@@ -1,0 +1,189 @@
+"""A parent's end of many hops: admits children, keeps one `Peer` per node over any number of links."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from msrt import errors
+from msrt.hop.handler import Handler
+from msrt.hop.peer import Peer
+from msrt.links.link import Buffer, Link, Route
+from msrt.protocol import wire
+from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Refuse, Welcome
+from msrt.protocol.session import Session, Side
+from msrt.trust.certificate import Certificate
+from msrt.world.world import World
+
+__all__ = ["Downlink", "Gate"]
+
+log = structlog.get_logger()
+MAX_ENROLMENTS = 64
+"""At work at once; more are told to come back."""
+
+
+class Gate(Protocol):
+    """Who may come in."""
+
+    def admit(self, hello: Hello, principal: bytes) -> Certificate:
+        """Check a hello against what the transport proved. Raises NotEnrolled, Revoked, BadSignature, Forbidden."""
+
+    def parents(self, certificate: Certificate) -> tuple[Parent, ...]:
+        """Where that node may go when we are gone, best first."""
+
+    async def enrol(self, enrol: Enrol, principal: bytes) -> Enrolled:
+        """Spend an invite, or relay it. Raises the invite errors, Unavailable."""
+
+
+class _LinkSink:
+    """What one link brings, with the link's name on it."""
+
+    def __init__(self, downlink: Downlink, link: Link) -> None:
+        self._downlink, self.link = downlink, link
+        self.routes: dict[Route, Peer] = {}
+
+    def received(self, route: Route, principal: bytes, frames: list[Buffer]) -> None:
+        self._downlink.received(self, route, principal, frames)
+
+    def gone(self, route: Route, error: Exception | None) -> None:
+        peer = self.routes.pop(route, None)
+        if error is not None:
+            log.info("hop.refused_by_link", error=str(error))
+        if peer is not None and peer.route == route and peer.link is self.link:
+            peer.lost()
+
+    def writable(self) -> None:
+        for peer in list(self.routes.values()):
+            if peer.congested:
+                peer.writable()
+
+
+class Downlink:
+    """All the children of one parent.
+
+    `epoch`: where this process's lease epochs begin; larger than any of its earlier lives (see `next_epoch`).
+    """
+
+    def __init__(
+        self, world: World, node: str, boot: int, handler: Handler, gate: Gate, *, lease_s: float, epoch: int
+    ) -> None:
+        self._world, self._node, self._boot = world, node, boot
+        self._handler, self._gate, self._lease_s = handler, gate, lease_s
+        self._epoch = epoch
+        self._sinks: list[_LinkSink] = []
+        self._enrolling: set[asyncio.Task[None]] = set()
+        self.peers: dict[str, Peer] = {}
+        self.refused = 0
+        """Packets that were no messages, or not allowed."""
+        self.on_traffic: Callable[[str, int, int], None] = lambda _link, _sent, _received: None
+
+    @property
+    def links(self) -> list[Link]:
+        """The open links."""
+        return [sink.link for sink in self._sinks]
+
+    async def listen(self, link: Link) -> None:
+        """Open a link and take children from it. Raises PortInUse, BrokerFailed."""
+        sink = _LinkSink(self, link)
+        await link.start(sink)
+        self._sinks.append(sink)
+
+    def next_epoch(self) -> int:
+        """A lease epoch never used before by this parent."""
+        self._epoch += 1
+        return self._epoch
+
+    def received(self, sink: _LinkSink, route: Route, principal: bytes, frames: list[Buffer]) -> None:
+        """One packet from a link."""
+        peer = sink.routes.get(route)
+        try:
+            packet = wire.decode(frames, sink.link.limit)
+            message = packet.message
+            if peer is not None and not isinstance(message, Hello | Enrol):
+                if principal != peer.principal:
+                    raise errors.Forbidden("this route belongs to another key")
+                peer.received_bytes += sum(map(len, frames))
+                peer.received(packet)
+            elif isinstance(message, Hello):
+                self._hello(sink, route, principal, message)
+            elif isinstance(message, Enrol):
+                self._enrol(sink, route, principal, message)
+            else:
+                self._say(sink, route, Fence(0))
+        except errors.MsrtError as error:
+            self.refused += 1
+            log.warning("hop.refused", peer=peer.node if peer else "", code=error.code, error=error.text)
+            self._say(sink, route, Refuse(error.code, error.text, error.hint) if peer is None else None)
+
+    def _say(self, sink: _LinkSink, route: Route, message: Message | None) -> None:
+        if message is None:
+            return
+        try:
+            sink.link.send(route, wire.encode(message))
+        except errors.Disconnected:
+            log.debug("hop.answer_undeliverable", message=type(message).__name__)
+
+    def _hello(self, sink: _LinkSink, route: Route, principal: bytes, hello: Hello) -> None:
+        certificate = self._gate.admit(hello, principal)
+        peer = self.peers.get(hello.node)
+        if peer is None:
+            session = Session(Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s)
+            peer = Peer(self._world, session, self._handler, certificate, hello.node)
+            peer.on_over = self._over
+            self.peers[hello.node] = peer
+        elif peer.link is not sink.link or peer.route != route:
+            self._forget_route(peer)
+        peer.certificate, peer.principal = certificate, principal
+        peer.address, peer.device_class, peer.previous = hello.address, hello.device_class, hello.previous
+        peer.link, peer.route = sink.link, route
+        sink.routes[route] = peer
+        offer = Welcome(
+            node=self._node, boot=self._boot, session=self.next_epoch(), resumed=False, epoch=self._epoch,
+            lease_s=self._lease_s, parents=self._gate.parents(certificate),
+        )  # fmt: skip
+        peer.perform(peer.session.admit(hello, offer, self._world.now()))
+
+    def _forget_route(self, peer: Peer) -> None:
+        for sink in self._sinks:
+            if sink.link is peer.link and sink.routes.get(peer.route) is peer:
+                del sink.routes[peer.route]
+                sink.link.drop(peer.route)
+
+    def _over(self, peer: Peer, _error: Exception | None) -> None:
+        if self.peers.get(peer.node) is peer:
+            del self.peers[peer.node]
+        self._forget_route(peer)
+
+    def _enrol(self, sink: _LinkSink, route: Route, principal: bytes, enrol: Enrol) -> None:
+        if len(self._enrolling) >= MAX_ENROLMENTS:
+            raise errors.Overloaded("too many nodes are joining at once", hint="it will be tried again")
+        task = asyncio.get_running_loop().create_task(self._answer_enrol(sink, route, principal, enrol))
+        self._enrolling.add(task)
+        task.add_done_callback(self._enrolling.discard)
+
+    async def _answer_enrol(self, sink: _LinkSink, route: Route, principal: bytes, enrol: Enrol) -> None:
+        try:
+            self._say(sink, route, await self._gate.enrol(enrol, principal))
+        except errors.MsrtError as error:
+            log.warning("hop.enrolment_refused", name=enrol.name, code=error.code, error=error.text)
+            self._say(sink, route, Refuse(error.code, error.text, error.hint))
+
+    def expel(self, node: str, error: errors.MsrtError) -> None:
+        """End a node's session with a reason (a revoked node)."""
+        peer = self.peers.get(node)
+        if peer is not None:
+            peer.transmit(Refuse(error.code, error.text, error.hint), (), 0)
+            peer.close(error.text)
+
+    async def close(self, reason: str = "") -> None:
+        """Say goodbye to every child and close the links."""
+        for task in list(self._enrolling):
+            task.cancel()
+        for peer in list(self.peers.values()):
+            peer.close(reason)
+        for sink in self._sinks:
+            await sink.link.close()
+        self._sinks.clear()

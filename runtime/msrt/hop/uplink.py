@@ -1,0 +1,273 @@
+"""A child's way up: a list of parents, one session at a time, the next parent when one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from msrt import errors
+from msrt.hop.handler import Handler
+from msrt.hop.peer import Peer
+from msrt.links.link import PARENT, Buffer, Credentials, Link, Route
+from msrt.protocol import wire
+from msrt.protocol.messages import Enrol, Enrolled, Hello, Parent, Refuse
+from msrt.protocol.session import Session, Side, State
+from msrt.world.world import World
+
+__all__ = ["Uplink", "enrol"]
+
+log = structlog.get_logger()
+GREET_S = 2.0
+"""How long a parent may take to welcome us before the next one is tried."""
+RESUME_S = 0.7
+"""How long a lost parent may take to take us back when there is another one."""
+PAUSE_S = 0.3
+PAUSE_MAX_S = 5.0
+FATAL = (errors.Revoked, errors.NotEnrolled, errors.BadSignature, errors.Forbidden)
+
+Endpoint = Callable[[Parent], tuple[str, Credentials] | None]
+"""The URL and credentials by which this node reaches a parent, None if it cannot."""
+
+
+class Uplink:
+    """Keeps a session with one of several parents.
+
+    `hello` is said to each (the machine fills in attempt and resume fields). `peer` is the parent while a session
+    is live, else None.
+    """
+
+    def __init__(
+        self, world: World, hello: Hello, parents: Sequence[Parent], endpoint: Endpoint, handler: Handler
+    ) -> None:
+        self._world, self._hello, self._endpoint, self._handler = world, hello, endpoint, handler
+        self.parents = list(parents)
+        self.peer: Peer | None = None
+        self.refused: errors.MsrtError | None = None
+        """Why the last parent sent us away, while no other has taken us."""
+        self.on_parents: Callable[[list[Parent]], None] = lambda _parents: None
+        self._attempt = 0
+        self._previous = ""
+        self._changed = asyncio.Event()
+        self._closing = False
+
+    async def run(self) -> None:
+        """Stay connected until `close`."""
+        pause, turn = PAUSE_S, 0
+        while not self._closing:
+            parents = [p for p in self.parents if self._endpoint(p) is not None]
+            if not parents:
+                raise errors.CallerError("no parent can be reached over this link", hint="join with a new invite")
+            parent = parents[turn % len(parents)]
+            joined = await self._with(parent, alone=len(parents) == 1)
+            turn = 0 if joined and self.parents[0].node != parent.node else turn + 1
+            if joined:
+                pause = PAUSE_S
+            elif turn % len(parents) == 0:
+                await self._sleep(pause * (1 + self._world.random.random()))
+                pause = min(pause * 2, PAUSE_MAX_S)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _with(self, parent: Parent, *, alone: bool) -> bool:
+        """One session with one parent, until it is over. True if it ever was live."""
+        found = self._endpoint(parent)
+        assert found is not None
+        self._attempt += 1
+        hello = Hello(
+            node=self._hello.node, boot=self._hello.boot, certificate=self._hello.certificate, attempt=self._attempt,
+            address=self._hello.address, device_class=self._hello.device_class, previous=self._previous,
+        )  # fmt: skip
+        conversation = _Conversation(self, parent, self._world.links.dial(*found), hello)
+        try:
+            await conversation.run(GREET_S * 4 if alone else GREET_S, self._world.now() + 1e9 if alone else RESUME_S)
+        finally:
+            await conversation.close()
+            self.peer = None
+        if conversation.welcomed:
+            self._previous = parent.node
+        return conversation.welcomed
+
+    def live(self, peer: Peer) -> None:
+        """A parent took us in."""
+        self.peer, self.refused = peer, None
+        offered = peer.session.welcome.parents if peer.session.welcome else ()
+        if offered and list(offered) != self.parents:
+            self.parents = list(offered)
+            self.on_parents(self.parents)
+        self._changed.set()
+
+    async def wait(self, timeout: float) -> Peer:  # noqa: ASYNC109
+        """The live parent. Raises Disconnected (or why we were refused) if there is none within `timeout` seconds."""
+        until = self._world.now() + timeout
+        while self.peer is None or not self.peer.live:
+            left = until - self._world.now()
+            if left <= 0:
+                raise self.refused or errors.Disconnected("no parent can be reached", hint="is it running?")
+            await self._sleep(min(left, 0.05))
+        return self.peer
+
+    async def call(self, method: str, params: dict[str, object] | None = None, timeout: float = 30.0) -> object:  # noqa: ASYNC109
+        """Call the parent, waiting for one first. Raises as `Peer.call`."""
+        until = self._world.now() + timeout
+        peer = await self.wait(timeout)
+        return await peer.call(method, params, max(0.01, until - self._world.now()))
+
+    @property
+    def closing(self) -> bool:
+        """`close` was called."""
+        return self._closing
+
+    def close(self) -> None:
+        """Leave the parent; `run` returns."""
+        self._closing = True
+        self._changed.set()
+        if self.peer is not None:
+            self.peer.close("stopping")
+
+
+class _Conversation:
+    """One dialled link and the session on it."""
+
+    def __init__(self, uplink: Uplink, parent: Parent, link: Link, hello: Hello) -> None:
+        self._uplink, self._parent, self._link = uplink, parent, link
+        world = uplink._world  # noqa: SLF001 - one object in two halves
+        session = Session(Side.CHILD, hello.node, hello.boot, world.now(), hello=hello)
+        self.peer = Peer(world, session, self, None, parent.node)
+        self.peer.link, self.peer.route = link, PARENT
+        self.peer.on_over = self._over
+        self._world, self._handler = world, uplink._handler  # noqa: SLF001
+        self._wake = asyncio.Event()
+        self.welcomed = False
+
+    async def run(self, greet_s: float, resume_s: float) -> None:
+        try:
+            await self._link.start(self)
+        except errors.LocalError as error:
+            self._uplink.refused = error
+            return
+        self.peer.perform(self.peer.session.connect(self._world.now()))
+        patience = greet_s
+        while not self.peer.over and not self._uplink.closing:
+            self._wake.clear()
+            greeting = self.peer.session.state is not State.LIVE
+            try:
+                await asyncio.wait_for(self._wake.wait(), patience if greeting else None)
+            except TimeoutError:
+                if self.peer.session.state is not State.LIVE:
+                    self.peer.close("no welcome")
+            patience = resume_s if self.welcomed else greet_s
+
+    async def close(self) -> None:
+        self.peer.close("stopping")
+        await self._link.close()
+
+    def _over(self, _peer: Peer, error: Exception | None) -> None:
+        if isinstance(error, errors.MsrtError) and (isinstance(error, FATAL) or not self.welcomed):
+            self._uplink.refused = error
+            log.warning("hop.sent_away", parent=self._parent.node, code=error.code, error=error.text)
+        self._wake.set()
+
+    # --- the link's sink
+
+    def received(self, _route: Route, _principal: bytes, frames: list[Buffer]) -> None:
+        if self.peer.over:
+            return
+        try:
+            packet = wire.decode(frames, self._link.limit)
+            self.peer.received_bytes += sum(map(len, frames))
+            self.peer.received(packet)
+        except errors.MsrtError as error:
+            log.warning("hop.refused", peer=self._parent.node, code=error.code, error=error.text)
+
+    def gone(self, _route: Route, error: Exception | None) -> None:
+        if self.peer.over:
+            return
+        if isinstance(error, errors.MsrtError):
+            self._uplink.refused = error
+            log.warning("hop.unreachable", parent=self._parent.node, code=error.code, error=error.text)
+            if isinstance(error, errors.WrongServerKey | errors.NotEnrolled | errors.Revoked):
+                self.peer.close()
+                return
+        self.peer.lost()
+
+    def writable(self) -> None:
+        self.peer.writable()
+
+    # --- the peer's handler: the tier's, with the uplink told first
+
+    def joined(self, peer: Peer) -> None:
+        self.welcomed = True
+        self._uplink.live(peer)
+        self._handler.joined(peer)
+        self._wake.set()
+
+    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+        if self._uplink.peer is peer:
+            self._uplink.peer = None
+        if self.welcomed:
+            self._handler.left(peer, error, final=final)
+        if not final:
+            peer.perform(peer.session.connect(self._world.now()))
+        self._wake.set()
+
+    def __getattr__(self, name: str) -> object:
+        """`message`, `called`, `stream`, `stored` are the tier's own."""
+        return getattr(self._handler, name)
+
+
+class _Answer:
+    """The sink of an enrolment: the first word that is about it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.future: asyncio.Future[Enrolled] = asyncio.get_running_loop().create_future()
+
+    def received(self, _route: Route, _principal: bytes, frames: list[Buffer]) -> None:
+        if self.future.done():
+            return
+        message = wire.decode(frames, self._limit).message
+        if isinstance(message, Enrolled):
+            self.future.set_result(message)
+        elif isinstance(message, Refuse):
+            self.future.set_exception(errors.from_wire(message.code, message.text, message.hint))
+
+    def gone(self, _route: Route, error: Exception | None) -> None:
+        if error is not None and not self.future.done():
+            self.future.set_exception(error)
+
+    def writable(self) -> None:
+        """The next resend goes out."""
+
+
+async def enrol(world: World, url: str, credentials: Credentials, request: Enrol, timeout: float = 15.0) -> Enrolled:  # noqa: ASYNC109
+    """Spend an invite at a parent. Raises the invite errors, WrongServerKey, Unavailable, DeadlineExceeded.
+
+    Said again every second until answered: a parent answers a repeated request of the same key with the same
+    certificate.
+    """
+    link = world.links.dial(url, credentials)
+    answer = _Answer(link.limit)
+    await link.start(answer)
+    until = world.now() + timeout
+    try:
+        while True:
+            link.send(PARENT, wire.encode(request))
+            done, _ = await asyncio.wait([answer.future], timeout=min(1.0, max(0.01, until - world.now())))
+            if done:
+                return answer.future.result()
+            if world.now() >= until:
+                raise errors.DeadlineExceeded(
+                    f"{url} did not answer within {timeout:g} s",
+                    hint="check that it runs, and that the address and key in the invite are still its own",
+                )
+    finally:
+        if not answer.future.done():
+            answer.future.cancel()
+        await link.close()
