@@ -1,0 +1,163 @@
+"""The disk of a simulated node: it survives a crash, minus what was not synced, and can be switched to full."""
+
+from __future__ import annotations
+
+import hashlib
+import random  # noqa: TID251 - the type of the seeded source that tears unsynced files
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msrt.errors import Conflict, Corrupt, DiskFull, NotFound
+from msrt.world.buffered import Batch, BufferedStore, Record
+from msrt.world.files import check_digest
+
+__all__ = ["MemoryBlobs", "MemoryDisk", "MemoryStore"]
+
+
+@dataclass(slots=True)
+class _Image:
+    """What of one store is on the disk."""
+
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    pairs: dict[str, bytes] = field(default_factory=dict)
+
+
+class MemoryStore(BufferedStore):
+    """A `Store` over an image that the disk keeps."""
+
+    def __init__(self, image: _Image, disk: MemoryDisk) -> None:
+        super().__init__(dict(image.last))
+        self._image = image
+        self._disk = disk
+        self._age = disk.crashes
+
+    def _write(self, batch: Batch) -> None:
+        if self._age != self._disk.crashes:
+            return  # its process is dead: nothing of it reaches the disk any more
+        self._disk.check_space()
+        image = self._image
+        image.last.update(batch.last)
+        for log, floor in batch.floors.items():
+            records = image.records.get(log)
+            if records and records[0][0] <= floor:
+                del records[: floor - records[0][0] + 1]
+        for log, fresh in batch.records.items():
+            image.records.setdefault(log, []).extend(fresh)
+        for key, value in batch.pairs.items():
+            if value is None:
+                image.pairs.pop(key, None)
+            else:
+                image.pairs[key] = value
+
+    def _rows(self, log: str, after: int, limit: int) -> list[Record]:
+        records = self._image.records.get(log)
+        if not records:
+            return []
+        start = max(0, after + 1 - records[0][0])
+        return records[start : start + limit]
+
+    def _pairs(self, prefix: str) -> list[tuple[str, bytes]]:
+        return [pair for pair in self._image.pairs.items() if pair[0].startswith(prefix)]
+
+
+class MemoryBlobs:
+    """Blobs in memory. Unfinished ones are not synced: a crash leaves any beginning of them."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self._disk = disk
+        self.whole: dict[str, bytes] = {}
+        self.pieces: dict[str, bytearray] = {}
+
+    def size(self, digest: str) -> int | None:
+        check_digest(digest)
+        blob = self.whole.get(digest)
+        return None if blob is None else len(blob)
+
+    def partial(self, digest: str) -> int:
+        check_digest(digest)
+        return len(self.pieces.get(digest, b""))
+
+    def write(self, digest: str, offset: int, data: bytes | memoryview) -> None:
+        """Write a piece where the last one ended, or over an earlier one; a gap raises Conflict."""
+        check_digest(digest)
+        self._disk.check_space()
+        piece = self.pieces.setdefault(digest, bytearray())
+        if offset > len(piece):
+            raise Conflict(f"a piece at byte {offset} of blob {digest[:12]} leaves a gap after {len(piece)}")
+        piece[offset : offset + len(data)] = data
+
+    def finish(self, digest: str) -> None:
+        check_digest(digest)
+        piece = self.pieces.get(digest)
+        if piece is None:
+            if digest in self.whole:
+                return
+            raise NotFound(f"no piece of blob {digest[:12]} is here")
+        self._disk.check_space()
+        del self.pieces[digest]
+        found = hashlib.sha256(piece).hexdigest()
+        if found != digest:
+            raise Corrupt(f"blob {digest[:12]} has another digest: {found[:12]}", hint="fetch it again")
+        self.whole[digest] = bytes(piece)
+
+    def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
+        check_digest(digest)
+        blob = self.whole.get(digest)
+        if blob is None:
+            raise NotFound(f"blob {digest[:12]} is not here")
+        return blob[offset:] if size < 0 else blob[offset : offset + size]
+
+    def delete(self, digest: str) -> None:
+        check_digest(digest)
+        self.whole.pop(digest, None)
+        self.pieces.pop(digest, None)
+
+    def flip(self, digest: str, at: int) -> None:
+        """Damage a whole blob: invert one byte, as a bad disk does."""
+        blob = bytearray(self.whole[digest])
+        blob[at] ^= 0xFF
+        self.whole[digest] = bytes(blob)
+
+
+class MemoryDisk:
+    """A simulated state directory. It outlives the node's process: hand the same one to the next incarnation."""
+
+    path: Path | None = None
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self.full = False
+        """While True, commits and writes raise DiskFull."""
+        self.crashes = 0
+        self._rng = rng
+        self._images: dict[str, _Image] = {}
+        self._stores: dict[str, MemoryStore] = {}
+        self._blobs = MemoryBlobs(self)
+
+    def store(self, name: str) -> MemoryStore:
+        if name not in self._stores:
+            self._stores[name] = MemoryStore(self._images.setdefault(name, _Image()), self)
+        return self._stores[name]
+
+    def blobs(self) -> MemoryBlobs:
+        return self._blobs
+
+    def digests(self) -> Iterator[tuple[str, int]]:
+        for digest, blob in sorted(self._blobs.whole.items()):
+            yield digest, len(blob)
+
+    def check_space(self) -> None:
+        if self.full:
+            raise DiskFull("the disk took no more")
+
+    def crash(self) -> None:
+        """The process is gone: buffers are lost, unsynced pieces torn, stores it held write nothing any more."""
+        self.crashes += 1
+        self._stores.clear()
+        blobs = MemoryBlobs(self)
+        blobs.whole = dict(self._blobs.whole)
+        for digest, piece in self._blobs.pieces.items():
+            kept = self._rng.randint(0, len(piece)) if self._rng else len(piece)
+            blobs.pieces[digest] = bytearray(piece[:kept])
+        self._blobs = blobs
