@@ -456,6 +456,8 @@ class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     """Sample-weighted: loss, accuracy, seconds."""
     error: str = ""
     """Set when a node could not train: no bytes follow."""
+    is_sum: bool = False
+    """A region's weighted mean of all of `nodes`; `first_parent` is the edge that made it."""
 
 
 class TrainProgress(_Message, frozen=True, tag="train.progress"):

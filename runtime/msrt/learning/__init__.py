@@ -1,0 +1,16 @@
+"""How many updates become one model. Pure numerics: no socket, clock, thread or log inside.
+
+vector     a model's named tensors as one flat float32 vector, and as bytes
+compress   a vector as a payload (fp32 or int8 by blocks) with error feedback
+aggregate  a running sum of payloads by cache-sized blocks, and the checks an update must pass
+rounds     two state machines that decide what is added, forwarded, dropped and when a round ends
+"""
+
+from __future__ import annotations
+
+from msrt.learning.aggregate import NormGuard, RunningSum
+from msrt.learning.compress import ErrorFeedback
+from msrt.learning.rounds import GlobalRound, RegionRound
+from msrt.learning.vector import Layout
+
+__all__ = ["ErrorFeedback", "GlobalRound", "Layout", "NormGuard", "RegionRound", "RunningSum"]
