@@ -1,0 +1,150 @@
+"""When a model version may go on, and when it must go back. Pure.
+
+A rollout is desired state in the journal; this machine only watches what edges report and says what the journal
+should say next. It survives a restart: the journal gives the state, the clocks begin again.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msrt import errors
+from msrt.protocol.messages import DeviceRecord, ModelState
+
+__all__ = ["TABLE", "Decision", "Rollout", "Seen", "Stage", "Verdict", "is_canary", "parse_canary"]
+
+
+class Stage(enum.Enum):
+    """Where a rollout stands; the values are what the journal says."""
+
+    CANARY = "canary"
+    LIVE = "live"
+    DONE = "done"
+    ROLLED_BACK = "rolled_back"
+
+
+class Verdict(enum.Enum):
+    """What the devices that should have the version look like together."""
+
+    NOBODY = "nobody"
+    WAITING = "waiting"
+    HEALTHY = "healthy"
+    PROVEN = "proven"
+    BAD = "bad"
+
+
+TABLE: Final[dict[tuple[Stage, Verdict], Stage]] = {
+    (Stage.CANARY, Verdict.PROVEN): Stage.LIVE,
+    (Stage.CANARY, Verdict.NOBODY): Stage.LIVE,
+    (Stage.CANARY, Verdict.BAD): Stage.ROLLED_BACK,
+    (Stage.LIVE, Verdict.PROVEN): Stage.DONE,
+    (Stage.LIVE, Verdict.NOBODY): Stage.DONE,
+    (Stage.LIVE, Verdict.BAD): Stage.ROLLED_BACK,
+}
+"""(stage, verdict) -> next stage. What is not here stays."""
+
+READY_S: Final = 120.0
+"""How long devices may take to fetch, load and warm a version."""
+FAILURE_SHARE: Final = 0.02
+MIN_FAILURES: Final = 3
+"""A version is unhealthy when it failed this often, and in more than that share of its requests."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One device as its edge reports it."""
+
+    region: str
+    device: DeviceRecord
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The journal should say this next."""
+
+    stage: Stage
+    reason: str
+
+
+def parse_canary(text: str) -> tuple[str, float]:
+    """`20%` -> ("", 0.2); a region's name -> (name, 0); empty -> ("", 0). Raises InvalidAddress on a bad share."""
+    if not text.endswith("%"):
+        return text, 0.0
+    try:
+        share = float(text[:-1]) / 100
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise errors.InvalidAddress(f"{text!r} is no share of the devices", hint="give 1% to 100%, or a region's name")
+    return "", share
+
+
+def is_canary(canary: str, region: str, node: str, model: str) -> bool:
+    """Does this device get the candidate first? `node:ID` names one; a share is taken by a hash of node and model, so
+    it stays the same."""
+    if canary.startswith("node:"):
+        return node == canary[5:]
+    name, share = parse_canary(canary)
+    if name:
+        return region == name
+    digest = hashlib.sha256(f"{model}/{node}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+class Rollout:
+    """Watches one version of one model.
+
+    `window_s`: how long every device must be ready and healthy before the next stage.
+    """
+
+    def __init__(self, model: str, version: int, canary: str, stage: Stage, *, window_s: float, now: float) -> None:
+        self.model, self.version, self.canary, self.stage, self.window_s = model, version, canary, stage, window_s
+        self._since = now
+        self._healthy_since: float | None = None
+        self.ready = self.expected = 0
+
+    def observe(self, targets: Sequence[Seen], now: float) -> Decision | None:
+        """Look at all the devices the rollout is for; what should the journal say next, if anything?"""
+        watched = [s for s in targets if s.device.alive]
+        if self.stage is Stage.CANARY:
+            watched = [s for s in watched if is_canary(self.canary, s.region, s.device.node, self.model)]
+        verdict, reason = self._judge(watched, now)
+        following = TABLE.get((self.stage, verdict))
+        if following is None:
+            return None
+        self.stage, self._since, self._healthy_since = following, now, None
+        return Decision(following, reason)
+
+    def _judge(self, watched: Sequence[Seen], now: float) -> tuple[Verdict, str]:
+        states = [(s.device, self._state(s.device)) for s in watched]
+        self.expected, self.ready = len(states), sum(1 for _, m in states if m is not None and m.state == "ready")
+        if not states:
+            return Verdict.NOBODY, "no matching device"
+        for device, model in states:
+            if model is None:
+                continue
+            if model.state == "failed":
+                return Verdict.BAD, f"{device.name} could not load it: {model.error}"
+            if model.failures >= MIN_FAILURES and model.failures > FAILURE_SHARE * model.requests:
+                return Verdict.BAD, f"{device.name} failed {model.failures} of {model.requests} requests"
+        if self.ready < self.expected:
+            self._healthy_since = None
+            if now - self._since > READY_S:
+                return Verdict.BAD, f"{self.expected - self.ready} devices were not ready after {READY_S:g} s"
+            return Verdict.WAITING, ""
+        if self._healthy_since is None:
+            self._healthy_since = now
+        if now - self._healthy_since < self.window_s:
+            return Verdict.HEALTHY, ""
+        return Verdict.PROVEN, f"{self.ready} devices ready and healthy for {self.window_s:g} s"
+
+    def _state(self, device: DeviceRecord) -> ModelState | None:
+        for model in device.models:
+            if model.model == self.model and model.version == self.version:
+                return model
+        return None
