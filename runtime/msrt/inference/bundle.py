@@ -1,0 +1,128 @@
+"""What the cloud signs about one version of a model: its tensors, its files by digest, which file to run where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from msrt.errors import BadSignature, MalformedFrame
+from msrt.inference.signature import Signature
+from msrt.protocol.address import ModelName
+from msrt.protocol.messages import TensorSpec
+from msrt.protocol.wire import pack, unpack
+
+__all__ = [
+    "FP32",
+    "INT8",
+    "MEASURE",
+    "Manifest",
+    "Variant",
+    "check_manifest",
+    "choose",
+    "sign_manifest",
+    "signature_of",
+]
+
+FP32: Final = "fp32"
+INT8: Final = "int8"
+MEASURE: Final = "measure"
+"""As the variant of a placement: load every variant the manifest allows, keep the fastest, report all."""
+
+MANIFEST_LIMIT: Final = 256 << 10
+"""Bytes of a packed manifest: it travels inside a placement."""
+
+
+class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a model."""
+
+    digest: str
+    """SHA-256 hex of the ONNX file: an artifact."""
+    size: int
+    """Bytes of the file."""
+    weight_bytes: int = 0
+    """Bytes of its initialisers, scales and zero points included."""
+    latency_us: int = 0
+    """One call with one row on the registry's own machine; provisional, devices measure again."""
+    method: str = ""
+    """How it was made: as given, static or dynamic."""
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One version of a model. Immutable once signed; unknown fields of a newer cloud are ignored."""
+
+    model: str
+    """Canonical name: `digits` or `namespace/digits`."""
+    version: int
+    inputs: tuple[TensorSpec, ...]
+    """In the graph's order; -1 is a free dimension."""
+    outputs: tuple[TensorSpec, ...]
+    variants: dict[str, Variant]
+    """By name: fp32, int8."""
+    chosen: dict[str, str] = {}
+    """Device class to variant; `*` is any other class."""
+    require: str = ""
+    """Only this variant may serve (`--require int8`); empty: the faster one."""
+    batchable: bool = False
+    """Axis 0 of every tensor is free and rows do not touch each other: requests may be joined."""
+    rowwise: bool = False
+    """Axis 0 of every tensor is exactly 1: requests may ride together and are run row by row."""
+    sample: dict[str, tuple[int, ...]] = {}
+    """Input name to a shape the model is known to run with: for warm-up and measuring."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes of the first output, if it has classes."""
+    report: dict[str, object] = {}
+    """What the gate measured."""
+
+    @property
+    def rides(self) -> bool:
+        """Whether several requests may travel and be answered in one message."""
+        return self.batchable or self.rowwise
+
+
+def signature_of(manifest: Manifest) -> Signature:
+    """The compiled check of requests for this model; keep it, making it is not free."""
+    return Signature(
+        manifest.inputs, manifest.outputs, batchable=manifest.batchable, rowwise=manifest.rowwise, model=manifest.model
+    )
+
+
+def choose(manifest: Manifest, device_class: str) -> str:
+    """The variant for a device class, or MEASURE where nobody of that class has measured yet."""
+    if manifest.require:
+        return manifest.require
+    if len(manifest.variants) == 1:
+        return next(iter(manifest.variants))
+    return manifest.chosen.get(device_class, MEASURE)
+
+
+def sign_manifest(manifest: Manifest, sign: Callable[[bytes], bytes]) -> tuple[bytes, bytes]:
+    """The manifest's bytes and their signature. Raises MalformedFrame for one that no device would take."""
+    _check(manifest)
+    data = pack(manifest)
+    if len(data) > MANIFEST_LIMIT:
+        raise MalformedFrame(f"the manifest of {manifest.model} takes {len(data)} bytes, over {MANIFEST_LIMIT}")
+    return data, sign(data)
+
+
+def check_manifest(data: bytes, signature: bytes, verify: Callable[[bytes, bytes], None]) -> Manifest:
+    """The manifest in `data`, decoded after `verify(data, signature)` held. Raises BadSignature, MalformedFrame."""
+    if not signature:
+        raise BadSignature("the manifest carries no signature")
+    verify(data, signature)
+    manifest = unpack(data, Manifest, limit=MANIFEST_LIMIT)
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    name = ModelName.parse(manifest.model)
+    if manifest.version < 1 or name.version:
+        raise MalformedFrame(f"a manifest names one version from 1 on, not {manifest.model}@{manifest.version}")
+    if not manifest.variants or not manifest.inputs or not manifest.outputs:
+        raise MalformedFrame(f"the manifest of {manifest.model} lacks variants, inputs or outputs")
+    named = {manifest.require, *manifest.chosen.values()} - {""}
+    if not named <= manifest.variants.keys():
+        missing = ", ".join(sorted(named - manifest.variants.keys()))
+        raise MalformedFrame(f"the manifest of {manifest.model} chooses {missing}, which it does not hold")

@@ -1,0 +1,174 @@
+"""The only file that knows onnxruntime: a model's bytes in, something that runs out, its errors turned into ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from msrt.errors import InvalidModel, InvalidTensor
+from msrt.inference.tensors import NUMPY_NAMES
+from msrt.protocol.messages import TensorSpec
+
+__all__ = ["Engine", "LoadedModel", "measure", "sample_inputs"]
+
+Array = NDArray[Any]
+
+_FATAL_ONLY: Final = 4
+"""onnxruntime's own stderr lines would only repeat the exception that we turn."""
+
+_OIP_OF_ORT: Final = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+_state = ort.capi.onnxruntime_pybind11_state
+_ORT_ERRORS: Final = (
+    *(
+        getattr(_state, name)
+        for name in (
+            "EPFail",
+            "EngineError",
+            "Fail",
+            "InvalidArgument",
+            "InvalidGraph",
+            "InvalidProtobuf",
+            "ModelLoaded",
+            "ModelRequiresCompilation",
+            "NoModel",
+            "NoSuchFile",
+            "NotImplemented",
+            "RuntimeException",
+        )
+        if hasattr(_state, name)
+    ),
+    RuntimeError,
+    ValueError,
+    TypeError,
+)
+"""All that a session raises: its own classes share no root, and the Python half adds the built-in ones."""
+
+_UNKNOWN_OPERATOR: Final = (
+    re.compile(r"No Op registered for (\S+) with"),
+    re.compile(r"error: (\S+?)\(-?\d+\) is not a registered function/op"),
+    re.compile(r"Could not find an implementation for (\S+?)\(\d+\)"),
+)
+
+
+class Engine:
+    """How this machine runs models: threads and memory. One engine loads many models."""
+
+    def __init__(self, *, threads: int = 1) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.enable_cpu_mem_arena = False  # an arena keeps the peak of every batch size ever seen
+        options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._options: Final = options
+
+    def load(self, model: bytes) -> LoadedModel:
+        """Blocking, tens of milliseconds and more. Raises InvalidModel, which names an unknown operator."""
+        try:
+            session = ort.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
+        except _ORT_ERRORS as error:
+            raise _turned(error) from error
+        return LoadedModel(session)
+
+
+class LoadedModel:
+    """One session. `inputs` and `outputs` have -1 for free dimensions; `symbols` their names in the graph."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self.inputs: Final = tuple(_spec(arg) for arg in session.get_inputs())
+        self.outputs: Final = tuple(_spec(arg) for arg in session.get_outputs())
+        self.symbols: Final[dict[str, tuple[str, ...]]] = {
+            arg.name: tuple(dim if isinstance(dim, str) else "" for dim in arg.shape) for arg in session.get_inputs()
+        }
+        if not self.inputs or not self.outputs:
+            raise InvalidModel("the model has no inputs or no outputs")
+        self.output_names: Final = [spec.name for spec in self.outputs]
+        self._run: Final[Callable[..., list[Array]]] = session.run
+
+    def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]:
+        """The outputs in the graph's order, or the named ones. Raises InvalidTensor when the model cannot take the
+        inputs."""
+        try:
+            return self._run(names or self.output_names, inputs)
+        except _ORT_ERRORS as error:
+            raise InvalidTensor(f"the model refused its inputs: {_first_line(error)}") from error
+
+
+def sample_inputs(
+    inputs: tuple[TensorSpec, ...], shapes: dict[str, tuple[int, ...]], *, rows: int = 1, batchable: bool = False
+) -> dict[str, Array]:
+    """Zeros to warm up and measure with: `shapes` by input name, else 1 for every free dimension.
+
+    `rows` sets axis 0 where the model is `batchable`.
+    """
+    made: dict[str, Array] = {}
+    for spec in inputs:
+        shape = shapes.get(spec.name) or tuple(1 if size < 0 else size for size in spec.shape)
+        if batchable:
+            shape = (rows, *shape[1:])
+        empty: Array = np.full(shape, "", dtype=object)
+        made[spec.name] = empty if spec.dtype == "BYTES" else np.zeros(shape, dtype=NUMPY_NAMES[spec.dtype])
+    return made
+
+
+def measure(
+    model: LoadedModel, inputs: dict[str, Array], now: Callable[[], float], *, calls: int = 30, budget_s: float = 0.5
+) -> int:
+    """Microseconds of one call: the median of up to `calls` within about `budget_s`, after three to warm up."""
+    for _ in range(3):
+        model.run(inputs)
+    times: list[float] = []
+    begun = now()
+    while len(times) < calls and (not times or now() - begun < budget_s):
+        before = now()
+        model.run(inputs)
+        times.append(now() - before)
+    return max(1, round(sorted(times)[len(times) // 2] * 1e6))
+
+
+def _spec(arg: Any) -> TensorSpec:
+    dtype = _OIP_OF_ORT.get(arg.type)
+    if dtype is None:
+        raise InvalidModel(f"{arg.name!r} is a {arg.type}, which cannot travel", hint="inputs and outputs are tensors")
+    return TensorSpec(arg.name, dtype, tuple(dim if isinstance(dim, int) else -1 for dim in arg.shape))
+
+
+def _turned(error: Exception) -> InvalidModel:
+    text = str(error)
+    for pattern in _UNKNOWN_OPERATOR:
+        found = pattern.search(text)
+        if found:
+            return InvalidModel(
+                f"unknown operator {found[1]}", hint="export with standard ONNX operators that onnxruntime knows"
+            )
+    if "INVALID_PROTOBUF" in text or "No graph was found" in text:
+        return InvalidModel("not an ONNX model, or a truncated one", hint="export it again, or copy it whole")
+    if "xternal data" in text:
+        return InvalidModel("the model keeps weights in external files", hint="save it as a single file")
+    return InvalidModel(f"onnxruntime cannot load it: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)[:300]
