@@ -1,0 +1,288 @@
+"""Every setting of every tier: its meaning, unit and default, written down here and nowhere else.
+
+Times are seconds, sizes bytes. A listener is HOST:PORT; empty means a free loopback port that the node keeps. A secret
+may be given as `file:PATH`: then the file holds it (a relative path starts at the config file's folder).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from msrt.errors import InvalidConfig
+from msrt.statedir import split_address
+
+__all__ = ["CloudConfig", "DeviceConfig", "EdgeConfig", "MasterConfig", "NodeConfig", "SourceConfig", "is_loopback"]
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    secrets: ClassVar[frozenset[str]] = frozenset()
+    """Fields that no log or repr may show."""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={self._shown(name)}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        return "'***'" if name in self.secrets and value else repr(value)
+
+
+class NodeConfig(_Settings, frozen=True, kw_only=True):
+    """What every node has."""
+
+    state: str = ""
+    """Directory that holds all the node keeps; empty: $XDG_STATE_HOME/msrt/ROLE."""
+    name: str = ""
+    """The node's name; empty: the host's name, and for edges and devices a short id."""
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_s: Seconds = 5.0
+    """How long work in progress may take to finish when the process is told to stop."""
+    call_timeout_s: Seconds = 30.0
+    """How long a call to another node may take."""
+    cache_bytes: Bytes = 4 * GIB
+    """Artifacts kept beyond those in use, the least recently used go first; 0 keeps none."""
+    fetch_attempts: Count = 5
+    """How often a damaged or broken artifact transfer is tried again before it counts as failed."""
+
+
+class MasterConfig(NodeConfig, frozen=True, kw_only=True):
+    """What both masters have: workers below them, and an HTTP front."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset({"http_api_key"})
+
+    listen: str = ""
+    """ZeroMQ listener for workers, clients and operators."""
+    http: str = ""
+    """HTTP listener: Open Inference Protocol, /metrics, /msrt/v1. Off loopback it needs `http_api_key`."""
+    http_api_key: str = ""
+    """Secret that HTTP callers send as `Authorization: Bearer KEY`; empty: none is asked for, loopback only."""
+    http_body_bytes: Bytes = 16 * MIB
+    """Largest request body."""
+    http_connections: Count = 2048
+    """Open HTTP connections; one more is answered 503."""
+    http_idle_s: Seconds = 30.0
+    """An idle connection is closed after this time."""
+    advertise: str = ""
+    """Host name or address that invites and parent lists show for this node; empty: the one it listens on."""
+    lease_s: Seconds = 1.5
+    """A worker silent for longer is dead: its work goes to others."""
+    heartbeat_s: Seconds = 0.4
+    """How often an idle worker says that it lives; at most half the lease."""
+    workers: Count = 4096
+    """Sessions at a time; one more is refused as overloaded."""
+    session_queue_bytes: Bytes = 16 * MIB
+    """Unacknowledged messages kept for one peer; one that falls further behind is dropped and starts afresh."""
+    stream_window_bytes: Annotated[int, msgspec.Meta(ge=64 << 10)] = 4 * MIB
+    """Credit of one incoming stream."""
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_s * 2 > self.lease_s:
+            raise InvalidConfig(
+                f"heartbeat_s = {self.heartbeat_s:g} is more than half of lease_s = {self.lease_s:g}",
+                hint="one lost heartbeat would kill a worker; raise lease_s or lower heartbeat_s",
+            )
+        if self.listen:
+            split_address(self.listen, "listen")
+        if self.http and not is_loopback(self.http, "http") and not self.http_api_key:
+            raise InvalidConfig(
+                f"http = {self.http!r} is reachable from other machines",
+                hint="set http_api_key, or listen on 127.0.0.1",
+            )
+
+
+class CloudConfig(MasterConfig, frozen=True, kw_only=True):
+    """The cloud master: `msrt cloud start --config cloud.toml`."""
+
+    invite_ttl_s: Seconds = 86_400.0
+    """How long an invite may be used."""
+    journal_snapshot_entries: Count = 20_000
+    """A snapshot is taken and the tail before it trimmed after so many entries."""
+    journal_keep_entries: Count = 10_000
+    """Entries before the last snapshot that stay, so that a follower that was away briefly needs no snapshot."""
+    journal_batch: Count = 512
+    """Entries that share one fsync and one signature at most."""
+    model_bytes: Bytes = 2 * GIB
+    """Largest ONNX file that `msrt model push` takes."""
+    quantise_timeout_s: Seconds = 900.0
+    """How long the child process that checks and quantises a model may run."""
+    quantise_memory_bytes: Bytes = 8 * GIB
+    """Address space of that child; 0: no limit."""
+    rollout_ready_s: Seconds = 120.0
+    """How long devices may take to fetch and warm a new version before the rollout is rolled back."""
+    rollout_window_s: Seconds = 5.0
+    """How long a new version must stay healthy before the rollout goes on."""
+    rollout_failures: Share = 0.02
+    """Share of failed requests in that window that rolls back; 0: a single one."""
+    rollout_slowdown: Annotated[float, msgspec.Meta(ge=1)] = 5.0
+    """A new version whose calls take so many times the previous one's time is rolled back."""
+    round_deadline_s: Seconds = 120.0
+    """How long a training round may take, where the job does not say."""
+    round_quorum: Share = 0.67
+    """Share of the participants that must report for a round to count, where the job does not say."""
+    round_retries: Annotated[int, msgspec.Meta(ge=0)] = 3
+    """How often a round without quorum is opened again before the job fails."""
+    job_seconds: Seconds = 86_400.0
+    """How long a whole job may take."""
+    job_bundle_bytes: Bytes = 64 * MIB
+    """Largest job bundle."""
+    job_memory_bytes: Bytes = 0
+    """Address space of a job's process on the cloud; 0: no limit."""
+    event_bytes: Bytes = 256 * MIB
+    """Events kept for `msrt events`; the oldest go first and are counted."""
+
+
+class EdgeConfig(MasterConfig, frozen=True, kw_only=True):
+    """An edge master: `msrt edge start --config edge.toml`, after `msrt edge join INVITE`."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset({"http_api_key", "mqtt_password", "webhook_secret"})
+
+    mqtt: str = ""
+    """Listener of our own MQTT broker. Off loopback it speaks TLS."""
+    mqtt_broker: Literal["auto", "mosquitto", "amqtt", "none"] = "auto"
+    """Our own broker: mosquitto if it is on PATH, else amqtt; none: no MQTT unless `mqtt_url` names a broker."""
+    mqtt_url: str = ""
+    """A broker of yours instead: mqtt://HOST:PORT or mqtts://HOST:PORT. It is trusted to keep its ACL (see deploy/)."""
+    mqtt_username: str = ""
+    """Our user name there."""
+    mqtt_password: str = ""
+    """Our password there. Secret."""
+    mqtt_fingerprint: str = ""
+    """SHA-256 of that broker's certificate, hex; empty: the system's certificate authorities decide."""
+    queue_items: Count = 2048
+    """Requests waiting for a device; one more is answered 503 with Retry-After."""
+    queue_bytes: Bytes = 64 * MIB
+    """The same in bytes of tensors."""
+    queue_age_s: Seconds = 5.0
+    """A request that waited so long is answered 503."""
+    request_deadline_s: Seconds = 10.0
+    """Deadline of a request that names none."""
+    request_deadline_max_s: Seconds = 300.0
+    """Longest deadline a request may name."""
+    request_attempts: Count = 3
+    """Devices that one request is tried on."""
+    batch_window: Count = 2
+    """Batches in flight to one device and model; what arrives meanwhile rides in the next one."""
+    batch_rows: Count = 64
+    """Rows in one batch."""
+    stall_s: Seconds = 0.15
+    """A device that is silent so long, and for several times its usual answer, gets no work and its own is retried."""
+    event_bytes: Bytes = 256 * MIB
+    """Events on disk that the cloud, the webhook or a follower has not taken; the oldest go first and are counted."""
+    event_age_s: Seconds = 7 * 86_400.0
+    """Events older than that are dropped and counted."""
+    webhook_url: str = ""
+    """Each event is posted there as JSON, at least once; empty: no webhook."""
+    webhook_secret: str = ""
+    """Key of the HMAC-SHA256 in the header `X-Msrt-Signature`. Secret; empty: not signed."""
+    webhook_timeout_s: Seconds = 5.0
+    """How long one post may take."""
+    webhook_batch: Count = 100
+    """Events in one post."""
+    webhook_retry_max_s: Seconds = 60.0
+    """Longest pause between tries; an unreachable webhook never blocks anything else."""
+    update_streams: Count = 4
+    """Training updates received at a time; the others wait for credit."""
+    update_bytes: Bytes = 2 * GIB
+    """Updates on disk that are not in a closed round."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mqtt:
+            split_address(self.mqtt, "mqtt")
+        if self.mqtt_url and not self.mqtt_url.startswith(("mqtt://", "mqtts://")):
+            raise InvalidConfig(
+                f"mqtt_url = {self.mqtt_url!r} is no MQTT URL", hint="write mqtt://HOST:PORT or mqtts://..."
+            )
+        if self.webhook_url and not self.webhook_url.startswith(("http://", "https://")):
+            raise InvalidConfig(f"webhook_url = {self.webhook_url!r} is no URL", hint="write http://... or https://...")
+
+
+class SourceConfig(_Settings, frozen=True, kw_only=True):
+    """One `[[source]]` of a device's config: a sensor, and the model that reads it."""
+
+    name: str
+    model: str
+    """Which of the models placed on this device reads it."""
+    kind: str
+    """replay, command, mqtt, or the name of an entry point in the group msrt.sources."""
+    path: str = ""
+    """replay: a .npy, .csv or .jsonl file, or a directory of .npy and raw .bin files, read in name order."""
+    command: tuple[str, ...] = ()
+    """command: program and arguments; each line of its output is one reading (JSON array, or numbers)."""
+    topic: str = ""
+    """mqtt: topic filter; each payload is one reading."""
+    url: str = ""
+    """mqtt: the broker, mqtt://HOST:PORT."""
+    interval_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Least time between two readings."""
+    loop: bool = False
+    """replay: begin again at the end."""
+    dtype: str = "float32"
+    """Of raw .bin files."""
+    min_score: float = 0.0
+    """Post an event only when the best score reaches this."""
+    on_change: bool = False
+    """Post an event only when the label differs from the last one."""
+    options: dict[str, Any] = {}
+    """Passed to a plug-in."""
+
+
+class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
+    """A device worker: `msrt device start --config device.toml`, after `msrt device join INVITE`."""
+
+    link: Literal["zmq", "mqtt"] = "zmq"
+    """How it talks to its edge."""
+    metrics: str = ""
+    """HTTP listener of /metrics; empty: a free loopback port; `off`: none."""
+    labels: dict[str, str] = {}
+    """Labels it reports beside those of its invite."""
+    cache_bytes: Bytes = 512 * MIB
+    """Models kept beyond those in use."""
+    memory_bytes: Bytes = 0
+    """Memory that loaded models may take in all; a placement beyond it is refused; 0: no bound."""
+    engine_threads: Count = 1
+    """Threads of one onnxruntime call."""
+    engine_queue: Count = 64
+    """Batches waiting for the engine; one more is answered as overloaded."""
+    reconnect_max_s: Seconds = 5.0
+    """Longest pause between two tries of the whole list of parents."""
+    source: tuple[SourceConfig, ...] = ()
+    """Its own sensors."""
+    event_bytes: Bytes = 64 * MIB
+    """Events on disk that the edge has not taken; the oldest go first and are counted."""
+    train: bool = True
+    """Takes part in training rounds (needs msrt[train])."""
+    data: str = ""
+    """Directory that jobs find as the node's own data."""
+    train_memory_bytes: Bytes = 0
+    """Address space of the trainer's process; 0: no limit."""
+    train_nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
+    """Added to the trainer's priority number."""
+    train_pause_ms: Annotated[float, msgspec.Meta(ge=0)] = 50.0
+    """Training pauses while a model's calls take longer than this, milliseconds; 0: never."""
+
+    def __post_init__(self) -> None:
+        if self.metrics not in {"", "off"} and not is_loopback(self.metrics, "metrics"):
+            raise InvalidConfig(
+                f"metrics = {self.metrics!r} is reachable from other machines", hint="use 127.0.0.1:PORT"
+            )
+        names = [source.name for source in self.source]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InvalidConfig(f"two sources are named {min(twice)!r}", hint="give each [[source]] a name of its own")
+
+
+def is_loopback(address: str, what: str = "address") -> bool:
+    """Does HOST:PORT stay on this machine? Raises InvalidConfig."""
+    host, _ = split_address(address, what)
+    return host in {"localhost", "::1"} or host.startswith("127.")
