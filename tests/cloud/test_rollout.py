@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from msrt import errors
+from msrt.dispatch.canary import is_canary, parse_canary
 from msrt.protocol.messages import DeviceRecord, ModelState
-from msrt_cloud.rollout import Decision, Rollout, Seen, Stage, is_canary, parse_canary
+from msrt_cloud.rollout import Decision, Rollout, Seen, Stage
 
 
 def seen(node: str, region: str = "north", state: str = "ready", **more) -> Seen:

@@ -25,6 +25,7 @@ class Calls:
         self._peer = peer
         self._next = 1
         self._open: dict[int, asyncio.Future[object]] = {}
+        self._begun: dict[int, float] = {}
 
     def begin(self, method: str, params: dict[str, object], timeout_s: float) -> tuple[int, asyncio.Future[object]]:
         """Send a call; its id and the future of its answer."""
@@ -33,8 +34,13 @@ class Calls:
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._peer.send(Call(ident, method, params, int(timeout_s * 1000)))
         self._open[ident] = future
-        future.add_done_callback(lambda _done: self._open.pop(ident, None))
+        self._begun[ident] = self._peer.world.now()
+        future.add_done_callback(lambda _done: (self._open.pop(ident, None), self._begun.pop(ident, None)))
         return ident, future
+
+    def begun(self, ident: int) -> float:
+        """When an open call was sent."""
+        return self._begun.get(ident, self._peer.world.now())
 
     async def call(self, method: str, params: dict[str, object], timeout_s: float) -> object:
         """Call and wait. Raises DeadlineExceeded, Disconnected, or what the peer answered with."""

@@ -61,8 +61,8 @@ class Peer:
         self._timer_at = float("inf")
         self._persisting: deque[tuple[Message, int]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._calls = Calls(self)
-        self._streams = Streams(self)
+        self.calls = Calls(self)
+        self.streams = Streams(self)
         self.on_over: Callable[[Peer, Exception | None], None] = lambda _peer, _error: None
 
     @property
@@ -93,17 +93,17 @@ class Peer:
 
     async def call(self, method: str, params: dict[str, object] | None = None, timeout: float = 30.0) -> object:  # noqa: ASYNC109
         """Ask the peer. Raises what it answered with, Disconnected, DeadlineExceeded."""
-        return await self._calls.call(method, params or {}, timeout)
+        return await self.calls.call(method, params or {}, timeout)
 
     async def push(
         self, kind: str, meta: dict[str, object], data: Reader | bytes, *, size: int, digest: str, answers: int = 0
     ) -> None:
         """Send a stream; returns when the peer has it whole and verified. Raises StreamCancelled, Disconnected."""
-        await self._streams.push(kind, meta, data, size=size, digest=digest, answers=answers)
+        await self.streams.push(kind, meta, data, size=size, digest=digest, answers=answers)
 
     async def fetch(self, method: str, params: dict[str, object], sink: StreamSink, timeout: float = 60.0) -> object:  # noqa: ASYNC109
         """Call a method whose answer is a stream into `sink`; returns once it is complete. The timeout is of silence."""
-        return await self._streams.fetch(method, params, sink, timeout)
+        return await self.streams.fetch(method, params, sink, timeout)
 
     def transmit(self, message: Message, frames: s.Frames, seq: int) -> None:
         """Encode and hand one packet to the link, or keep it while the link is full."""
@@ -149,7 +149,7 @@ class Peer:
                 return
             self._backlog.popleft()
             self._backlog_bytes -= size
-        self._streams.pump()
+        self.streams.pump()
 
     # --- receiving ----------------------------------------------------------------------------------------
 
@@ -183,11 +183,11 @@ class Peer:
 
     def _deliver(self, message: Message, frames: s.Frames) -> None:
         if isinstance(message, _STREAM):
-            self._streams.received(message, frames)
+            self.streams.received(message, frames)
         elif isinstance(message, Return | Failed):
-            self._calls.answered(message)
+            self.calls.answered(message)
         elif isinstance(message, Call):
-            self.spawn(self._calls.answer(message))
+            self.spawn(self.calls.answer(message))
         else:
             self.handler.message(self, message, list(frames))
 
@@ -201,7 +201,7 @@ class Peer:
         if not self.joined:
             self.joined = True
             self.handler.joined(self)
-        self._streams.reconnected()
+        self.streams.reconnected()
 
     def _left(self, error: Exception | None, *, final: bool) -> None:
         if self.joined or final:
@@ -209,8 +209,8 @@ class Peer:
             self.handler.left(self, error, final=final)
 
     def _void(self, error: Exception) -> None:
-        self._calls.fail(error)
-        self._streams.fail(error)
+        self.calls.fail(error)
+        self.streams.fail(error)
         self._persisting.clear()
 
     def _over(self, error: Exception | None, lost: tuple[Message, ...]) -> None:
@@ -234,7 +234,7 @@ class Peer:
             try:
                 await self.handler.stored(self, [message for message, _ in batch])
             except errors.LocalError as error:
-                log.error("hop.not_stored", peer=self.node, count=len(batch), error=str(error))
+                log.warning("hop.not_stored", peer=self.node, count=len(batch), error=str(error))
                 await asyncio.sleep(1.0)
                 continue
             if not self._persisting:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from msrt import errors
-from msrt.hop.handler import Handler
+from msrt.hop.handler import Handler, StreamSink
 from msrt.hop.peer import Peer
 from msrt.links.link import PARENT, Buffer, Credentials, Link, Route
 from msrt.protocol import wire
-from msrt.protocol.messages import Enrol, Enrolled, Hello, Parent, Refuse
+from msrt.protocol.messages import Enrol, Enrolled, Hello, Message, Parent, Refuse, StreamOpen
 from msrt.protocol.session import Session, Side, State
 from msrt.world.world import World
 
@@ -217,9 +217,17 @@ class _Conversation:
             peer.perform(peer.session.connect(self._world.now()))
         self._wake.set()
 
-    def __getattr__(self, name: str) -> object:
-        """`message`, `called`, `stream`, `stored` are the tier's own."""
-        return getattr(self._handler, name)
+    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
+        self._handler.message(peer, message, frames)
+
+    async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:
+        return await self._handler.called(peer, method, params)
+
+    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
+        return self._handler.stream(peer, opened)
+
+    async def stored(self, peer: Peer, messages: list[Message]) -> None:
+        await self._handler.stored(peer, messages)
 
 
 class _Answer:

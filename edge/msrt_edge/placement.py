@@ -1,0 +1,103 @@
+"""Which device should hold which model version, and which version answers who names none. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from msrt.dispatch.canary import is_canary
+from msrt.dispatch.events import VersionTable
+from msrt.inference.bundle import MEASURE, Manifest, choose
+from msrt.journal.facts import ModelPushed, RolloutSet
+from msrt.journal.state import State
+from msrt.protocol.address import Selector
+from msrt.protocol.messages import DeviceReport, Placement
+
+__all__ = ["Device", "Measured", "place", "version_table", "wanted_digests"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device as placement sees it."""
+
+    node: str
+    region: str
+    device_class: str
+    labels: Mapping[str, str]
+    """With name, region and class among them."""
+
+
+@dataclass
+class Measured:
+    """What devices of a class measured: the faster variant of a model version."""
+
+    faster: dict[tuple[str, int, str], str] = field(default_factory=dict)
+
+    def learn(self, device_class: str, report: DeviceReport) -> bool:
+        """Take a device's latencies; True if anything was new."""
+        fresh = False
+        for model in report.models:
+            key = (model.model, model.version, device_class)
+            if len(model.latency_us) > 1 and key not in self.faster:
+                self.faster[key] = min(model.latency_us, key=model.latency_us.__getitem__)
+                fresh = True
+        return fresh
+
+    def variant(self, manifest: Manifest, device_class: str) -> str:
+        """What a device of this class should run; MEASURE while nobody of it has tried."""
+        chosen = choose(manifest, device_class)
+        if chosen != MEASURE:
+            return chosen
+        return self.faster.get((manifest.model, manifest.version, device_class), MEASURE)
+
+
+def _versions(rollout: RolloutSet, device: Device) -> list[int]:
+    """Versions a device should hold for one rollout, the one it serves first."""
+    if not Selector.parse(rollout.selector).matches(device.labels):
+        return []
+    if rollout.state == "rolled_back":
+        return [rollout.previous] if rollout.previous else []
+    if rollout.state == "canary" and not is_canary(rollout.canary, device.region, device.node, rollout.model):
+        return [rollout.previous] if rollout.previous else []
+    if rollout.state == "canary" and rollout.previous:
+        return [rollout.version, rollout.previous]
+    return [rollout.version]
+
+
+def place(
+    state: State, manifests: Mapping[tuple[str, int], Manifest], measured: Measured, device: Device
+) -> tuple[Placement, ...]:
+    """All that a device should hold, in the order of model names. Versions without a checked manifest are left out."""
+    out = []
+    for model in sorted(state.rollouts):
+        for number, version in enumerate(_versions(state.rollouts[model], device)):
+            pushed: ModelPushed | None = state.models.get(model, {}).get(version)
+            manifest = manifests.get((model, version))
+            if pushed is None or manifest is None:
+                continue
+            variant = measured.variant(manifest, device.device_class)
+            out.append(Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0))
+    return tuple(out)
+
+
+def version_table(rollout: RolloutSet, ready: Mapping[str, frozenset[int]]) -> VersionTable:
+    """Who answers a request without a version; `ready`: node to the versions of this model it has ready.
+
+    While the version spreads, each device answers with the newest it was given; so no request waits for a switch.
+    """
+    if rollout.state == "rolled_back":
+        return VersionTable(rollout.model, rollout.previous)
+    holders = frozenset(node for node, versions in ready.items() if rollout.version in versions)
+    others = any(rollout.previous in versions for node, versions in ready.items() if node not in holders)
+    if not rollout.previous or rollout.previous == rollout.version or (holders and not others):
+        return VersionTable(rollout.model, rollout.version)
+    return VersionTable(rollout.model, rollout.previous, rollout.version, workers=holders)
+
+
+def wanted_digests(state: State, manifests: Mapping[tuple[str, int], Manifest]) -> Iterable[tuple[str, int]]:
+    """Artifacts (digest, size) that devices of this edge may ask for: every version that a rollout names."""
+    for rollout in state.rollouts.values():
+        for version in (rollout.version, rollout.previous):
+            manifest = manifests.get((rollout.model, version))
+            if manifest is not None:
+                yield from ((variant.digest, variant.size) for variant in manifest.variants.values())

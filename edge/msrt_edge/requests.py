@@ -1,0 +1,249 @@
+"""The dispatcher's shell: requests come from HTTP and from client peers, batches go to device peers, answers go back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from msrt import errors
+from msrt.dispatch.dispatcher import Dispatcher
+from msrt.dispatch.events import (
+    Action,
+    Answered,
+    Buffer,
+    Cancel,
+    Event,
+    Failed,
+    ModelsReady,
+    Recall,
+    Reject,
+    Reply,
+    Request,
+    Send,
+    Submit,
+    Tick,
+    VersionTable,
+    WorkerDown,
+    WorkerUp,
+)
+from msrt.hop import Peer
+from msrt.protocol import wire
+from msrt.protocol.messages import DeviceReport, Infer, InferCancel, InferFailed, Inferred, TensorSpec
+from msrt.serving.backend import InferAnswer, InferRequest
+from msrt.world.world import World
+
+__all__ = ["Requests", "Served"]
+
+Served = Callable[[str, str, float], None]
+"""Told of each settled request: model, error code ("" when answered), seconds."""
+Validate = Callable[[str, int, tuple[TensorSpec, ...], "tuple[Buffer, ...] | list[Buffer]"], int]
+"""Rows of a request against the model's manifest. Raises InvalidTensor, NotFound."""
+
+
+class _ClientToken:
+    """Whose request it is, and what they call it."""
+
+    __slots__ = ("id", "peer")
+
+    def __init__(self, peer: Peer, ident: int) -> None:
+        self.peer, self.id = peer, ident
+
+
+class Requests:
+    """All inference of one edge. Everything happens in the event loop, without a task or thread per request."""
+
+    def __init__(self, world: World, dispatcher: Dispatcher, validate: Validate, served: Served) -> None:
+        self._world, self._dispatcher, self._validate, self._served = world, dispatcher, validate, served
+        self._workers: dict[str, Peer] = {}
+        self._of_client: dict[Peer, dict[int, Request]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._arrived: list[Request] = []
+
+    # --- devices ------------------------------------------------------------------------------------------
+
+    def worker_up(self, peer: Peer) -> None:
+        """A device's session is live."""
+        self._workers[peer.node] = peer
+        self._handle(WorkerUp(peer.node, peer.limit - wire.HEADER_LIMIT // 16))
+
+    def worker_down(self, peer: Peer) -> None:
+        """A device went silent or away: its work goes elsewhere."""
+        if self._workers.pop(peer.node, None) is not None:
+            self._handle(WorkerDown(peer.node))
+
+    def report(self, peer: Peer, report: DeviceReport) -> None:
+        """What a device holds now."""
+        self._handle(ModelsReady(peer.node, report.models))
+
+    def answered(self, peer: Peer, message: Inferred, frames: list[Buffer]) -> None:
+        """A device answered a batch."""
+        self._handle(Answered(peer.node, message, frames))
+
+    def failed(self, peer: Peer, message: InferFailed) -> None:
+        """A device could not."""
+        self._handle(Failed(peer.node, message))
+
+    def versions(self, table: VersionTable) -> None:
+        """Which version answers who names none."""
+        self._handle(table)
+
+    # --- callers ------------------------------------------------------------------------------------------
+
+    def infer(self, request: InferRequest) -> asyncio.Future[InferAnswer]:
+        """One request of the HTTP front. Requests of one loop turn are submitted together."""
+        self._validate(request.model, request.version, request.inputs, request.frames)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[InferAnswer] = loop.create_future()
+        now = self._world.now()
+        one = Request(
+            request.model, request.inputs, request.frames, now + request.timeout_s, future,
+            request.version, request.outputs, request.trace,
+        )  # fmt: skip
+        if not self._arrived:
+            loop.call_soon(self._submit_arrived)
+        self._arrived.append(one)
+        future.add_done_callback(lambda done: self._abandoned(one) if done.cancelled() else None)
+        return future
+
+    def _submit_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        self._handle(Submit(arrived))
+
+    def _abandoned(self, request: Request) -> None:
+        self._handle(Cancel(request))
+
+    def from_client(self, peer: Peer, message: Infer, frames: list[Buffer]) -> None:
+        """Requests of a client peer; several may ride in one message."""
+        try:
+            rows = self._validate(message.model, message.version, message.inputs, frames)
+            parts = _parts(message, frames, rows)
+        except errors.MsrtError as error:
+            peer.send(InferFailed(message.ids, error.code, error.text, error.hint))
+            return
+        deadline = self._world.now() + message.deadline_ms / 1000
+        mine = self._of_client.setdefault(peer, {})
+        requests = []
+        for ident, (inputs, own) in zip(message.ids, parts, strict=True):
+            if ident in mine:
+                continue
+            request = Request(
+                message.model, inputs, own, deadline, _ClientToken(peer, ident),
+                message.version, message.outputs, message.trace,
+            )  # fmt: skip
+            mine[ident] = request
+            requests.append(request)
+        self._handle(Submit(requests))
+
+    def client_cancelled(self, peer: Peer, message: InferCancel) -> None:
+        """Nobody waits for these any more."""
+        mine = self._of_client.get(peer, {})
+        for ident in message.ids:
+            request = mine.pop(ident, None)
+            if request is not None:
+                self._handle(Cancel(request))
+
+    def client_gone(self, peer: Peer) -> None:
+        """A client's session is over: what it asked is not computed any more."""
+        for request in self._of_client.pop(peer, {}).values():
+            self._handle(Cancel(request))
+
+    # --- performing ---------------------------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        now = self._world.now()
+        self._perform(self._dispatcher.handle(event, now), now)
+        due = self._dispatcher.next_deadline()
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self._handle(Tick())
+
+    def _perform(self, actions: list[Action], now: float) -> None:
+        batches: dict[tuple[int, Peer], list[Reply]] = {}
+        for action in actions:
+            if isinstance(action, Reply):
+                token = action.request.token
+                self._served(action.request.model, "", now - action.request.arrived)
+                if isinstance(token, _ClientToken):
+                    batches.setdefault((id(action.answer), token.peer), []).append(action)
+                elif not token.done():  # type: ignore[attr-defined]
+                    answer = action.answer
+                    token.set_result(  # type: ignore[attr-defined]
+                        InferAnswer(answer.version, answer.variant, answer.device, action.outputs, action.frames)
+                    )
+            elif isinstance(action, Send):
+                self._send(action)
+            elif isinstance(action, Reject):
+                self._reject(action, now)
+            elif isinstance(action, Recall):
+                worker = self._workers.get(action.worker)
+                if worker is not None:
+                    with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                        worker.send(InferCancel(action.ids))
+        for (_, peer), replies in batches.items():
+            self._reply(peer, replies)
+
+    def _send(self, action: Send) -> None:
+        worker = self._workers.get(action.worker)
+        try:
+            if worker is None:
+                raise errors.Disconnected("the device is away")
+            worker.send(action.message, action.frames)
+        except (errors.Disconnected, errors.Overloaded) as error:
+            failed = InferFailed(action.message.ids, error.code, error.text)
+            asyncio.get_running_loop().call_soon(self._handle, Failed(action.worker, failed))
+
+    def _reject(self, action: Reject, now: float) -> None:
+        token, error = action.request.token, action.error
+        self._served(action.request.model, error.code, now - action.request.arrived)
+        if isinstance(token, _ClientToken):
+            self._of_client.get(token.peer, {}).pop(token.id, None)
+            wait = int(getattr(error, "retry_after", 0) * 1000)
+            with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                token.peer.send(InferFailed((token.id,), error.code, error.text, error.hint, wait))
+        elif not token.done():  # type: ignore[attr-defined]
+            token.set_exception(error)  # type: ignore[attr-defined]
+
+    def _reply(self, peer: Peer, replies: list[Reply]) -> None:
+        """All of one batch that is one client's goes back in one message."""
+        mine = self._of_client.get(peer)
+        if mine is None:
+            return
+        ids = tuple(r.request.token.id for r in replies)  # type: ignore[attr-defined]
+        for ident in ids:
+            mine.pop(ident, None)
+        first, answer = replies[0], replies[0].answer
+        outputs, frames = first.outputs, first.frames
+        if len(replies) > 1:
+            rows = sum(r.request.rows for r in replies)
+            outputs = tuple(TensorSpec(o.name, o.dtype, (rows, *o.shape[1:])) for o in outputs)
+            frames = [b"".join(r.frames[i] for r in replies) for i in range(len(outputs))]
+        message = Inferred(
+            ids, tuple(r.request.rows for r in replies), answer.model, answer.version, answer.variant, answer.device,
+            outputs, answer.compute_us,
+        )  # fmt: skip
+        with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+            peer.send(message, frames)
+
+
+def _parts(message: Infer, frames: list[Buffer], rows: int) -> list[tuple[tuple[TensorSpec, ...], tuple[Buffer, ...]]]:
+    """Each rider's own inputs and bytes. Raises InvalidTensor when the rows do not add up."""
+    if len(message.ids) == 1:
+        return [(message.inputs, tuple(frames))]
+    if len(message.rows) != len(message.ids) or min(message.rows) < 1 or sum(message.rows) != rows:
+        raise errors.InvalidTensor(f"{len(message.ids)} requests say {sum(message.rows)} rows, the tensors have {rows}")
+    strides = [len(frame) // rows for frame in frames]
+    out, start = [], 0
+    for count in message.rows:
+        inputs = tuple(TensorSpec(i.name, i.dtype, (count, *i.shape[1:])) for i in message.inputs)
+        own = tuple(f[start * s : (start + count) * s] for f, s in zip(frames, strides, strict=True))
+        out.append((inputs, own))
+        start += count
+    return out

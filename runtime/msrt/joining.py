@@ -1,0 +1,155 @@
+"""How a node comes into the tree, and what it remembers of it: identity, certificate, parents.
+
+Used by edges, devices and clients alike: `join` spends an invite, `Membership` survives restarts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from msrt import errors
+from msrt.hop.uplink import Endpoint, enrol
+from msrt.links.link import Credentials
+from msrt.protocol import wire
+from msrt.protocol.messages import Enrol, Hello, Parent
+from msrt.trust.certificate import check_certificate, prove
+from msrt.trust.identity import Identity
+from msrt.trust.invite import Invite
+from msrt.world.field import field_world
+from msrt.world.world import Store, World
+
+__all__ = ["Membership", "endpoint_for", "hello_of", "join", "load_member", "new_member", "next_boot"]
+
+_KEY = "membership"
+IDENTITY = "identity.json"
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """What a node holds of its tree."""
+
+    certificate: bytes
+    """Signed by the cloud; see msrt.trust.certificate."""
+    cloud_identity: bytes
+    """Ed25519 public key that signs everything the cloud desires, 32 bytes."""
+    parents: tuple[Parent, ...]
+    """Where to go, best first."""
+    name: str
+    role: str
+    region: str
+    mqtt_password: str = ""
+
+    @classmethod
+    def load(cls, store: Store) -> Membership | None:
+        """The membership on disk, None before the first join."""
+        for key, value in store.scan(_KEY):
+            if key == _KEY:
+                return wire.unpack(value, cls)
+        return None
+
+    async def save(self, world: World, store: Store) -> None:
+        """Make it durable. Raises DiskFull."""
+        store.put(_KEY, wire.pack(self))
+        await world.offload(store.commit)
+
+    def with_parents(self, parents: list[Parent]) -> Membership:
+        """The same with another list of parents."""
+        return msgspec.structs.replace(self, parents=tuple(parents))
+
+
+def _url(parent: Parent, link: str) -> str:
+    return parent.mqtt if link == "mqtt" else parent.zmq
+
+
+async def join(
+    world: World, identity: Identity, invite: Invite, name: str, *, address: Parent | None = None, link: str = "zmq"
+) -> Membership:
+    """Spend an invite at the first of its parents that answers.
+
+    Raises the invite errors, WrongServerKey, Unavailable (the parent cannot reach the cloud), DeadlineExceeded.
+    """
+    request = Enrol(
+        invite=invite.id, secret=invite.secret, identity=identity.public, link_key=identity.link_public,
+        proof=prove(identity, invite.id), name=name, address=address,
+    )  # fmt: skip
+    failure: errors.MsrtError = errors.Unavailable(
+        f"the invite names no parent that speaks {link}", hint="start an edge with --mqtt, or join with --link zmq"
+    )
+    for parent in invite.parents:
+        if not _url(parent, link):
+            continue
+        credentials = Credentials(
+            secret_key=identity.link_secret, server_key=parent.link_key, username=f"invite-{invite.id}",
+            password=invite.secret.hex(), fingerprint=parent.mqtt_fingerprint, master=parent.node,
+        )  # fmt: skip
+        try:
+            enrolled = await enrol(world, _url(parent, link), credentials, request)
+        except (errors.DeadlineExceeded, errors.Unavailable, errors.Overloaded, errors.WrongServerKey) as error:
+            failure = error
+            continue
+        if enrolled.cloud_identity != invite.cloud_identity:
+            raise errors.WrongServerKey(
+                "the parent answers for another cloud than the invite's", hint="ask for a new invite"
+            )
+        certificate = check_certificate(enrolled.certificate, invite.cloud_identity)
+        return Membership(
+            certificate=enrolled.certificate, cloud_identity=enrolled.cloud_identity,
+            parents=enrolled.parents or invite.parents, name=certificate.name, role=certificate.role,
+            region=certificate.region, mqtt_password=enrolled.mqtt_password,
+        )  # fmt: skip
+    raise failure
+
+
+def endpoint_for(identity: Identity, membership: Membership, link: str = "zmq") -> Endpoint:
+    """How this node reaches a parent over `link` (zmq or mqtt)."""
+
+    def endpoint(parent: Parent) -> tuple[str, Credentials] | None:
+        url = _url(parent, link)
+        if not url:
+            return None
+        return url, Credentials(
+            secret_key=identity.link_secret, server_key=parent.link_key, username=identity.node,
+            password=membership.mqtt_password, fingerprint=parent.mqtt_fingerprint, master=parent.node,
+        )  # fmt: skip
+
+    return endpoint
+
+
+def hello_of(
+    world: World, identity: Identity, membership: Membership, *, address: Parent | None = None, device_class: str = ""
+) -> Hello:
+    """What this process says when it greets a parent."""
+    return Hello(
+        node=identity.node, boot=world.random.getrandbits(63), certificate=membership.certificate,
+        address=address, device_class=device_class,
+    )  # fmt: skip
+
+
+async def next_boot(world: World, store: Store) -> int:
+    """Count this process start on disk: a parent's lease epochs begin at the count, shifted left by 24 bits."""
+    found = dict(store.scan("boots"))
+    boots = int.from_bytes(found.get("boots", b""), "big") + 1
+    store.put("boots", boots.to_bytes(8, "big"))
+    await world.offload(store.commit)
+    return boots
+
+
+def new_member(folder: Path) -> tuple[World, Identity]:
+    """A field node's world and identity in its state directory; the identity is made at the first start."""
+    world = field_world(folder)
+    path = folder / IDENTITY
+    if path.exists():
+        return world, Identity.load(path)
+    identity = Identity.generate(world.random.randbytes)
+    identity.save(path)
+    return world, identity
+
+
+async def load_member(folder: Path) -> tuple[World, Identity, Membership]:
+    """The same for a node that has joined. Raises NotEnrolled."""
+    world, identity = new_member(folder)
+    membership = Membership.load(world.disk.store("node"))
+    if membership is None:
+        raise errors.NotEnrolled(f"{folder} holds no membership")
+    return world, identity, membership

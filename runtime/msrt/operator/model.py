@@ -1,0 +1,144 @@
+"""`msrt model`: push, list, show, rollout, rollback."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from msrt import errors
+from msrt.operator.session import Ask, ask, state_option
+from msrt.operator.show import console, json_option, print_json, progress, table, warn
+from msrt.protocol.address import ModelName
+
+__all__ = ["model"]
+
+PUSH_S = 900.0
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def model() -> None:
+    """Models: push to the registry, roll out to devices, roll back."""
+
+
+@model.command()
+@click.argument("file", type=FILE)
+@click.option("--name", required=True, help="Model name, [NAMESPACE/]NAME. The first push of a name is version 1.")
+@click.option("--calibrate", type=FILE, help="X.npy: inputs for quantisation, rows along axis 0.")
+@click.option("--eval", "evaluate", type=FILE, help="XY.npz with x and y: labelled inputs for the quality gate.")
+@click.option("--max-drop", type=float, default=0.01, show_default=True, help="Accuracy int8 may lose against fp32.")
+@click.option("--min-accuracy", type=float, default=0.0, help="Refuse a model below this accuracy.")
+@click.option(
+    "--require", type=click.Choice(["int8"]), help="Serve int8 whatever its speed; fail if it fails the gate."
+)
+@click.option("--labels", type=FILE, help="Text file, one class name a line.")
+@json_option
+@state_option
+def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> None:
+    """Check, quantise, gate and register FILE (ONNX)."""
+
+    async def work(cloud: Ask) -> Any:
+        params: dict[str, object] = {"name": options["name"], "file": await cloud.upload(file)}
+        for key, option in (("calibrate", "calibrate"), ("eval", "evaluate")):
+            if options[option]:
+                params[key] = await cloud.upload(options[option])
+        if options["labels"]:
+            params["labels"] = options["labels"].read_text().split("\n")
+        params |= {"max_drop": options["max_drop"], "min_accuracy": options["min_accuracy"]}
+        params["require"] = options["require"] or ""
+        return await cloud("model.push", PUSH_S, **params)
+
+    result = ask(state, work)
+    if as_json:
+        print_json(result)
+        return
+    console().print(f"{result['model']}@{result['version']}")
+    table(["what", "value"], ({"what": k, "value": v} for k, v in result["report"].items()), empty="no report")
+
+
+@model.command(name="list")
+@json_option
+@state_option
+def list_models(state: Path | None, *, as_json: bool) -> None:
+    """All models, their versions, and what is rolled out."""
+    rows = ask(state, lambda cloud: cloud("model.list"))
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ["model", "versions", "serving", "rollout", "canary", "selector", "ready"]
+        table(columns, rows, empty="no model yet: msrt model push FILE --name NAME")
+
+
+@model.command()
+@click.argument("name")
+@json_option
+@state_option
+def show(state: Path | None, name: str, *, as_json: bool) -> None:
+    """Inputs, outputs, variants and gate report of NAME[@VERSION]."""
+    wanted = ModelName.parse(name)
+    found = ask(state, lambda cloud: cloud("model.show", model=wanted.name, version=wanted.version))
+    if as_json:
+        print_json(found)
+    else:
+        table(["what", "value"], ({"what": k, "value": v} for k, v in found.items()), empty="nothing")
+
+
+@model.command()
+@click.argument("name")
+@click.option("--canary", default="", help="A region, or a share such as 20%, that gets it first.")
+@click.option("--to", "selector", default="", help="Label selector: site=a,class=arm64,region=north. Default: all.")
+@click.option("--window", default=5.0, show_default=True, help="Seconds of readiness and health before it goes on.")
+@click.option("--timeout", default=180.0, show_default=True, help="Seconds to wait here; the rollout goes on without.")
+@click.option("--no-wait", is_flag=True, help="Record it and return.")
+@json_option
+@state_option
+def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> None:
+    """Bring NAME[@VERSION] to the devices: canary first, on when healthy, back by itself when not."""
+    wanted = ModelName.parse(name)
+
+    async def work(cloud: Ask) -> Any:
+        begun = await cloud(
+            "model.rollout", model=wanted.name, version=wanted.version, canary=options["canary"],
+            selector=options["selector"], window_s=options["window"],
+        )  # fmt: skip
+        if begun["matching"] == 0 or options["no_wait"]:
+            return {**begun, "state": begun["state"]}
+        return await _follow(cloud, begun, options["timeout"])
+
+    result = ask(state, work)
+    if as_json:
+        print_json(result)
+    else:
+        line = f"{result['model']}@{result['version']} {result['state']}"
+        console().print(f"{line}: {result['reason']}" if result.get("reason") else line)
+    if result["matching"] == 0:
+        warn("no device matches; it is recorded, and devices that join later get it")
+    if result["state"] == "rolled_back":
+        raise errors.Unavailable(f"{result['model']}@{result['version']} was rolled back: {result['reason']}")
+
+
+async def _follow(cloud: Ask, begun: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    until = asyncio.get_running_loop().time() + timeout_s
+    with progress(f"rollout {begun['model']}@{begun['version']}", begun["matching"]) as advance:
+        while True:
+            now = await cloud("model.rollout.status", model=begun["model"])
+            advance(now["ready"], now["state"])
+            if now["state"] in ("done", "rolled_back") or now["version"] != begun["version"]:
+                return {**begun, **now}
+            if asyncio.get_running_loop().time() > until:
+                raise errors.DeadlineExceeded(
+                    f"the rollout is still {now['state']} after {timeout_s:g} s", hint="it goes on: msrt model list"
+                )
+            await asyncio.sleep(0.2)
+
+
+@model.command()
+@click.argument("name")
+@state_option
+def rollback(state: Path | None, name: str) -> None:
+    """Return NAME to the version before the present one."""
+    result = ask(state, lambda cloud: cloud("model.rollback", model=ModelName.parse(name).name))
+    console().print(f"{result['model']}@{result['version']} serves again")

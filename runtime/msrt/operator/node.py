@@ -1,0 +1,115 @@
+"""`msrt node` and `msrt status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.tree import Tree
+
+from msrt.operator.session import ask, state_option
+from msrt.operator.show import console, json_option, print_json, table
+from msrt.protocol.address import parse_labels
+
+__all__ = ["node", "status"]
+
+
+@click.group()
+def node() -> None:
+    """Nodes: edges and devices of the tree."""
+
+
+@node.command(name="list")
+@json_option
+@state_option
+def list_nodes(state: Path | None, *, as_json: bool) -> None:
+    """Every enrolled node, alive or not."""
+    rows = ask(state, lambda cloud: cloud("node.list"))
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ["name", "role", "region", "alive", "edge", "link", "class", "labels", "models", "node"]
+        table(columns, rows, empty="no node yet: msrt invite edge --region R")
+
+
+@node.command()
+@click.argument("name")
+@click.argument("labels", nargs=-1, required=True, metavar="K=V...")
+@state_option
+def label(state: Path | None, name: str, labels: tuple[str, ...]) -> None:
+    """Set labels of a node; `K=` removes one. What is placed on it follows."""
+    kept = parse_labels([one for one in labels if not one.endswith("=")])
+    gone = [one[:-1] for one in labels if one.endswith("=")]
+    found = ask(state, lambda cloud: cloud("node.label", node=name, labels=kept, remove=gone))
+    console().print(f"{name}: {' '.join(f'{k}={v}' for k, v in sorted(found['labels'].items())) or 'no labels'}")
+
+
+@node.command()
+@click.argument("name")
+@click.option("--reason", default="", help="Kept in the journal.")
+@state_option
+def remove(state: Path | None, name: str, reason: str) -> None:
+    """Revoke a node: every edge sends it away, for good."""
+    ask(state, lambda cloud: cloud("node.remove", node=name, reason=reason))
+    console().print(f"{name} is removed")
+
+
+@node.command()
+@click.argument("name")
+@click.option("--lines", default=50, show_default=True, help="How many of the last lines.")
+@state_option
+def logs(state: Path | None, name: str, lines: int) -> None:
+    """The last log lines of a node, fetched through its edge."""
+    for line in ask(state, lambda cloud: cloud("node.logs", node=name, lines=lines)):
+        click.echo(line)
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@state_option
+def diagnose(state: Path | None, name: str, *, as_json: bool) -> None:
+    """What a node says of itself: versions, memory, disk, links, models, queues."""
+    found = ask(state, lambda cloud: cloud("node.diagnose", node=name))
+    if as_json:
+        print_json(found)
+    else:
+        table(["what", "value"], ({"what": k, "value": v} for k, v in found.items()), empty="nothing")
+
+
+@click.command()
+@json_option
+@state_option
+def status(state: Path | None, *, as_json: bool) -> None:
+    """The tree: nodes, models and versions, staleness, queues, jobs."""
+    found = ask(state, lambda cloud: cloud("status"))
+    if as_json:
+        print_json(found)
+        return
+    cloud = found["cloud"]
+    tree = Tree(f"[bold]cloud[/] {cloud['name']}  journal {cloud['journal']}  up {cloud['up_s']:.0f} s")
+    for edge in found["edges"]:
+        branch = tree.add(_edge_line(edge))
+        for device in edge["devices"]:
+            branch.add(_device_line(device))
+    for device in found.get("unplaced", []):
+        tree.add(f"[red]lost[/] {device['name']} ({device['role']})")
+    console().print(tree)
+    if found["models"]:
+        table(["model", "version", "rollout", "ready"], found["models"], empty="")
+    if found["jobs"]:
+        table(["job", "state", "round", "rounds"], found["jobs"], empty="")
+
+
+def _edge_line(edge: dict[str, Any]) -> str:
+    alive = "[green]up[/]" if edge["alive"] else "[red]away[/]"
+    behind = f"  {edge['behind']} entries behind" if edge["behind"] else ""
+    return f"{alive} [bold]edge[/] {edge['name']} ({edge['region']})  queue {edge['queue']:.0f}{behind}"
+
+
+def _device_line(device: dict[str, Any]) -> str:
+    alive = "[green]up[/]" if device["alive"] else "[red]away[/]"
+    models = ", ".join(f"{m['model']}@{m['version']} {m['variant']} {m['state']}" for m in device["models"])
+    labels = " ".join(f"{k}={v}" for k, v in device["labels"].items())
+    return f"{alive} {device['name']} {device['link']}  {models or 'no model'}  {labels}".rstrip()
