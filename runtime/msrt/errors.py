@@ -246,6 +246,19 @@ class BadUpdate(PeerError):
     code = "bad_update"
 
 
+class JournalGap(PeerError):
+    """A journal block does not follow on what the replica holds."""
+
+    code = "journal_gap"
+
+
+class JournalDiverged(PeerError):
+    """A replica and its master do not share one history: another log, or the master lost entries the replica has."""
+
+    code = "journal_diverged"
+    hint = "restore the master's newest state, or remove the replica's journal to let it start over"
+
+
 class StreamCancelled(PeerError):
     """The other side gave up a stream."""
 
@@ -319,3 +332,9 @@ class JobFailed(LocalError):
     """A job's process died, ran over a limit, or raised."""
 
     code = "job_failed"
+
+
+class ModelFailed(LocalError):
+    """A model raised while it ran on inputs that fit it."""
+
+    code = "model_failed"

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from msrt.errors import InvalidModel, InvalidTensor
+from msrt.errors import InvalidModel, InvalidTensor, ModelFailed
 from msrt.inference.tensors import NUMPY_NAMES
 from msrt.protocol.messages import TensorSpec
 
@@ -63,6 +63,8 @@ _ORT_ERRORS: Final = (
 )
 """All that a session raises: its own classes share no root, and the Python half adds the built-in ones."""
 
+_CALLERS_FAULT: Final = (_state.InvalidArgument, ValueError, TypeError)
+
 _UNKNOWN_OPERATOR: Final = (
     re.compile(r"No Op registered for (\S+) with"),
     re.compile(r"error: (\S+?)\(-?\d+\) is not a registered function/op"),
@@ -107,12 +109,16 @@ class LoadedModel:
         self._run: Final[Callable[..., list[Array]]] = session.run
 
     def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]:
-        """The outputs in the graph's order, or the named ones. Raises InvalidTensor when the model cannot take the
-        inputs."""
+        """The outputs in the graph's order, or the named ones.
+
+        Raises InvalidTensor where the inputs do not fit, ModelFailed where the model failed on inputs that do.
+        """
         try:
             return self._run(names or self.output_names, inputs)
-        except _ORT_ERRORS as error:
+        except _CALLERS_FAULT as error:
             raise InvalidTensor(f"the model refused its inputs: {_first_line(error)}") from error
+        except _ORT_ERRORS as error:
+            raise ModelFailed(f"the model failed: {_first_line(error)}") from error
 
 
 def sample_inputs(

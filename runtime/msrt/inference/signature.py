@@ -37,6 +37,7 @@ class Signature:
         self.batchable: Final = batchable
         self.rowwise: Final = rowwise
         self.output_names: Final = tuple(spec.name for spec in outputs)
+        self.output_dtypes: Final = {spec.name: spec.dtype for spec in outputs}
         self._model = model
         self._by_name = {spec.name: spec for spec in inputs}
         self._names = tuple(spec.name for spec in inputs)

@@ -1,0 +1,195 @@
+"""Which version of a model answers. Decided here, without I/O: the keeper loads, the slots say what and when.
+
+A slot is one version in one variant. New ones load beside the running one; the switch is one assignment between two
+requests, made only when the new one is ready, so a version that fails to load or to warm never replaces anything.
+What is no longer assigned leaves when its last request is answered, except the last good version of a model whose
+new one is not ready.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from msrt.errors import MsrtError, NotFound, Unavailable
+from msrt.inference.bundle import Manifest, signature_of
+from msrt.inference.signature import Signature
+from msrt.protocol.messages import ModelState, Placement
+
+__all__ = ["Runnable", "Slot", "SlotState", "Slots"]
+
+Key = tuple[str, int, str, bytes]
+"""Model, version, variant, manifest: the same version in another tree is another model."""
+
+
+class Runnable(Protocol):
+    """What an engine makes of a file."""
+
+    def run(self, inputs: dict[str, NDArray[Any]], names: Sequence[str] = ()) -> list[NDArray[Any]]: ...
+
+
+class SlotState(enum.StrEnum):
+    """As `ModelState.state` reports it."""
+
+    FETCHING = "fetching"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(eq=False)
+class Slot:
+    """One version of a model in one variant, on its way in, serving, or on its way out."""
+
+    placement: Placement
+    wanted: bool = True
+    state: SlotState = SlotState.FETCHING
+    error: str = ""
+    tries: int = 0
+    retry_at: float = 0.0
+    variant: str = ""
+    manifest: Manifest | None = None
+    signature: Signature | None = None
+    model: Runnable | None = None
+    latency_us: dict[str, int] = field(default_factory=dict)
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+
+    @property
+    def key(self) -> Key:
+        return _key(self.placement)
+
+    def report(self) -> ModelState:
+        return ModelState(
+            model=self.placement.model,
+            version=self.placement.version,
+            variant=self.variant or self.placement.variant,
+            state=self.state.value,
+            error=self.error,
+            batch=self.manifest.rides if self.manifest else False,
+            latency_us=dict(self.latency_us),
+            requests=self.requests,
+            failures=self.failures,
+        )
+
+
+class Slots:
+    """All slots of one device."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._slots: dict[Key, Slot] = {}
+        self._serving: dict[str, Slot] = {}
+
+    # --- what should be here ---------------------------------------------------------------------------------
+
+    def assign(self, generation: int, placements: Sequence[Placement]) -> list[Slot]:
+        """Take a new assignment, whole. Returns the slots that left at once."""
+        self.generation = generation
+        for slot in self._slots.values():
+            slot.wanted = False
+        for placement in placements:
+            slot = self._slots.setdefault(_key(placement), Slot(placement))
+            slot.wanted, slot.placement = True, placement
+        return self._settle()
+
+    def next_to_load(self, now: float) -> Slot | None:
+        """The first slot, in the order assigned, that waits to be fetched and may be tried now."""
+        for slot in self._slots.values():
+            if slot.wanted and slot.state is SlotState.FETCHING and slot.retry_at <= now:
+                return slot
+        return None
+
+    def next_retry(self) -> float | None:
+        """When `next_to_load` may have something again."""
+        return min(
+            (s.retry_at for s in self._slots.values() if s.wanted and s.state is SlotState.FETCHING), default=None
+        )
+
+    # --- what became of it -----------------------------------------------------------------------------------
+
+    def loading(self, slot: Slot, manifest: Manifest) -> None:
+        slot.state, slot.manifest, slot.signature = SlotState.LOADING, manifest, signature_of(manifest)
+
+    def ready(self, slot: Slot, variant: str, model: Runnable, latency_us: dict[str, int]) -> list[Slot]:
+        """Loaded and warm: from here on it answers, if it is to serve. Returns the slots that left."""
+        slot.state, slot.error, slot.tries = SlotState.READY, "", 0
+        slot.variant, slot.model, slot.latency_us = variant, model, latency_us
+        return self._settle()
+
+    def failed(self, slot: Slot, error: MsrtError, retry_at: float | None = None) -> None:
+        """It could not be loaded. With `retry_at` it waits for another try, without it stays failed."""
+        slot.error = str(error)
+        slot.tries += 1
+        slot.model = None
+        slot.state = SlotState.FAILED if retry_at is None else SlotState.FETCHING
+        slot.retry_at = retry_at or 0.0
+
+    def _settle(self) -> list[Slot]:
+        """Switch to what is ready, and let go of what nobody needs."""
+        desired = {slot.placement.model: slot for slot in self._slots.values() if slot.wanted and slot.placement.serve}
+        for model, slot in desired.items():
+            if slot.state is SlotState.READY:
+                self._serving[model] = slot
+        for model in self._serving.keys() - desired.keys():
+            del self._serving[model]
+        return self._sweep()
+
+    def _sweep(self) -> list[Slot]:
+        kept = set(map(id, self._serving.values()))
+        gone = [s for s in self._slots.values() if not s.wanted and id(s) not in kept and not s.in_flight]
+        for slot in gone:
+            del self._slots[slot.key]
+            slot.model = None
+        return gone
+
+    # --- who answers -----------------------------------------------------------------------------------------
+
+    def borrow(self, model: str, version: int = 0) -> Slot:
+        """The slot that answers a request; give it back afterwards. Raises NotFound, Unavailable."""
+        slot = self._serving.get(model)
+        if slot is None or (version and slot.placement.version != version):
+            slot = self._find(model, version)
+        slot.in_flight += 1
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """The request that borrowed it is done; the last one of a slot on its way out unloads it."""
+        slot.in_flight -= 1
+        if not slot.wanted and not slot.in_flight:
+            self._sweep()
+
+    def _find(self, model: str, version: int) -> Slot:
+        here = [slot for slot in self._slots.values() if slot.placement.model == model]
+        if version:
+            here = [slot for slot in here if slot.placement.version == version]
+            ready = [slot for slot in here if slot.state is SlotState.READY]
+            if ready:
+                return ready[-1]
+        name = f"{model}@{version}" if version else model
+        if not here:
+            raise NotFound(f"no model {name} on this device")
+        raise Unavailable(f"{name} is {here[-1].state.value} on this device")
+
+    # --- what to say about it --------------------------------------------------------------------------------
+
+    def reports(self) -> tuple[ModelState, ...]:
+        """One per slot, in the order assigned."""
+        return tuple(slot.report() for slot in self._slots.values())
+
+    def good(self) -> tuple[Placement, ...]:
+        """What serves now: to be remembered on disk and assigned first after a restart, until the new one is ready."""
+        return tuple(slot.placement for slot in self._serving.values())
+
+    def serving(self, model: str) -> Slot | None:
+        """Who answers requests without a version."""
+        return self._serving.get(model)
+
+
+def _key(placement: Placement) -> Key:
+    return placement.model, placement.version, placement.variant, placement.manifest
