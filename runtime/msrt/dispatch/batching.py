@@ -1,0 +1,140 @@
+"""Who rides together, and whose rows are whose.
+
+Requests share a batch when model, version, input names, dtypes, trailing shapes and wanted outputs are the same. Axis 0
+is concatenated as raw bytes, so the byte count of every tensor is checked before: one short tensor would shift the rows
+of everybody behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from msrt.dispatch.events import Buffer, Request, State
+from msrt.errors import InvalidTensor
+from msrt.inference.tensors import ITEM_BYTES
+from msrt.protocol.messages import TensorSpec
+
+__all__ = ["Lane", "LaneKey", "Part", "join", "lane_key", "split", "whole"]
+
+LaneKey = tuple[object, ...]
+
+
+def lane_key(request: Request) -> LaneKey:
+    """What requests must share to ride together."""
+    inputs = request.inputs
+    if len(inputs) == 1:
+        spec = inputs[0]
+        return spec.name, spec.dtype, spec.shape[1:], request.outputs
+    return (*((spec.name, spec.dtype, spec.shape[1:]) for spec in inputs), request.outputs)
+
+
+class Lane:
+    """Requests that may ride together, in order of arrival; retries stand in front."""
+
+    __slots__ = ("joinable", "queue", "strides")
+
+    def __init__(self, sample: Request) -> None:
+        self.queue: deque[Request] = deque()
+        self.strides = tuple(
+            ITEM_BYTES.get(spec.dtype, 0) * math.prod(spec.shape[1:]) if spec.shape else 0 for spec in sample.inputs
+        )
+        self.joinable = bool(self.strides) and all(self.strides)
+
+    def measure(self, request: Request) -> None:
+        """Set rows and size; raises InvalidTensor unless every tensor has the bytes that its shape says."""
+        frames, inputs = request.frames, request.inputs
+        if len(frames) != len(inputs):
+            raise InvalidTensor(f"{len(inputs)} inputs came with {len(frames)} frames")
+        if not self.joinable:
+            self._measure_alone(request)
+            return
+        rows = inputs[0].shape[0]
+        size = 0
+        for spec, frame, stride in zip(inputs, frames, self.strides, strict=True):
+            length = len(frame)
+            if length != spec.shape[0] * stride:
+                raise _miscounted(spec, length, spec.shape[0] * stride)
+            size += length
+            if spec.shape[0] != rows:
+                request.alone = True
+        if rows > 0:
+            request.rows = rows
+        else:
+            request.alone = True
+        request.size = size
+
+    @staticmethod
+    def _measure_alone(request: Request) -> None:
+        request.alone = True
+        request.size = 0
+        for spec, frame in zip(request.inputs, request.frames, strict=True):
+            item = ITEM_BYTES.get(spec.dtype)
+            if item and len(frame) != item * math.prod(spec.shape):
+                raise _miscounted(spec, len(frame), item * math.prod(spec.shape))
+            request.size += len(frame)
+
+    def head(self) -> Request | None:
+        """The first that still waits."""
+        queue = self.queue
+        while queue:
+            if queue[0].state is State.QUEUED:
+                return queue[0]
+            queue.popleft()
+        return None
+
+
+def _miscounted(spec: TensorSpec, got: int, want: int) -> InvalidTensor:
+    return InvalidTensor(f"tensor {spec.name} of shape {list(spec.shape)} {spec.dtype} has {got} bytes, not {want}")
+
+
+def join(batch: list[Request]) -> tuple[tuple[TensorSpec, ...], tuple[Buffer, ...]]:
+    """One tensor per input, its rows those of all requests one after the other."""
+    first = batch[0]
+    if len(batch) == 1:
+        return first.inputs, first.frames
+    rows = sum([request.rows for request in batch])
+    specs = tuple([TensorSpec(spec.name, spec.dtype, (rows, *spec.shape[1:])) for spec in first.inputs])
+    if len(specs) == 1:
+        return specs, (b"".join([request.frames[0] for request in batch]),)
+    columns = zip(*[request.frames for request in batch], strict=True)
+    return specs, tuple([b"".join(column) for column in columns])
+
+
+def whole(outputs: Sequence[TensorSpec], frames: Sequence[Buffer]) -> bool:
+    """Whether each output has the bytes that its shape says."""
+    if len(outputs) != len(frames):
+        return False
+    for spec, frame in zip(outputs, frames, strict=True):
+        item = ITEM_BYTES.get(spec.dtype)
+        if item and len(frame) != item * math.prod(spec.shape):
+            return False
+    return True
+
+
+Part = tuple[tuple[TensorSpec, ...], list[Buffer]]
+
+
+def split(outputs: Sequence[TensorSpec], frames: Sequence[Buffer], rows: Sequence[int]) -> list[Part] | None:
+    """Each request's rows of each output, as slices; None when the outputs do not have one row per row asked."""
+    total = sum(rows)
+    if min(rows) < 1 or not whole(outputs, frames):
+        return None
+    views: list[tuple[memoryview, int]] = []
+    for spec, frame in zip(outputs, frames, strict=True):
+        if not spec.shape or spec.shape[0] != total or not ITEM_BYTES.get(spec.dtype):
+            return None
+        views.append((memoryview(frame), len(frame) // total))
+    shapes: dict[int, tuple[TensorSpec, ...]] = {}
+    parts: list[Part] = []
+    at = 0
+    for count in rows:
+        specs = shapes.get(count)
+        if specs is None:
+            specs = tuple([TensorSpec(spec.name, spec.dtype, (count, *spec.shape[1:])) for spec in outputs])
+            shapes[count] = specs
+        end = at + count
+        parts.append((specs, [view[at * stride : end * stride] for view, stride in views]))
+        at = end
+    return parts

@@ -1,0 +1,330 @@
+"""The dispatcher: one table of events, one list of actions."""
+
+from __future__ import annotations
+
+import random  # noqa: TID251 - the type only; the object is passed in
+from collections.abc import Callable, Iterable, Sequence
+
+from msrt.dispatch import watch
+from msrt.dispatch.batching import Part, split, whole
+from msrt.dispatch.config import Config, Counters
+from msrt.dispatch.events import (
+    Action,
+    Answered,
+    Buffer,
+    Cancel,
+    Event,
+    Failed,
+    ModelsReady,
+    Reject,
+    Reply,
+    Request,
+    State,
+    Submit,
+    Tick,
+    VersionTable,
+    WorkerDown,
+    WorkerUp,
+)
+from msrt.dispatch.flow import STALLED, Flow
+from msrt.dispatch.retry import FINAL, too_late, verdict
+from msrt.dispatch.roster import CANARY, Pool, Roster, Slot, Worker
+from msrt.errors import MsrtError
+from msrt.protocol.messages import InferFailed, Inferred
+
+__all__ = ["Dispatcher"]
+
+
+class Dispatcher:
+    """Spreads requests over workers. Pure: time is an argument, chance is passed in, the shell performs the actions.
+
+    Each submitted request gets exactly one Reply or Reject by its deadline, whatever workers do, provided that Tick
+    comes at `next_deadline()`; a cancelled one gets none.
+    """
+
+    def __init__(self, config: Config, rng: random.Random) -> None:
+        self.config = config
+        self.counters = Counters()
+        self.roster = Roster()
+        self.flow = Flow(config, rng, self.roster, self.counters)
+        self._table: dict[type, Callable[..., list[Action]]] = {
+            Submit: self._submit,
+            Answered: self._answered,
+            Failed: self._failed,
+            Tick: self._tick,
+            Cancel: self._cancel,
+            WorkerUp: self._worker_up,
+            WorkerDown: self._worker_down,
+            ModelsReady: self._models_ready,
+            VersionTable: self._version_table,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """What to do about it, in this order. `now` never goes back."""
+        return self._table[type(event)](event, now)
+
+    def next_deadline(self) -> float:
+        """When Tick is due at the latest; infinite while nothing is open. Cheap: ask after every event."""
+        flow = self.flow
+        return min(flow.deadlines.next, flow.wake)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a worker."""
+        return self.flow.admission.items
+
+    @property
+    def open_requests(self) -> int:
+        """Waiting or in flight."""
+        return len(self.flow.live)
+
+    # --- callers --------------------------------------------------------------------------------------------
+
+    def _submit(self, event: Submit, now: float) -> list[Action]:
+        out: list[Action] = []
+        flow = self.flow
+        pools: list[Pool] = []
+        for request in event.requests:
+            try:
+                pool = flow.admit(request, now)
+            except MsrtError as error:
+                self.counters.rejected += 1
+                request.state = State.SETTLED
+                out.append(Reject(request, error))
+            else:
+                if pool not in pools:
+                    pools.append(pool)
+        self.counters.submitted += len(event.requests)
+        for pool in pools:
+            if pool.open:
+                flow.pump(pool, now, out)
+        return out
+
+    def _cancel(self, event: Cancel, now: float) -> list[Action]:
+        out: list[Action] = []
+        request = event.request
+        if request.id in self.flow.live:
+            self.flow.settle(request, "", out)
+            self._pump_all(now, out)
+        return out
+
+    # --- workers answer -------------------------------------------------------------------------------------
+
+    def _answered(self, event: Answered, now: float) -> list[Action]:
+        message = event.message
+        ids = message.ids
+        worker = self.roster.workers.get(event.worker)
+        if worker is None or not ids:
+            self.counters.late += len(ids)
+            return []
+        out: list[Action] = []
+        healed = self._heard(worker, now)
+        slot = self._landed(worker, ids, now)
+        live = self.flow.live
+        requests = [live.get(number) for number in ids]
+        parts = _parts(message, event.frames, requests)
+        if parts is None:
+            self._answered_wrongly(worker, slot, requests, now, out)
+            return out
+        if healed:
+            self._pump_all(now, out)
+        elif slot is not None:
+            self._pump_slot(slot, now, out)  # the worker's next batch goes out before the answers
+        node = worker.node
+        count = 0
+        for request, (specs, frames) in zip(requests, parts, strict=True):
+            if request is not None and request.state is not State.SETTLED and node in request.tried:
+                self.flow.settle(request, node, out)
+                out.append(Reply(request, message, specs, frames))
+                count += 1
+        self.counters.replied += count
+        self.counters.late += len(ids) - count
+        self.flow.admission.served(count, now)
+        return out
+
+    def _answered_wrongly(
+        self, worker: Worker, slot: Slot | None, requests: list[Request | None], now: float, out: list[Action]
+    ) -> None:
+        """Nobody gets rows that may be another's: each goes again, alone, with this model at rest for a moment."""
+        self.counters.invalid += 1
+        ids = tuple([request.id for request in requests if request is not None])
+        why = InferFailed(ids, "bad_answer", "the output's shape or byte count does not match what was asked")
+        self._give_back(worker, requests, why, now, out)
+        if slot is not None:
+            self._rest(slot, now + self.config.pause_s)
+        self._pump_all(now, out)
+
+    def _failed(self, event: Failed, now: float) -> list[Action]:
+        message = event.message
+        worker = self.roster.workers.get(event.worker)
+        if worker is None or not message.ids:
+            return []
+        out: list[Action] = []
+        if message.code != "disconnected":  # which the shell says, not the worker
+            self._heard(worker, now)
+        flight = worker.flights.get(message.ids[0])
+        slot = self._landed(worker, message.ids, None)
+        requests = [self.flow.live.get(number) for number in message.ids]
+        if message.code in FINAL:
+            if flight is not None and len(flight.ids) > 1:
+                self._give_back(worker, requests, message, now, out)
+            else:
+                self._refuse(worker, requests, message, out)
+        else:
+            if slot is not None:
+                self._rest(slot, now + max(message.retry_after_ms / 1000, self.config.pause_s))
+            self._give_back(worker, requests, message, now, out)
+        self._pump_all(now, out)
+        return out
+
+    def _give_back(
+        self, worker: Worker, requests: Iterable[Request | None], why: InferFailed, now: float, out: list[Action]
+    ) -> None:
+        """Those that this worker was the last to have wait again, in their old order. One of them may have spoilt the
+        batch: if that is possible they ride alone."""
+        mine = [request for request in requests if request is not None and _flies_with(request, worker)]
+        spoilt = why.code in FINAL or why.code == "bad_answer"
+        for request in reversed(mine):
+            request.alone = request.alone or spoilt
+            self.flow.give_back(request, why, now, out)
+
+    def _refuse(self, worker: Worker, requests: Iterable[Request | None], why: InferFailed, out: list[Action]) -> None:
+        for request in requests:
+            if request is not None and _flies_with(request, worker):
+                self.flow.reject(request, verdict(request, why.code, why.text, why.hint), out)
+
+    def _heard(self, worker: Worker, now: float) -> bool:
+        """It said something about its work; true if it was thought to be stuck."""
+        worker.answered = now
+        if not worker.suspect:
+            return False
+        worker.suspect = worker.probing = False
+        worker.probes = 0
+        worker.refresh(self.config.window)
+        return True
+
+    def _landed(self, worker: Worker, ids: tuple[int, ...], now: float | None) -> Slot | None:
+        """Take the ids out of flight; `now` to learn from the time it took."""
+        flight = worker.flights.get(ids[0])
+        if flight is None:
+            for number in ids[1:]:
+                worker.forget(number, self.config.window)
+            return None
+        slot = flight.slot
+        if now is not None:
+            slot.latency.add(now - flight.sent)
+            slot.typical_rows += 0.2 * (flight.rows - slot.typical_rows) if slot.typical_rows else flight.rows
+        if flight.ids == ids:
+            worker.land(flight, self.config.window)
+        else:
+            for number in ids:
+                worker.forget(number, self.config.window)
+        return slot
+
+    def _rest(self, slot: Slot, until: float) -> None:
+        slot.paused_until = until
+        slot.refresh(self.config.window)
+        self.flow.wake = min(self.flow.wake, until)
+
+    # --- workers come and go ----------------------------------------------------------------------------------
+
+    def _worker_up(self, event: WorkerUp, now: float) -> list[Action]:
+        out = self._worker_down(WorkerDown(event.worker), now)
+        self.roster.workers[event.worker] = Worker(event.worker, event.limit)
+        return out
+
+    def _worker_down(self, event: WorkerDown, now: float) -> list[Action]:
+        out: list[Action] = []
+        worker = self.roster.workers.pop(event.worker, None)
+        if worker is None:
+            return out
+        models = {slot.model for slot in worker.slots.values()}
+        self._rebuild(models)
+        ids = tuple(worker.flights)
+        why = InferFailed(ids, "disconnected", "the worker went away")
+        self._give_back(worker, list(self.flow.live.values()), why, now, out)
+        self._pump_all(now, out)
+        return out
+
+    def _models_ready(self, event: ModelsReady, now: float) -> list[Action]:
+        out: list[Action] = []
+        worker = self.roster.workers.get(event.worker)
+        if worker is None:
+            return out
+        old, worker.slots = worker.slots, {}
+        for state in event.models:
+            if state.state == "ready" and state.version > 0:
+                key = (state.model, state.version)
+                slot = old.get(key)
+                if slot is None:
+                    slot = Slot(worker, state)
+                slot.batchable = state.batch
+                worker.slots[key] = slot
+        self._rebuild({model for model, _ in [*old, *worker.slots]})
+        worker.refresh(self.config.window)
+        self._pump_all(now, out)
+        return out
+
+    def _version_table(self, event: VersionTable, now: float) -> list[Action]:
+        out: list[Action] = []
+        if event.stable or event.candidate:
+            self.roster.tables[event.model] = event
+        else:
+            self.roster.tables.pop(event.model, None)
+        self._rebuild({event.model})
+        self._pump_all(now, out)
+        return out
+
+    def _rebuild(self, models: Iterable[str]) -> None:
+        for model in models:
+            for pool in self.roster.rebuild(model):
+                if pool.retired and pool.version == CANARY and (model, 0) in self.roster.pools:
+                    self.flow.move(pool, self.roster.pools[model, 0])
+        self.flow.wake = 0.0
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def _tick(self, _event: Tick, now: float) -> list[Action]:
+        out: list[Action] = []
+        flow = self.flow
+        for request in flow.deadlines.expired(now):
+            flow.reject(request, too_late(), out)
+        for worker in self.roster.workers.values():
+            for flight in watch.overdue(worker, self.config, self.counters, now):
+                why = InferFailed(flight.ids, STALLED, "the worker fell silent")
+                self._give_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)
+            watch.wake_slots(worker, self.config.window, now)
+        for pool in self.roster.pools.values():
+            if pool.items:
+                watch.shed_old(pool, flow, now, out)
+        self._pump_all(now, out)
+        flow.wake = watch.next_wake(self.roster, self.config)
+        return out
+
+    def _pump_slot(self, slot: Slot, now: float, out: list[Action]) -> None:
+        for pool in slot.pools:
+            if pool.items:
+                self.flow.pump(pool, now, out)
+
+    def _pump_all(self, now: float, out: list[Action]) -> None:
+        for pool in self.roster.pools.values():
+            if pool.items and pool.open:
+                self.flow.pump(pool, now, out)
+
+
+def _flies_with(request: Request, worker: Worker) -> bool:
+    """Whether this worker was the last to get it, and nobody took it back since."""
+    return request.state is State.FLYING and request.tried[-1] == worker.node
+
+
+def _parts(message: Inferred, frames: Sequence[Buffer], requests: list[Request | None]) -> list[Part] | None:
+    """Each request's share of the answer; None when the answer cannot be trusted to be theirs."""
+    rows = message.rows
+    if len(rows) != len(requests):
+        return None
+    if len(requests) == 1:
+        return [(message.outputs, list(frames))] if whole(message.outputs, frames) else None
+    for request, count in zip(requests, rows, strict=True):
+        if request is not None and request.rows != count:
+            return None
+    return split(message.outputs, frames, rows)

@@ -1,0 +1,241 @@
+"""Who works, which model versions they have ready, and what is in flight.
+
+A *slot* is one ready model version on one worker. A *pool* is what a request asks for (a model and a version, or "what
+is rolled out"): the slots that may answer it and the lanes in which its requests wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msrt.dispatch.balance import Latency
+from msrt.dispatch.batching import Lane, LaneKey, lane_key
+from msrt.dispatch.events import Request, VersionTable
+from msrt.protocol.messages import ModelState
+
+__all__ = ["CANARY", "Flight", "Pool", "Roster", "Slot", "Worker"]
+
+CANARY = -1
+"""The version under which the pool of a candidate with a share is kept."""
+MAX_LANES = 64
+"""Of a pool: shapes come and go, empty lanes are swept beyond this."""
+
+
+class Flight:
+    """One batch on its way. Holds ids only: an answered request frees its bytes at once."""
+
+    __slots__ = ("ids", "left", "rows", "sent", "slot")
+
+    def __init__(self, slot: Slot, ids: tuple[int, ...], rows: int, sent: float) -> None:
+        self.slot = slot
+        self.ids = ids
+        self.rows = rows
+        self.sent = sent
+        self.left = len(ids)
+
+
+class Slot:
+    """One ready model version on one worker."""
+
+    __slots__ = (
+        "batchable",
+        "flying",
+        "latency",
+        "model",
+        "open",
+        "paused_until",
+        "pools",
+        "typical_rows",
+        "version",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, state: ModelState) -> None:
+        self.worker = worker
+        self.model = state.model
+        self.version = state.version
+        self.batchable = state.batch
+        self.latency = Latency(state.latency_us.get(state.variant, 0) / 1e6)
+        self.typical_rows = 0.0
+        self.flying = 0
+        """Batches in flight."""
+        self.paused_until = 0.0
+        self.open = False
+        """Would take a batch now; kept by `refresh`."""
+        self.pools: list[Pool] = []
+
+    def refresh(self, window: int) -> None:
+        """Set `open` from what is known, and tell the pools."""
+        worker = self.worker
+        free = self.flying < window and not self.paused_until
+        want = free and (not worker.suspect or (worker.probing and not worker.flights))
+        if want is not self.open:
+            self.open = want
+            for pool in self.pools:
+                if want:
+                    pool.open.append(self)
+                else:
+                    pool.open.remove(self)
+
+
+class Worker:
+    """One worker's session."""
+
+    __slots__ = ("answered", "flights", "limit", "node", "probe_at", "probes", "probing", "rows", "slots", "suspect")
+
+    def __init__(self, node: str, limit: int) -> None:
+        self.node = node
+        self.limit = limit
+        self.slots: dict[tuple[str, int], Slot] = {}
+        self.flights: dict[int, Flight] = {}
+        """Request id to its flight, oldest first. What was given up is not here."""
+        self.rows = 0
+        """In flight, over all models: a device has one set of cores."""
+        self.answered = 0.0
+        """When it last said anything about its work."""
+        self.suspect = False
+        """Silent for too long: gets no work until it answers, but for a probe now and then."""
+        self.probing = False
+        self.probe_at = 0.0
+        self.probes = 0
+
+    def launch(self, flight: Flight, window: int) -> None:
+        self.flights.update(dict.fromkeys(flight.ids, flight))
+        self.rows += flight.rows
+        slot = flight.slot
+        slot.flying += 1
+        if self.suspect:
+            self.probing = False
+            self.refresh(window)
+        elif slot.flying >= window:
+            slot.refresh(window)
+
+    def land(self, flight: Flight, window: int) -> None:
+        """The flight is over, answered or given up."""
+        flights = self.flights
+        for number in flight.ids:
+            if flights.get(number) is flight:
+                del flights[number]
+        self.rows -= flight.rows
+        slot = flight.slot
+        slot.flying -= 1
+        if not slot.open:
+            slot.refresh(window)
+
+    def forget(self, number: int, window: int) -> None:
+        """One request of a flight needs no answer any more."""
+        flight = self.flights.pop(number, None)
+        if flight is not None:
+            flight.left -= 1
+            if not flight.left:
+                self.land(flight, window)
+
+    def refresh(self, window: int) -> None:
+        for slot in self.slots.values():
+            slot.refresh(window)
+
+    def batches(self) -> list[Flight]:
+        """Flights, oldest first."""
+        return list(dict.fromkeys(self.flights.values()))
+
+
+class Pool:
+    """Everybody who may answer one kind of question, and the questions that wait."""
+
+    __slots__ = ("items", "lanes", "limit", "model", "open", "retired", "share", "slots", "version")
+
+    def __init__(self, model: str, version: int) -> None:
+        self.model = model
+        self.version = version
+        self.slots: list[Slot] = []
+        self.open: list[Slot] = []
+        self.lanes: dict[LaneKey, Lane] = {}
+        self.items = 0
+        """Requests that wait, over all lanes."""
+        self.share = 0.0
+        """Of its requests, the part that goes to the CANARY pool instead."""
+        self.limit = 0
+        """Bytes of the largest request that any of its workers can take."""
+        self.retired = False
+        """Nobody is to answer this kind of question any more."""
+
+    def lane(self, request: Request) -> Lane:
+        key = lane_key(request)
+        lane = self.lanes.get(key)
+        if lane is None:
+            if len(self.lanes) >= MAX_LANES:
+                self.lanes = {old: lane for old, lane in self.lanes.items() if lane.head() is not None}
+            lane = self.lanes[key] = Lane(request)
+        return lane
+
+    def heads(self) -> Iterator[tuple[Lane, Request]]:
+        for lane in self.lanes.values():
+            head = lane.head()
+            if head is not None:
+                yield lane, head
+
+    def fill(self, slots: Iterable[Slot]) -> None:
+        for slot in self.slots:
+            slot.pools.remove(self)
+        self.slots = list(slots)
+        self.open = [slot for slot in self.slots if slot.open]
+        self.limit = max([slot.worker.limit for slot in self.slots], default=0)
+        for slot in self.slots:
+            slot.pools.append(self)
+
+
+class Roster:
+    """Workers, version tables, and the pools that follow from them."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.tables: dict[str, VersionTable] = {}
+        self.pools: dict[tuple[str, int], Pool] = {}
+
+    def of_model(self, model: str) -> Iterator[Slot]:
+        for worker in self.workers.values():
+            for slot in worker.slots.values():
+                if slot.model == model:
+                    yield slot
+
+    def rebuild(self, model: str) -> list[Pool]:
+        """Bring the pools of a model in line with tables and workers; returns those that may have work to do."""
+        wanted: dict[int, list[Slot]] = {}
+        table = self.tables.get(model)
+        if table is not None:
+            wanted.update({version: [] for version in (table.stable, table.candidate) if version})
+        for slot in self.of_model(model):
+            wanted.setdefault(slot.version, []).append(slot)
+        if table is not None:
+            wanted |= self._default(table, wanted)
+        touched = []
+        for version, slots in wanted.items():
+            pool = self.pools.get((model, version))
+            if pool is None:
+                pool = self.pools[model, version] = Pool(model, version)
+            pool.fill(slots)
+            pool.retired = False
+            pool.share = table.share if version == 0 and table is not None and CANARY in wanted else 0.0
+            touched.append(pool)
+        for key in [key for key in self.pools if key[0] == model and key[1] not in wanted]:
+            pool = self.pools[key]
+            pool.fill(())
+            pool.retired = True
+            touched.append(pool)
+            if not pool.items:
+                del self.pools[key]
+        return touched
+
+    def _default(self, table: VersionTable, ready: dict[int, list[Slot]]) -> dict[int, list[Slot]]:
+        """Pool 0, which answers requests that name no version, and CANARY if the candidate gets a share of them."""
+        stable = ready.get(table.stable, [])
+        candidate = ready.get(table.candidate, [])
+        if not table.stable:
+            return {0: list(candidate)}
+        if table.workers:
+            switched = [slot for slot in candidate if slot.worker.node in table.workers]
+            nodes = {slot.worker.node for slot in switched}
+            return {0: switched + [slot for slot in stable if slot.worker.node not in nodes]}
+        if candidate and table.share > 0:
+            return {0: list(stable), CANARY: list(candidate)}
+        return {0: list(stable)}

@@ -1,0 +1,89 @@
+"""What time alone brings: silent workers, slots that rested enough, requests that waited too long."""
+
+from __future__ import annotations
+
+import math
+
+from msrt.dispatch.config import Config, Counters
+from msrt.dispatch.events import Action
+from msrt.dispatch.flow import Flow
+from msrt.dispatch.retry import patience, probe_after
+from msrt.dispatch.roster import Flight, Pool, Roster, Worker
+from msrt.errors import Unavailable
+
+__all__ = ["next_wake", "overdue", "shed_old", "wake_slots"]
+
+
+def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> list[Flight]:
+    """Flights that are given up. A worker that answered something since lost just that one; a silent one is suspect
+    and loses all."""
+    given_up: list[Flight] = []
+    while worker.flights:
+        flight = next(iter(worker.flights.values()))
+        if now < flight.sent + patience(worker, config):
+            break
+        lost = [flight]
+        if worker.suspect or worker.answered < flight.sent:
+            counters.stalled += 1
+            worker.suspect, worker.probing = True, False
+            worker.probe_at = now + probe_after(worker.probes, config)
+            worker.probes += 1
+            lost = worker.batches()
+        for each in lost:
+            worker.land(each, config.window)
+        worker.refresh(config.window)
+        given_up += lost
+    return given_up
+
+
+def wake_slots(worker: Worker, window: int, now: float) -> None:
+    """Let those that rested, or are due a probe, have work again."""
+    if worker.suspect and not worker.probing and not worker.flights and now >= worker.probe_at:
+        worker.probing = True
+        worker.refresh(window)
+    for slot in worker.slots.values():
+        if slot.paused_until and now >= slot.paused_until:
+            slot.paused_until = 0.0
+            slot.refresh(window)
+
+
+def _max_wait(pool: Pool, config: Config) -> tuple[float, bool]:
+    """How long requests may wait here, and whether anybody could answer them."""
+    able = any(not slot.worker.suspect for slot in pool.slots)
+    return (config.max_age_s if able else config.unready_s), able
+
+
+def shed_old(pool: Pool, flow: Flow, now: float, out: list[Action]) -> None:
+    """Turn away who waited too long."""
+    limit, able = _max_wait(pool, flow.config)
+    for lane, first in list(pool.heads()):
+        head = first
+        while now >= head.since + limit:
+            if able:
+                flow.reject(head, flow.admission.overloaded(f"waited {limit:g} s for a worker"), out)
+            else:
+                what = "holds it ready" if not pool.slots else "answers"
+                flow.reject(head, Unavailable(f"{pool.model}: no worker {what}"), out)
+            follower = lane.head()
+            if follower is None:
+                break
+            head = follower
+
+
+def next_wake(roster: Roster, config: Config) -> float:
+    """When time brings the next of these, deadlines apart."""
+    wake = math.inf
+    for worker in roster.workers.values():
+        if worker.flights:
+            first = next(iter(worker.flights.values()))
+            wake = min(wake, first.sent + patience(worker, config))
+        elif worker.suspect and not worker.probing:
+            wake = min(wake, worker.probe_at)
+        for slot in worker.slots.values():
+            if slot.paused_until:
+                wake = min(wake, slot.paused_until)
+    for pool in roster.pools.values():
+        if pool.items:
+            limit, _ = _max_wait(pool, config)
+            wake = min([wake, *(head.since + limit for _, head in pool.heads())])
+    return wake
