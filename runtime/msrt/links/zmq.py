@@ -14,18 +14,28 @@ from typing import Final
 import zmq
 
 from msrt import errors
-from msrt.links.link import PARENT, Buffer, Credentials, Route, Sink
+from msrt.links.link import PARENT, Buffer, Credentials, Link, Route, Sink
 from msrt.links.zmq_base import HANDSHAKE_FAILED, Context, Lent, ZmqLink, bind, prepare, secure
 from msrt.links.zmq_watch import Authenticator, Monitor, MonitorEvent, Readable, raw_key
 from msrt.protocol.wire import MAX_FRAMES
 
-__all__ = ["ZmqDialer", "ZmqListener"]
+__all__ = ["ZmqDialer", "ZmqListener", "dial", "listen"]
 
 ATTEMPT_S: Final = 5.0
 """A dial that has neither succeeded nor failed by then (a name that does not resolve) has failed."""
 CONNECT_MS: Final = 2000
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
+
+
+def listen(url: str, credentials: Credentials, allow: Callable[[bytes], bool]) -> Link:
+    """A master's end, tcp:// or ipc://."""
+    return ZmqListener(url, credentials, allow)
+
+
+def dial(url: str, credentials: Credentials) -> Link:
+    """The end that dials."""
+    return ZmqDialer(url, credentials, random_bytes=os.urandom)
 
 
 class _Peer(Lent):
