@@ -203,6 +203,8 @@ class StreamOpen(_Message, frozen=True, tag="s.open"):
     """Where the sender begins."""
     answers: int = 0
     """The id of the call that asked for this stream, 0 if none."""
+    attempt: int = 0
+    """One more after each reconnect; the credit for it says the same."""
 
 
 class StreamCredit(_Message, frozen=True, tag="s.credit"):
@@ -211,6 +213,8 @@ class StreamCredit(_Message, frozen=True, tag="s.credit"):
     stream: int
     offset: int
     limit: int
+    attempt: int = 0
+    """Of the opening that this answers: credit of an earlier one is void."""
 
 
 class StreamChunk(_Message, frozen=True, tag="s.chunk"):
