@@ -100,7 +100,7 @@ class Tell(_Action, frozen=True):
 
 
 class SendSum(_Action, frozen=True):
-    """Edge: send up the mean of what was added, with this meta (the shell sets its encoding); keep it until `Forget`."""
+    """Edge: send the mean of what was added, with this meta (the shell sets encoding); keep it until `Forget`."""
 
     meta: UpdateMeta
 

@@ -24,6 +24,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAGIC: Final = b"MSRTVEC1"
 HEADER_LIMIT: Final = 4 << 20
+ALIGN: Final = 64
+"""The header is padded with spaces so that the elements begin aligned and are read without a copy."""
 DTYPES: Final = frozenset({"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
@@ -88,6 +90,7 @@ class Layout(msgspec.Struct, frozen=True):
 def save(layout: Layout, flat: Vector) -> bytes:
     """The vector and its layout as bytes."""
     header = msgspec.json.encode(layout.slots)
+    header += b" " * (-(len(MAGIC) + 4 + len(header)) % ALIGN)
     body = np.ascontiguousarray(flat, dtype="<f4")
     if body.size != layout.size:
         raise InvalidJob(f"the vector has {body.size} elements, the layout {layout.size}")

@@ -1,0 +1,245 @@
+"""The asyncio shell of a runner: starts it, asks it one thing at a time, pauses it, and kills it at a deadline.
+
+A runner that died is started again by the next command: what it must remember lies in its directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from msrt.errors import JobFailed
+from msrt.training import pipe
+from msrt.training.bundle import JobConfig, unpack
+from msrt.training.task import Node
+from msrt.training.trainer import Export
+from msrt.world.world import World
+
+__all__ = ["TrainerHost"]
+
+OPEN_WITHIN: Final = 60.0
+"""Seconds for a runner to import torch and the task, on a busy small machine."""
+STOP_WITHIN: Final = 2.0
+LINES: Final = 40
+LINE_LIMIT: Final = 64 << 10
+
+A = TypeVar("A", bound=pipe.Answer)
+log = structlog.get_logger()
+
+
+class TrainerHost:
+    """Implements `Trainer` and `Workshop`. `directory` is this job's own on this node; `data` goes into MSRT_DATA."""
+
+    def __init__(self, world: World, directory: Path, data: str = "") -> None:
+        self.world, self.directory, self.data = world, directory, data
+        self.lines: deque[str] = deque(maxlen=LINES)
+        """The last lines the job wrote."""
+        self.paused = False
+        self._process: Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._decoder: msgspec.json.Decoder[pipe.Answer] = msgspec.json.Decoder(pipe.Answer)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the runner, while it lives."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def start(self, bundle: bytes) -> JobConfig:
+        """Unpack the job and start its runner. Raises InvalidJob, JobFailed."""
+        async with self._turn:
+            await self._end()
+            config: JobConfig = await self.world.offload(self._unpack, bundle)
+            await self._spawn()
+        return config
+
+    def _unpack(self, bundle: bytes) -> JobConfig:
+        fresh = self.directory / "sources.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        config = unpack(bundle, fresh)
+        shutil.rmtree(self.directory / "sources", ignore_errors=True)
+        fresh.rename(self.directory / "sources")
+        return config
+
+    async def train(self, node: Node, round_: int, weights: bytes, encoding: str, within: float) -> pipe.Trained:
+        """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed."""
+        began = self.world.now()
+        async with self._turn:
+            source, target = self._path("weights"), self._path("update")
+            await self.world.offload(source.write_bytes, weights)
+            command = pipe.DoTrain(round_, node, str(source), str(target), encoding)
+            trained = await self._ask(command, pipe.Trained, within)
+            payload = await self.world.offload(target.read_bytes)
+        metrics = trained.metrics | {"seconds": self.world.now() - began}
+        return msgspec.structs.replace(trained, payload=payload, metrics=metrics)
+
+    async def initial(self, within: float = OPEN_WITHIN) -> bytes:
+        """The weights everybody starts from. Raises JobFailed."""
+        async with self._turn:
+            target = self._path("initial")
+            await self._ask(pipe.DoInitial(str(target)), pipe.Done, within)
+            found: bytes = await self.world.offload(target.read_bytes)
+        return found
+
+    async def evaluate(self, weights: bytes, nodes: Sequence[Node], within: float) -> pipe.Evaluated:
+        """Judge weights on the test data of these nodes, which this machine must be able to load. Raises JobFailed."""
+        async with self._turn:
+            source = self._path("weights")
+            await self.world.offload(source.write_bytes, weights)
+            return await self._ask(pipe.DoEvaluate(str(source), tuple(nodes)), pipe.Evaluated, within)
+
+    async def export(self, weights: bytes, within: float) -> Export:
+        """The model as ONNX, with reference data where the task gives some. Raises JobFailed."""
+        async with self._turn:
+            source = self._path("weights")
+            await self.world.offload(source.write_bytes, weights)
+            paths = [self._path(name) for name in ("model.onnx", "calibration.npy", "evaluation.npz")]
+            answer = await self._ask(pipe.DoExport(str(source), *map(str, paths)), pipe.Exported, within)
+            wanted = paths if answer.reference else paths[:1]
+            return Export(*[await self.world.offload(path.read_bytes) for path in wanted])
+
+    async def baseline(self, nodes: Sequence[Node], within: float) -> pipe.Baselined:
+        """Accuracy of each node alone and of pooled data. Raises JobFailed."""
+        async with self._turn:
+            return await self._ask(pipe.DoBaseline(tuple(nodes)), pipe.Baselined, within)
+
+    def pause(self) -> None:
+        """SIGSTOP: not a cycle more until `resume`. A runner started meanwhile stops as well."""
+        self.paused = True
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.paused = False
+        self._signal(signal.SIGCONT)
+
+    async def stop(self) -> None:
+        """End the runner: a command under way fails."""
+        self._signal(signal.SIGKILL)
+        async with self._turn:
+            await self._end()
+
+    def _path(self, name: str) -> Path:
+        return self.directory / name
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the runner and whatever it started: it leads a process group of its own."""
+        if self.pid is not None:
+            os.killpg(self.pid, number)
+
+    async def _spawn(self) -> None:
+        self.lines.clear()
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": os.environ.get("HOME", str(self.directory)),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "MSRT_DATA": self.data,
+            "OMP_NUM_THREADS": "1",
+        }
+        arguments = (sys.executable, "-P", "-m", "msrt.training.runner", "--parent", str(os.getpid()))
+        self._process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self.directory, env=environment, start_new_session=True,
+            limit=LINE_LIMIT,
+        )  # fmt: skip
+        self._reader = asyncio.create_task(self._read_lines(self._process))
+        log.info("training.runner_started", pid=self._process.pid, directory=str(self.directory))
+        if self.paused:
+            self._signal(signal.SIGSTOP)
+        await self._exchange(pipe.Open(str(self.directory / "sources"), str(self.directory)), pipe.Done, OPEN_WITHIN)
+
+    async def _read_lines(self, process: Process) -> None:
+        """Keep the last lines of stderr; a line without an end is cut by the stream's limit."""
+        assert process.stderr is not None
+        while chunk := await process.stderr.read(LINE_LIMIT):
+            for line in chunk.decode(errors="replace").splitlines():
+                if line.strip():
+                    self.lines.append(line[:500])
+
+    async def _ask(self, command: pipe.Command, kind: type[A], within: float) -> A:
+        if self.pid is None:
+            await self._end()
+            await self._spawn()
+        return await self._exchange(command, kind, within)
+
+    async def _exchange(self, command: pipe.Command, kind: type[A], within: float) -> A:
+        """One command, one answer. Any other end, a cancelled caller's too, kills the runner."""
+        name = type(command).__name__.removeprefix("Do").lower()
+        whole = False
+        try:
+            async with asyncio.timeout(within):
+                body = await self._round_trip(pipe.encode(command))
+            answer = self._decoder.decode(body)
+            whole = True
+        except TimeoutError:
+            raise JobFailed(f"{name} took longer than {within:.0f} s and was killed", hint=self._last()) from None
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
+            raise JobFailed(f"{name}: the job's process {await self._cause()}", hint=self._last()) from None
+        finally:
+            if not whole:
+                await self._end()
+        if isinstance(answer, pipe.Faulty):
+            self.lines.extend(answer.trace.splitlines())
+            raise JobFailed(f"{name}: {answer.text}", hint=self._last())
+        if not isinstance(answer, kind):
+            raise JobFailed(f"{name}: the runner answered {type(answer).__name__}")
+        return answer
+
+    async def _round_trip(self, request: bytes) -> bytes:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request)
+        await process.stdin.drain()
+        length = int.from_bytes(await process.stdout.readexactly(4), "little")
+        if length > pipe.FRAME_LIMIT:
+            raise msgspec.DecodeError(f"an answer of {length} bytes")
+        return await process.stdout.readexactly(length)
+
+    async def _cause(self) -> str:
+        """How the process ended, in words."""
+        process = self._process
+        assert process is not None
+        try:
+            async with asyncio.timeout(STOP_WITHIN):
+                code = await process.wait()
+                if self._reader is not None:
+                    await asyncio.shield(self._reader)
+        except TimeoutError:
+            return "answered nonsense"
+        if code == -signal.SIGXCPU:
+            return "ran over its CPU limit"
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+    def _last(self) -> str:
+        """The last lines it wrote, for the error."""
+        return " | ".join(list(self.lines)[-3:])
+
+    async def _end(self) -> None:
+        """Kill the runner and reap it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        if process.stdin is not None:
+            process.stdin.close()
+        log.info("training.runner_ended", pid=process.pid, status=process.returncode)

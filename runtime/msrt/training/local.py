@@ -1,0 +1,203 @@
+"""The numerics of one node: local training, evaluation, export, baselines. Runs in the runner (or a bench)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import torch
+
+from msrt.errors import InvalidJob
+from msrt.learning.vector import Array, Layout, Vector
+from msrt.training.bundle import JobConfig
+from msrt.training.task import Batch, Data, Node, Task
+
+__all__ = ["Local", "load_task"]
+
+EVAL_BATCH: Final = 1024
+
+
+class Local:
+    """A task with its settings; keeps one model and each node's data between rounds.
+
+    Everything is deterministic in (seed, round, node index): a round trained again gives the same update.
+    """
+
+    def __init__(self, task: Task, config: JobConfig) -> None:
+        self.task, self.config = task, config
+        torch.manual_seed(config.seed)
+        self.model = task.model()
+        self._initial = self._tensors()
+        self.layout = Layout.of(self._initial)
+        self._data: dict[tuple[str, int, int], tuple[Data, Data]] = {}
+
+    def _tensors(self) -> dict[str, Array]:
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.model.state_dict().items()}
+
+    def initial(self) -> Vector:
+        """The weights everybody starts from; the seed decides."""
+        return self.layout.flatten(self._initial)
+
+    def put(self, weights: Vector) -> None:
+        """Load a flat vector into the model."""
+        tensors = self.layout.unflatten(weights)
+        self.model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+
+    def data(self, node: Node) -> tuple[Data, Data]:
+        """(train, test) of a node, loaded once."""
+        key = (node.id, node.index, node.count)
+        if key not in self._data:
+            train, test = self.task.data(node)
+            self._data[key] = (_prepared(train), _prepared(test))
+        return self._data[key]
+
+    def train(self, weights: Vector, node: Node, round_: int) -> tuple[Vector, int, dict[str, float]]:
+        """(delta of the weights, samples, metrics). Raises InvalidJob where the node has no data."""
+        train, test = self.data(node)
+        if not _length(train):
+            raise InvalidJob(f"node {node.id} has no training data")
+        self.put(weights)
+        metrics = self._judge(test)
+        metrics["train_loss"] = self._fit(train, self.config.train.epochs, (self.config.seed, round_, node.index))
+        return self.layout.flatten(self._tensors()) - weights, _length(train), metrics
+
+    def evaluate(self, weights: Vector, nodes: Sequence[Node]) -> tuple[int, dict[str, float]]:
+        """(samples, means) over the test data of all nodes together."""
+        self.put(weights)
+        parts = [(test, _length(test)) for _, test in map(self.data, nodes)]
+        samples = sum(length for _, length in parts)
+        total: dict[str, float] = {}
+        for test, length in parts:
+            for name, value in self._judge(test).items():
+                total[name] = total.get(name, 0.0) + value * length / samples
+        return samples, total
+
+    def baseline(self, nodes: Sequence[Node]) -> tuple[list[float], float]:
+        """(accuracy of each node alone, accuracy of pooled data), judged on the test data of all nodes."""
+        settings = self.config.baseline
+        epochs = (settings.epochs if settings else 0) or self.config.rounds * self.config.train.epochs
+        start = self.initial()
+        alone = []
+        for node in nodes:
+            self.put(start)
+            self._fit(self.data(node)[0], epochs, (self.config.seed, -3, node.index))
+            alone.append(self._accuracy(nodes))
+        self.put(start)
+        self._fit(_joined([self.data(node)[0] for node in nodes]), epochs, (self.config.seed, -2, 0))
+        return alone, self._accuracy(nodes)
+
+    def _accuracy(self, nodes: Sequence[Node]) -> float:
+        return self.evaluate(self.layout.flatten(self._tensors()), nodes)[1].get("accuracy", 0.0)
+
+    def _fit(self, train: Data, epochs: int, seed: tuple[int, int, int]) -> float:
+        """Train the model in place; returns the mean loss of the last epoch."""
+        settings = self.config.train
+        if seed[1] > 1:
+            settings = msgspec.structs.replace(settings, lr=settings.lr * settings.decay ** (seed[1] - 1))
+        number = hash(seed) & 0x7FFF_FFFF_FFFF_FFFF
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)
+        optimiser = self.task.optimiser(self.model, settings)
+        self.model.train()
+        mean = 0.0
+        for _ in range(epochs):
+            total, seen = 0.0, 0
+            for batch in _batches(train, settings.batch, generator):
+                optimiser.zero_grad(set_to_none=True)
+                loss = self.task.loss(self.model, batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                if settings.clip:
+                    torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+                optimiser.step()
+                total += float(loss.detach()) * len(batch[0])
+                seen += len(batch[0])
+            mean = total / max(seen, 1)
+        return mean
+
+    def _judge(self, test: Data) -> dict[str, float]:
+        if not _length(test):
+            return {}
+        self.model.eval()
+        with torch.inference_mode():
+            return self.task.evaluate(self.model, _batches(test, EVAL_BATCH, None))
+
+    def export(self, weights: Vector, path: str) -> None:
+        """Write the model as one ONNX file with a free batch axis: inputs `input`, `input_1` ..., output `output`."""
+        self.put(weights)
+        self.model.eval()
+        example = self.task.example()
+        if example is None:
+            train, _ = self.data(Node("export"))
+            example = (next(_batches(train, 2, None))[0],)
+        names = ["input", *(f"input_{at}" for at in range(1, len(example)))]
+        axes = {name: {0: "batch"} for name in [*names, "output"]}
+        with warnings.catch_warnings():
+            # The TorchScript exporter gives plain Gemm and Relu in a tenth of a second; its successor takes three.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                self.model, example, path, input_names=names, output_names=["output"], dynamic_axes=axes, dynamo=False
+            )
+
+    def reference(self) -> tuple[Array, tuple[Array, Array]] | None:
+        """(calibration features, (features, labels)) as arrays, where the task gives some."""
+        found = self.task.reference()
+        if found is None:
+            return None
+        calibration, evaluation = map(_prepared, found)
+        features, labels = evaluation[0], evaluation[1]
+        return calibration[0].numpy(), (features.numpy(), labels.numpy())
+
+
+def load_task(spec: str, sources: Path, options: Mapping[str, Any]) -> Task:
+    """The Task that `module:Class` names, imported from the bundle's directory. Raises InvalidJob."""
+    module, _, attribute = spec.partition(":")
+    sys.path.insert(0, str(sources))
+    try:
+        kind = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        hint = "job.toml: task = 'module:Class'" if error.name == module else "install it on this node"
+        raise InvalidJob(f"no module {error.name!r}", hint=hint) from error
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise InvalidJob(f"{spec} is not a msrt.Task", hint="job.toml: task = 'module:Class'")
+    task: Task = kind(options)
+    return task
+
+
+def _prepared(data: Data) -> Data:
+    """Arrays become tensors; a Dataset stays."""
+    if not isinstance(data, tuple | list):
+        return data
+    tensors = tuple(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value)) for value in data)
+    if len({len(value) for value in tensors}) > 1:
+        raise InvalidJob(f"a task's data has parts of unequal length: {[len(value) for value in tensors]}")
+    return tensors
+
+
+def _length(data: Data) -> int:
+    if isinstance(data, tuple):
+        return len(data[0]) if data else 0
+    return len(data)
+
+
+def _joined(parts: Sequence[Data]) -> Data:
+    if all(isinstance(part, tuple) for part in parts):
+        return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+    return torch.utils.data.ConcatDataset(list(parts))
+
+
+def _batches(data: Data, batch: int, generator: torch.Generator | None) -> Iterator[Batch]:
+    """Batches in an order drawn from the generator, or in their own."""
+    if not isinstance(data, tuple):
+        yield from torch.utils.data.DataLoader(data, batch, shuffle=generator is not None, generator=generator)
+        return
+    length = _length(data)
+    order = torch.arange(length) if generator is None else torch.randperm(length, generator=generator)
+    for start in range(0, length, batch):
+        chosen = order[start : start + batch]
+        yield tuple(column[chosen] for column in data)

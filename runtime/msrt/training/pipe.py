@@ -1,0 +1,144 @@
+"""What crosses the pipes between host and runner: u32 length, JSON. Large things lie in files of the work directory."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Final, TypeAlias
+
+import msgspec
+
+from msrt.training.task import Node
+
+__all__ = [
+    "FRAME_LIMIT",
+    "Answer",
+    "Baselined",
+    "Command",
+    "DoBaseline",
+    "DoEvaluate",
+    "DoExport",
+    "DoInitial",
+    "DoTrain",
+    "Done",
+    "Evaluated",
+    "Exported",
+    "Faulty",
+    "Open",
+    "Trained",
+    "encode",
+    "read",
+]  # fmt: skip
+
+FRAME_LIMIT: Final = 1 << 20
+
+
+class _Tagged(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True): ...
+
+
+class Open(_Tagged, frozen=True):
+    """Load the bundle that lies unpacked in `sources`."""
+
+    sources: str
+    work: str
+
+
+class DoInitial(_Tagged, frozen=True):
+    """Write the weights everybody starts from into `weights`."""
+
+    weights: str
+
+
+class DoTrain(_Tagged, frozen=True):
+    """Judge the weights on the node's test data, train on its own, write the payload of the update."""
+
+    round: int
+    node: Node
+    weights: str
+    update: str
+    encoding: str
+
+
+class DoEvaluate(_Tagged, frozen=True):
+    """Judge the weights on the test data of these nodes together."""
+
+    weights: str
+    nodes: tuple[Node, ...]
+
+
+class DoExport(_Tagged, frozen=True):
+    """Write the model as ONNX, and the task's reference data, where it has some, as .npy and .npz."""
+
+    weights: str
+    model: str
+    calibration: str
+    evaluation: str
+
+
+class DoBaseline(_Tagged, frozen=True):
+    """Train each node alone and all pooled; judge each on all test data."""
+
+    nodes: tuple[Node, ...]
+
+
+class Done(_Tagged, frozen=True):
+    """It is done."""
+
+    size: int = 0
+    """Elements of the flat vector, where that is known."""
+
+
+class Trained(_Tagged, frozen=True):
+    """One node's round."""
+
+    samples: int
+    size: int
+    encoding: str
+    metrics: dict[str, float]
+    """loss and accuracy of the weights it was given, train_loss, seconds."""
+    payload: bytes = b""
+    """Filled in by the host from the file; never crosses the pipe."""
+
+
+class Evaluated(_Tagged, frozen=True):
+    """Means over `samples` test samples."""
+
+    samples: int
+    metrics: dict[str, float]
+
+
+class Exported(_Tagged, frozen=True):
+    """Which of the files were written."""
+
+    reference: bool
+
+
+class Baselined(_Tagged, frozen=True):
+    """Accuracy of each node alone, their mean, and of pooled training."""
+
+    alone: tuple[float, ...]
+    alone_mean: float
+    pooled: float
+
+
+class Faulty(_Tagged, frozen=True):
+    """The command failed; the runner lives on."""
+
+    text: str
+    trace: str = ""
+
+
+Command: TypeAlias = Open | DoInitial | DoTrain | DoEvaluate | DoExport | DoBaseline
+Answer: TypeAlias = Done | Trained | Evaluated | Exported | Baselined | Faulty
+
+
+def encode(message: Command | Answer) -> bytes:
+    body = msgspec.json.encode(message)
+    return len(body).to_bytes(4, "little") + body
+
+
+def read(stream: BinaryIO) -> bytes | None:
+    """One body from a blocking stream, None at its end."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    body = stream.read(int.from_bytes(head, "little"))
+    return body or None

@@ -1,0 +1,201 @@
+"""A job's own process: `python -P -m msrt.training.runner --parent PID`, started by `host.py`.
+
+It lowers its priority, dies with its parent, limits itself before it loads a line of the user's code, and then answers
+one command after another on its pipes, keeping torch and the data loaded. What user code prints goes to stderr. Between
+rounds only the error feedback is kept on disk: a file a round, so that a round trained again begins where it began.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import resource
+import signal
+import sys
+import traceback
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import msgspec
+import numpy as np
+
+from msrt.errors import Corrupt, InvalidJob
+from msrt.learning import vector
+from msrt.learning.compress import ErrorFeedback
+from msrt.training import pipe
+from msrt.training.bundle import CONFIG, JobConfig, Limits, parse_config
+
+if TYPE_CHECKING:
+    from msrt.training.local import Local
+
+PR_SET_PDEATHSIG: Final = 1
+NICE: Final = 10
+FILES: Final = 256
+TRACE: Final = 4000
+
+
+def _settle(parent: int) -> None:
+    """Die with the parent (checked after asking for it: it may be gone already) and give way to it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.nice(NICE)
+
+
+def _limit(limits: Limits) -> None:
+    """Bound memory (RLIMIT_DATA: torch maps far more address space than it uses), files and core dumps for good."""
+    memory, size = limits.memory_mb << 20, limits.file_mb << 20
+    for what, value in (
+        (resource.RLIMIT_DATA, memory),
+        (resource.RLIMIT_FSIZE, size),
+        (resource.RLIMIT_NOFILE, FILES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(what, (bound, bound))
+
+
+def _allow_cpu(seconds: int) -> None:
+    """So many more CPU seconds from now; past them the kernel sends SIGXCPU."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(usage.ru_utime + usage.ru_stime) + seconds + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Take stdin and stdout for ourselves: user code reads nothing and prints to stderr."""
+    source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    return source, target
+
+
+class Residuals:
+    """The error feedback of each round as a file; a round begins with the newest of an earlier one."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+
+    def _all(self) -> list[tuple[int, Path]]:
+        return sorted((int(path.stem.partition("-")[2]), path) for path in self.work.glob("residual-*.f32"))
+
+    def before(self, round_: int, size: int) -> ErrorFeedback:
+        """The state to begin this round with; older files are dropped, a broken one means zero."""
+        earlier = [entry for entry in self._all() if entry[0] < round_]
+        for _, path in earlier[:-1]:
+            path.unlink()
+        if not earlier:
+            return ErrorFeedback(size)
+        try:
+            return ErrorFeedback.load(earlier[-1][1].read_bytes(), size)
+        except Corrupt as error:
+            print(f"error feedback dropped: {error}", file=sys.stderr)  # noqa: T201 - stderr is the job's log
+            earlier[-1][1].unlink()
+            return ErrorFeedback(size)
+
+    def keep(self, round_: int, feedback: ErrorFeedback) -> None:
+        target = self.work / f"residual-{round_}.f32"
+        fresh = target.with_suffix(".new")
+        fresh.write_bytes(feedback.save())
+        fresh.replace(target)
+
+
+class Runner:
+    """Answers commands; holds the loaded task."""
+
+    def __init__(self) -> None:
+        self.config: JobConfig | None = None
+        self.local: Local | None = None
+        self.residuals: Residuals | None = None
+
+    def answer(self, command: pipe.Command) -> pipe.Answer:
+        """Carry out one command. Raises whatever user code raises."""
+        if isinstance(command, pipe.Open):
+            return self._open(command)
+        if self.local is None or self.residuals is None or self.config is None:
+            raise InvalidJob("no job is open")
+        _allow_cpu(self.config.limits.cpu_s)
+        match command:
+            case pipe.DoInitial(weights):
+                Path(weights).write_bytes(vector.save(self.local.layout, self.local.initial()))
+                return pipe.Done(self.local.layout.size)
+            case pipe.DoTrain():
+                return self._train(self.local, self.residuals, command)
+            case pipe.DoEvaluate(weights, nodes):
+                return pipe.Evaluated(*self.local.evaluate(self._weights(self.local, weights), nodes))
+            case pipe.DoExport():
+                return self._export(self.local, command)
+            case pipe.DoBaseline(nodes):
+                alone, pooled = self.local.baseline(nodes)
+                return pipe.Baselined(tuple(alone), sum(alone) / len(alone), pooled)
+
+    def _open(self, command: pipe.Open) -> pipe.Answer:
+        sources = Path(command.sources)
+        self.config = parse_config((sources / CONFIG).read_text())
+        _limit(self.config.limits)
+        _allow_cpu(self.config.limits.cpu_s)
+        from msrt.training.local import Local, load_task  # noqa: PLC0415 - brings torch, after the limits
+
+        task = load_task(self.config.task, sources, self.config.options)
+        self.local = Local(task, self.config)
+        self.residuals = Residuals(Path(command.work))
+        return pipe.Done(self.local.layout.size)
+
+    def _weights(self, local: Local, path: str) -> vector.Vector:
+        layout, flat = vector.load(Path(path).read_bytes())
+        if layout != local.layout:
+            raise InvalidJob("the weights are those of another model than the task's")
+        return flat
+
+    def _train(self, local: Local, residuals: Residuals, command: pipe.DoTrain) -> pipe.Trained:
+        weights = self._weights(local, command.weights)
+        delta, samples, metrics = local.train(weights, command.node, command.round)
+        feedback = residuals.before(command.round, delta.size)
+        payload = feedback.encode(delta, command.encoding)
+        residuals.keep(command.round, feedback)
+        Path(command.update).write_bytes(payload)
+        return pipe.Trained(samples, delta.size, command.encoding, metrics)
+
+    def _export(self, local: Local, command: pipe.DoExport) -> pipe.Exported:
+        local.export(self._weights(local, command.weights), command.model)
+        reference = local.reference()
+        if reference is None:
+            return pipe.Exported(reference=False)
+        calibration, (features, labels) = reference
+        np.save(command.calibration, calibration)
+        np.savez(command.evaluation, x=features, y=labels)
+        return pipe.Exported(reference=True)
+
+
+def serve(source: BinaryIO, target: BinaryIO) -> None:
+    """Answer until the host closes the pipe."""
+    decoder: msgspec.json.Decoder[pipe.Command] = msgspec.json.Decoder(pipe.Command)
+    runner = Runner()
+    while body := pipe.read(source):
+        answer: pipe.Answer
+        try:
+            answer = runner.answer(decoder.decode(body))
+        except Exception as error:  # noqa: BLE001 - user code may raise anything; the host is told and decides
+            trace = io.StringIO()
+            traceback.print_exc(file=trace)
+            answer = pipe.Faulty(f"{type(error).__name__}: {error}"[:1000], trace.getvalue()[-TRACE:])
+        target.write(pipe.encode(answer))
+        target.flush()
+
+
+def main() -> None:
+    """Settle in, then serve."""
+    parser = ArgumentParser(prog="msrt.training.runner", description=__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the host")
+    _settle(parser.parse_args().parent)
+    serve(*_pipes())
+
+
+if __name__ == "__main__":
+    main()

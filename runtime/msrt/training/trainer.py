@@ -1,0 +1,57 @@
+"""The seam between a node and what trains for it: the runner in the field, plain vectors in simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from msrt.training.bundle import JobConfig
+from msrt.training.pipe import Baselined, Evaluated, Trained
+from msrt.training.task import Node
+
+__all__ = ["Export", "Trainer", "Workshop"]
+
+
+class Export(msgspec.Struct, frozen=True):
+    """A finished model: ONNX, and as .npy and .npz (x, y) the task's reference data where it gives some."""
+
+    onnx: bytes
+    calibration: bytes = b""
+    evaluation: bytes = b""
+
+
+class Trainer(Protocol):
+    """A device's: trains on the data it holds. All but start and stop raise JobFailed."""
+
+    async def start(self, bundle: bytes) -> JobConfig:
+        """Load a job's zip. Raises InvalidJob or JobFailed."""
+
+    async def train(self, node: Node, round_: int, weights: bytes, encoding: str, within: float) -> Trained:
+        """One round; the payload is in the answer. Killed after `within` seconds."""
+
+    def pause(self) -> None:
+        """Give the processor up at once, keep everything."""
+
+    def resume(self) -> None: ...
+
+    async def stop(self) -> None:
+        """End it and forget what is running; files stay."""
+
+
+class Workshop(Protocol):
+    """The cloud's: makes the first weights and the finished model."""
+
+    async def start(self, bundle: bytes) -> JobConfig: ...
+
+    async def initial(self, within: float) -> bytes:
+        """The weights everybody starts from."""
+
+    async def evaluate(self, weights: bytes, nodes: Sequence[Node], within: float) -> Evaluated: ...
+
+    async def export(self, weights: bytes, within: float) -> Export: ...
+
+    async def baseline(self, nodes: Sequence[Node], within: float) -> Baselined: ...
+
+    async def stop(self) -> None: ...
