@@ -31,10 +31,9 @@ class MemoryStore(BufferedStore):
         super().__init__(dict(image.last))
         self._image = image
         self._disk = disk
-        self._age = disk.crashes
 
     def _write(self, batch: Batch) -> None:
-        if self._age != self._disk.crashes:
+        if self._disk.dead:
             return  # its process is dead: nothing of it reaches the disk any more
         self._disk.check_space()
         image = self._image
@@ -122,14 +121,15 @@ class MemoryBlobs:
 
 
 class MemoryDisk:
-    """A simulated state directory. It outlives the node's process: hand the same one to the next incarnation."""
+    """A simulated state directory, as one process sees it. After a crash `crash` gives the next process its own."""
 
     path: Path | None = None
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self.full = False
         """While True, commits and writes raise DiskFull."""
-        self.crashes = 0
+        self.dead = False
+        """Its process was killed: nothing written through this object lasts."""
         self._rng = rng
         self._images: dict[str, _Image] = {}
         self._stores: dict[str, MemoryStore] = {}
@@ -151,13 +151,13 @@ class MemoryDisk:
         if self.full:
             raise DiskFull("the disk took no more")
 
-    def crash(self) -> None:
-        """The process is gone: buffers are lost, unsynced pieces torn, stores it held write nothing any more."""
-        self.crashes += 1
-        self._stores.clear()
-        blobs = MemoryBlobs(self)
-        blobs.whole = dict(self._blobs.whole)
+    def crash(self) -> MemoryDisk:
+        """The process is gone: buffers are lost, unsynced pieces torn. Returns what the next one finds."""
+        self.dead = True
+        heir = MemoryDisk(self._rng)
+        heir.full, heir._images = self.full, self._images
+        heir._blobs.whole = dict(self._blobs.whole)
         for digest, piece in self._blobs.pieces.items():
             kept = self._rng.randint(0, len(piece)) if self._rng else len(piece)
-            blobs.pieces[digest] = bytearray(piece[:kept])
-        self._blobs = blobs
+            heir._blobs.pieces[digest] = bytearray(piece[:kept])
+        return heir

@@ -38,7 +38,7 @@ class MemoryRig:
         self.disk = MemoryDisk()
 
     def crash(self) -> None:
-        self.disk.crash()
+        self.disk = self.disk.crash()
 
     def full(self, on: bool) -> None:
         self.disk.full = on
