@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import importlib.util
-import ipaddress
 import json
 import os
-import shutil
 import signal
-import socket as sockets
-import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
 from pathlib import Path
@@ -27,6 +21,7 @@ import structlog
 
 from msrt import errors
 from msrt.links.broker_files import acl, check_user, mosquitto_conf, parse_passwords
+from msrt.links.broker_host import AMQTT, MOSQUITTO, amqtt_command, find_engine, free_port, is_loopback, stale
 from msrt.links.broker_probe import admitted
 from msrt.links.link import Credentials
 from msrt.process import spawn_child, stop_child
@@ -34,11 +29,9 @@ from msrt.trust.private import read_private, write_private
 from msrt.trust.tls import BrokerCertificate, mosquitto_password
 from msrt.world.world import World
 
-__all__ = ["AMQTT", "MOSQUITTO", "Broker", "find_engine"]
+__all__ = ["Broker"]
 
 log = structlog.get_logger()
-MOSQUITTO: Final = "mosquitto"
-AMQTT: Final = "amqtt"
 START_S: Final = 10.0
 RELOAD_S: Final = 3.0
 BACKOFF_S: Final = 0.1
@@ -51,30 +44,14 @@ CHILD_MEMORY: Final = 2 << 30
 """Address space of an amqtt child: it has no limit on packets of its own."""
 
 
-def find_engine() -> tuple[str, list[str]]:
-    """The broker that this machine has, and how it is called. Raises BrokerFailed."""
-    path = shutil.which(MOSQUITTO) or shutil.which(MOSQUITTO, path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
-    if path:
-        return MOSQUITTO, [path, "-c"]
-    if importlib.util.find_spec("amqtt") is None:
-        raise errors.BrokerFailed(
-            "there is no MQTT broker here",
-            hint="install mosquitto, or pip install 'msrt[edge]', or name one in the config",
-        )
-    return AMQTT, amqtt_command()
-
-
-def amqtt_command() -> list[str]:
-    """How the broker written in Python is called."""
-    return [sys.executable, "-P", "-m", "msrt.links.amqtt_broker"]
-
-
 class Broker:
     """One broker process and who may use it.
 
     `listen`: mqtt://HOST:PORT on loopback, mqtts://HOST:PORT anywhere; port 0 takes a free one. `engine`: mosquitto or
     amqtt, empty for what is there. Users stay known (hashed) over restarts.
     """
+
+    managed = True
 
     def __init__(
         self, world: World, folder: Path, *, master: str, listen: str = "mqtt://127.0.0.1:0", engine: str = ""
@@ -85,7 +62,7 @@ class Broker:
         self._auto = not self._port
         if self._scheme not in ("mqtt", "mqtts"):
             raise errors.InvalidAddress(f"{listen!r} is no broker address", hint="use mqtt:// or mqtts://HOST:PORT")
-        if self._scheme == "mqtt" and not _loopback(self._host):
+        if self._scheme == "mqtt" and not is_loopback(self._host):
             raise errors.InvalidConfig(f"{listen} would send passwords in the clear", hint="use mqtts:// off loopback")
         self.engine, self._command = find_engine() if engine in ("", MOSQUITTO) else (AMQTT, amqtt_command())
         if engine and engine != self.engine:
@@ -127,7 +104,7 @@ class Broker:
         await self._world.offload(self._prepare)
         await self._end_stale()
         for attempt in range(PORT_TRIES):
-            self._port = _free_port(self._host, 0 if self._auto else self._port)
+            self._port = free_port(self._host, 0 if self._auto else self._port)
             try:
                 await self._launch()
                 break
@@ -271,7 +248,7 @@ class Broker:
 
     async def _end_stale(self) -> None:
         """End a broker of ours that outlived its master: only the process that our pid file names and our files run."""
-        pid = _stale(self._folder)
+        pid = stale(self._folder)
         if not pid:
             return
         log.warning("broker.stale", pid=pid)
@@ -279,43 +256,9 @@ class Broker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
             until = self._world.now() + patience_s
-            while _stale(self._folder):
+            while stale(self._folder):
                 if self._world.now() > until:
                     break
                 await asyncio.sleep(0.02)
             else:
                 return
-
-
-def _stale(folder: Path) -> int:
-    """The pid in our pid file if that process runs our configuration, else 0."""
-    try:
-        pid = int((folder / "broker.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-    except (OSError, ValueError):
-        return 0
-    return pid if str(folder / "broker.") in command else 0
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _free_port(host: str, port: int) -> int:
-    """The port, or a free one for 0. Raises PortInUse, InvalidAddress."""
-    family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
-    with sockets.socket(family) as probe:
-        probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen()
-        except OSError as error:
-            if port and error.errno == errno.EADDRINUSE:
-                raise errors.PortInUse(f"{host}:{port} is taken by another process") from error
-            raise errors.InvalidAddress(f"cannot listen on {host}:{port}: {error.strerror}") from error
-        return int(probe.getsockname()[1])

@@ -31,14 +31,14 @@ def check_user(name: str) -> str:
     return name
 
 
-def acl(master: str) -> str:
-    """The ACL that a broker needs for this master and its nodes, in mosquitto's format.
+def acl(master: str, username: str = "") -> str:
+    """The ACL that a broker needs for this master (connecting as `username`) and its nodes, in mosquitto's format.
 
     With it a node can write only as itself and read only what is for it; %u is the user name.
     """
     base = f"msrt/{check_user(master)}"
     return (
-        f"user {master}\n"
+        f"user {username or master}\n"
         f"topic read {base}/up/+\n"
         f"topic read {base}/gone/+\n"
         f"topic write {base}/down/+\n"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import socket as sockets
 import ssl
@@ -22,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from msrt import errors
 from msrt.links.link import Credentials
+from msrt.links.mqtt_socket import dial_broker
 
 __all__ = ["BrokerClient", "Events"]
 
@@ -152,7 +152,7 @@ class BrokerClient:
         loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
         async with asyncio.timeout(CONNECT_S):
-            socket = await self._dial(loop)
+            socket = await dial_broker(self._host, self._port, tls=self._tls, fingerprint=self._credentials.fingerprint)
         client = self._client = self._make(socket)
         client.connect(self._host, self._port, KEEPALIVE_S)
         self._fd = socket.fileno()
@@ -167,50 +167,6 @@ class BrokerClient:
                 await asyncio.wait_for(asyncio.shield(self._ended), 1.0)
             client.loop_misc()
         return self._ended.result()
-
-    async def _dial(self, loop: asyncio.AbstractEventLoop) -> sockets.socket:
-        family = sockets.AF_INET6 if ":" in self._host else sockets.AF_INET
-        socket = sockets.socket(family, sockets.SOCK_STREAM)
-        try:
-            socket.setblocking(False)  # noqa: FBT003 - the socket module's own
-            socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-            await loop.sock_connect(socket, (self._host, self._port))
-            return await self._encrypt(loop, socket) if self._tls else socket
-        except BaseException:
-            socket.close()
-            raise
-
-    async def _encrypt(self, loop: asyncio.AbstractEventLoop, socket: sockets.socket) -> ssl.SSLSocket:
-        """TLS, with the pinned certificate checked before a password is sent."""
-        expected = self._credentials.fingerprint.lower()
-        context = ssl.create_default_context()
-        if expected:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        tls = context.wrap_socket(socket, server_hostname=self._host, do_handshake_on_connect=False)
-        try:
-            while True:
-                try:
-                    tls.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    await _ready(loop.add_reader, loop.remove_reader, tls.fileno())
-                except ssl.SSLWantWriteError:
-                    await _ready(loop.add_writer, loop.remove_writer, tls.fileno())
-        except ssl.SSLCertVerificationError as error:
-            tls.close()
-            raise errors.WrongServerKey(f"{self.address}: {error.verify_message}") from error
-        except BaseException:
-            tls.close()
-            raise
-        found = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
-        if expected and found != expected:
-            tls.close()
-            raise errors.WrongServerKey(
-                f"{self.address} shows another certificate than the one we expect",
-                hint="check the address; if the broker was set up anew, join again with a new invite",
-            )
-        return tls
 
     def _make(self, socket: sockets.socket) -> _Paho:
         name = self._credentials.username
@@ -323,12 +279,3 @@ class BrokerClient:
         self.up = self._full = self._subscribed = False
         self._queued = 0
         self._inbox.clear()
-
-
-async def _ready(add: Callable[..., Any], remove: Callable[[int], Any], fd: int) -> None:
-    ready = asyncio.get_running_loop().create_future()
-    add(fd, lambda: None if ready.done() else ready.set_result(None))
-    try:
-        await ready
-    finally:
-        remove(fd)
