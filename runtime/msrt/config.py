@@ -124,7 +124,7 @@ def _place(path: Path | None, text: str, key: str) -> str:
 def _explained(
     error: msgspec.ValidationError, values: Mapping[str, Any], type_: type[NodeConfig], place: Callable[[str], str]
 ) -> InvalidConfig:
-    """Msgspec says "Expected `float` > 0.0 - at `$.lease_s`": say whose setting that is, what it was, what it may be."""
+    """Msgspec says "Expected `float` > 0.0 - at `$.lease_s`": say whose setting it is, what it was and may be."""
     what, _, where = str(error).partition(" - at `")
     where = where.strip("`").removeprefix("$").removeprefix(".")
     key = re.split(r"[.\[]", where)[0]

@@ -1,0 +1,100 @@
+"""structlog, set up once per process: dotted events and keys, on stderr, as lines for people or as JSON.
+
+stdout belongs to results: `msrt invite device | ssh ...` must hold nothing else.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal, TextIO
+
+import msgspec
+import structlog
+
+__all__ = ["configure", "recent"]
+
+RECENT: Final = 2000
+"""Lines kept in memory for `msrt node logs`: about half a megabyte."""
+SECRET: Final = frozenset({"secret", "password", "api_key", "http_api_key", "token", "invite", "link_secret"})
+
+_recent: collections.deque[bytes] = collections.deque(maxlen=RECENT)
+
+
+def configure(
+    format: Literal["console", "json"] = "console",  # noqa: A002 - the setting's name
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    stream: TextIO | None = None,
+) -> None:
+    """Set up this process's log; what libraries tell `logging` (warnings and worse) takes the same way."""
+    stream = stream or sys.stderr
+    render: Any = _json if format == "json" else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _mask,
+        structlog.processors.format_exc_info,
+        _keep,
+        render,
+    ]
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_: _Lines(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = _Bridge()
+    handler.setLevel(max(number, logging.WARNING))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, _Bridge)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+
+
+def recent(limit: int = RECENT) -> list[dict[str, Any]]:
+    """The last lines of this process's log, oldest first."""
+    lines = list(_recent)[-limit:] if limit > 0 else []
+    return [msgspec.json.decode(line) for line in lines]
+
+
+class _Lines:
+    """The end of structlog's chain. A reader that went away must not take the node with it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = fatal = log = msg
+
+
+class _Bridge(logging.Handler):
+    """Takes records of the standard library's logging into ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        keys = {"exc_info": record.exc_info} if record.exc_info else {}
+        log.log(record.levelno, "library.log", library=record.name, text=record.getMessage(), **keys)
+
+
+def _mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key in SECRET & event.keys():
+        event[key] = "***"
+    return event
+
+
+def _keep(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    _recent.append(msgspec.json.encode(event, enc_hook=str))
+    return event
+
+
+def _json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()
