@@ -323,8 +323,9 @@ def _check_depth(value: object, depth: int, fault: type[MalformedFrame | CallerE
 
 
 def _flat(frame: Buffer) -> Buffer:
-    if isinstance(frame, memoryview) and (frame.ndim != 1 or frame.itemsize != 1):
+    if type(frame) is memoryview:
         if not frame.c_contiguous:
             raise CallerError("a raw frame must be contiguous")
-        return frame.cast("B") if frame.nbytes else b""
+        if frame.ndim != 1 or frame.itemsize != 1:
+            return frame.cast("B") if frame.nbytes else b""
     return frame
