@@ -1,0 +1,128 @@
+"""The `msrt` command. Its sub-commands come through the entry-point group `msrt.commands`, loaded when they are used.
+
+So the ground floor imports no tier, `msrt status` does not wait for onnx to be imported, and a tier whose extra is not
+installed says which one that is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from msrt.errors import LocalError, MsrtError
+
+__all__ = ["MissingExtra", "main", "msrt", "node_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+GROUP: Final = "msrt.commands"
+EXTRAS: Final = {"msrt_cloud": "cloud", "msrt_edge": "edge", "msrt_device": "device", "msrt.training": "train"}
+"""Where a command lives, and the extra that brings what it needs."""
+
+
+class MissingExtra(LocalError):
+    """A command needs packages that are not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, command: str, package: str, extra: str) -> None:
+        whole = f"msrt[{extra}]" if extra else package
+        super().__init__(f"msrt {command} needs the package {package}", hint=f"pip install '{whole}'")
+        self.package, self.extra = package, extra
+
+
+class _Commands(click.Group):
+    """Finds commands by entry point. A broken one is listed, and says what it lacks when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_points()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        point = _points().get(cmd_name)
+        if point is None:
+            return super().get_command(ctx, cmd_name)
+        try:
+            command = point.load()
+        except ModuleNotFoundError as error:
+            return _missing(point, error.name or "")
+        assert isinstance(command, click.Command), f"{point.value} is not a click command"
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("msrt"), prog_name="msrt")
+def msrt() -> None:
+    """Train, compress, ship, serve and heal AI models on a tree of machines.
+
+    \b
+    Begin:    msrt cloud start             one cloud master; prints how to join
+              msrt invite edge --region eu | msrt invite device
+              msrt edge join INVITE        one or more edge masters
+              msrt device join INVITE      as many devices as there are
+    Use:      msrt model push FILE --name N, msrt model rollout N, msrt infer N INPUT
+    See:      msrt status, msrt node list, msrt events follow
+    Try all:  msrt demo
+    """  # noqa: D301 - \b is click's mark for "leave these lines as they are"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status. Errors are one sentence on stderr."""
+    try:
+        result = msrt.main(args=argv, prog_name="msrt", standalone_mode=False)
+        sys.stdout.flush()
+    except MsrtError as error:
+        click.echo(f"msrt: {error}", err=True)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:  # `msrt ... | head`: nobody reads on, and Python must not complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return result if isinstance(result, int) else 0
+
+
+def node_options(command: F) -> F:
+    """What every `start` and `join` takes: --config FILE, --set SETTING=VALUE, --state DIR, --log-format, --log-level.
+
+    Hand `config` and `sets` to `msrt.config.load(config, TYPE, parse_sets(sets) | {"state": state, ...})`.
+    """
+    options = (
+        click.option(
+            "--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file; deploy/config has examples."
+        ),
+        click.option("--set", "sets", multiple=True, metavar="SETTING=VALUE", help="One setting; may be repeated."),
+        click.option("--state", metavar="DIR", help="Keeps everything. Default: $XDG_STATE_HOME/msrt/ROLE."),
+        click.option("--log-format", type=click.Choice(["console", "json"]), help="Default: console."),
+        click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: info."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _missing(point: EntryPoint, package: str) -> click.Command:
+    extra = next((extra for prefix, extra in EXTRAS.items() if point.module.startswith(prefix)), "")
+
+    def refuse(**_: object) -> None:
+        raise MissingExtra(point.name, package, extra)
+
+    return click.Command(
+        point.name,
+        callback=refuse,
+        params=[click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True},
+        add_help_option=False,
+        short_help=f"(needs {f'msrt[{extra}]' if extra else package})",
+    )
