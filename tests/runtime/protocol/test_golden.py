@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -61,3 +62,17 @@ def test_frames_are_packed_for_mqtt(entry):
     plain = [bytes.fromhex(frame) for frame in entry["frames"]]
     assert wire.pack_frames(plain).hex() == entry["packed"]
     assert wire.unpack_frames(bytes.fromhex(entry["packed"])) == plain
+
+
+README = Path(wire.__file__).with_name("README.md")
+ROW = re.compile(r"^\| `([a-z.]+)` \| (\w+) \| ([^|]+) \|", re.MULTILINE)
+
+
+def test_the_specification_names_every_message_and_field():
+    """The table in the README is the union in the code: types, classes, fields, and which may be left out."""
+    written = {tag: (kind, fields.strip()) for tag, kind, fields in ROW.findall(README.read_text())}
+    coded = {}
+    for cls in Message.__args__:
+        fields = [f.encode_name + ("" if f.required else "?") for f in msgspec.structs.fields(cls)]
+        coded[cls.__struct_config__.tag] = (cls.delivery.name.lower(), ", ".join(fields))
+    assert written == coded
