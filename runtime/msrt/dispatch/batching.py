@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from msrt.dispatch.events import Buffer, Request, State
 from msrt.errors import InvalidTensor
 from msrt.inference.tensors import ITEM_BYTES
-from msrt.protocol.messages import TensorSpec
+from msrt.protocol.messages import Inferred, TensorSpec
 
-__all__ = ["Lane", "LaneKey", "Part", "join", "lane_key", "split", "whole"]
+__all__ = ["Lane", "LaneKey", "Part", "join", "lane_key", "parts_of", "split", "whole"]
 
 LaneKey = tuple[object, ...]
 
@@ -114,6 +114,21 @@ def whole(outputs: Sequence[TensorSpec], frames: Sequence[Buffer]) -> bool:
 
 
 Part = tuple[tuple[TensorSpec, ...], list[Buffer]]
+"""One request's outputs and their bytes."""
+
+
+def parts_of(message: Inferred, frames: Sequence[Buffer], requests: Sequence[Request | None]) -> list[Part] | None:
+    """Each request's share of the answer (None stands for one that nobody waits for); None when the answer cannot be
+    trusted to be theirs."""
+    rows = message.rows
+    if len(rows) != len(requests):
+        return None
+    if len(requests) == 1:
+        return [(message.outputs, list(frames))] if whole(message.outputs, frames) else None
+    for request, count in zip(requests, rows, strict=True):
+        if request is not None and request.rows != count:
+            return None
+    return split(message.outputs, frames, rows)
 
 
 def split(outputs: Sequence[TensorSpec], frames: Sequence[Buffer], rows: Sequence[int]) -> list[Part] | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random  # noqa: TID251 - the type only; the object is passed in
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from msrt.dispatch import watch
-from msrt.dispatch.batching import Part, split, whole
+from msrt.dispatch.batching import parts_of
 from msrt.dispatch.config import Config, Counters
 from msrt.dispatch.events import (
     Action,
     Answered,
-    Buffer,
     Cancel,
     Event,
     Failed,
@@ -30,7 +29,7 @@ from msrt.dispatch.flow import STALLED, Flow
 from msrt.dispatch.retry import FINAL, too_late, verdict
 from msrt.dispatch.roster import CANARY, Pool, Roster, Slot, Worker
 from msrt.errors import MsrtError
-from msrt.protocol.messages import InferFailed, Inferred
+from msrt.protocol.messages import InferFailed
 
 __all__ = ["Dispatcher"]
 
@@ -122,24 +121,24 @@ class Dispatcher:
         slot = self._landed(worker, ids, now)
         live = self.flow.live
         requests = [live.get(number) for number in ids]
-        parts = _parts(message, event.frames, requests)
+        parts = parts_of(message, event.frames, requests)
         if parts is None:
             self._answered_wrongly(worker, slot, requests, now, out)
             return out
-        if healed:
-            self._pump_all(now, out)
-        elif slot is not None:
-            self._pump_slot(slot, now, out)  # the worker's next batch goes out before the answers
         node = worker.node
-        count = 0
+        replies: list[Reply] = []
         for request, (specs, frames) in zip(requests, parts, strict=True):
             if request is not None and request.state is not State.SETTLED and node in request.tried:
                 self.flow.settle(request, node, out)
-                out.append(Reply(request, message, specs, frames))
-                count += 1
-        self.counters.replied += count
-        self.counters.late += len(ids) - count
-        self.flow.admission.served(count, now)
+                replies.append(Reply(request, message, specs, frames))
+        self.counters.replied += len(replies)
+        self.counters.late += len(ids) - len(replies)
+        self.flow.admission.served(len(replies), now)
+        if healed:
+            self._pump_all(now, out)
+        elif slot is not None:
+            self._pump_slot(slot, now, out)
+        out += replies  # last: the worker's next batch is on its way while callers are answered
         return out
 
     def _answered_wrongly(
@@ -251,16 +250,7 @@ class Dispatcher:
         worker = self.roster.workers.get(event.worker)
         if worker is None:
             return out
-        old, worker.slots = worker.slots, {}
-        for state in event.models:
-            if state.state == "ready" and state.version > 0:
-                key = (state.model, state.version)
-                slot = old.get(key)
-                if slot is None:
-                    slot = Slot(worker, state)
-                slot.batchable = state.batch
-                worker.slots[key] = slot
-        self._rebuild({model for model, _ in [*old, *worker.slots]})
+        self._rebuild(self.roster.report(worker, event.models))
         worker.refresh(self.config.window)
         self._pump_all(now, out)
         return out
@@ -315,16 +305,3 @@ class Dispatcher:
 def _flies_with(request: Request, worker: Worker) -> bool:
     """Whether this worker was the last to get it, and nobody took it back since."""
     return request.state is State.FLYING and request.tried[-1] == worker.node
-
-
-def _parts(message: Inferred, frames: Sequence[Buffer], requests: list[Request | None]) -> list[Part] | None:
-    """Each request's share of the answer; None when the answer cannot be trusted to be theirs."""
-    rows = message.rows
-    if len(rows) != len(requests):
-        return None
-    if len(requests) == 1:
-        return [(message.outputs, list(frames))] if whole(message.outputs, frames) else None
-    for request, count in zip(requests, rows, strict=True):
-        if request is not None and request.rows != count:
-            return None
-    return split(message.outputs, frames, rows)

@@ -18,7 +18,7 @@ def patience(worker: Worker, config: Config) -> float:
     """How long a worker with work in flight may be silent before its work is given to another."""
     longest = config.stall_floor_s
     for slot in {flight.slot for flight in worker.flights.values()}:
-        if slot.latency.worst:
+        if slot.latency.known or slot.latency.worst:
             more = worker.rows / slot.typical_rows if slot.typical_rows else 1.0
             expected = config.stall_factor * slot.latency.worst * max(1.0, more)
         else:

@@ -6,6 +6,7 @@ is rolled out"): the slots that may answer it and the lanes in which its request
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from msrt.dispatch.balance import Latency
@@ -91,7 +92,7 @@ class Worker:
         """Request id to its flight, oldest first. What was given up is not here."""
         self.rows = 0
         """In flight, over all models: a device has one set of cores."""
-        self.answered = 0.0
+        self.answered = -math.inf
         """When it last said anything about its work."""
         self.suspect = False
         """Silent for too long: gets no work until it answers, but for a probe now and then."""
@@ -197,6 +198,17 @@ class Roster:
             for slot in worker.slots.values():
                 if slot.model == model:
                     yield slot
+
+    def report(self, worker: Worker, states: Iterable[ModelState]) -> set[str]:
+        """What a worker holds now; returns the models whose pools must be rebuilt. A slot that stays keeps its past."""
+        old, worker.slots = worker.slots, {}
+        for state in states:
+            if state.state == "ready" and state.version > 0:
+                key = (state.model, state.version)
+                slot = old.get(key) or Slot(worker, state)
+                slot.batchable = state.batch
+                worker.slots[key] = slot
+        return {model for model, _ in [*old, *worker.slots]}
 
     def rebuild(self, model: str) -> list[Pool]:
         """Bring the pools of a model in line with tables and workers; returns those that may have work to do."""
