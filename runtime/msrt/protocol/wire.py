@@ -25,6 +25,7 @@ from msrt.errors import CallerError, FrameTooLarge, MalformedFrame, UnknownMessa
 from msrt.links.link import Buffer
 from msrt.protocol import messages
 from msrt.protocol.messages import DeliveryClass
+from msrt.protocol.nesting import MAX_DEPTH, check_message, check_value, is_free_form
 from msrt.protocol.packing import MAX_FRAMES, frame_size, pack_frames, unpack_frames
 
 __all__ = [
@@ -66,8 +67,6 @@ MAX_ITEMS: Final = 16_384
 """Elements of one array or map in a header."""
 MAX_CONTAINERS: Final = 32_768
 """Arrays and maps in one header: what stops a bomb of empty maps."""
-MAX_DEPTH: Final = 16
-"""Nesting of the free-form fields (params, result, meta, data)."""
 
 _SMALL: Final = 16 << 10
 """A header of this size cannot hold enough containers to hurt, so they are not counted."""
@@ -104,13 +103,8 @@ class Packet(NamedTuple):
     frames: list[Buffer]
 
 
-def _free_form(cls: type) -> bool:
-    """Whether a message has a field in which the sender may nest as it likes."""
-    return any("object" in str(hint) for hint in cls.__annotations__.values())
-
-
 _by_tag: Final[dict[str, type[Any]]] = {cls.__struct_config__.tag: cls for cls in messages.Message.__args__}
-_nesting: Final = frozenset(cls for cls in _by_tag.values() if _free_form(cls))
+_nesting: Final = frozenset(cls for cls in _by_tag.values() if is_free_form(cls))
 _tame: Any = functools.reduce(operator.or_, (cls for cls in _by_tag.values() if cls not in _nesting))
 _typed: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(
     msgspec.defstruct("_Typed", [("message", _tame)], bases=(_Head,), frozen=True)
@@ -141,7 +135,7 @@ def encode(
     """
     kind = type(message)
     if kind in _nesting:
-        _check_nesting(message, CallerError)
+        check_message(message, CallerError)
     try:
         header = _encoder.encode((version, _delivery[kind], seq, epoch, ack_session, ack_durable, message))
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
@@ -227,7 +221,7 @@ def _envelope(header: Buffer) -> _Envelope:
     except msgspec.ValidationError as error:
         raise MalformedFrame(f"not a valid {cls.__name__}: {error}") from error
     if cls in _nesting:
-        _check_nesting(head.message, MalformedFrame)
+        check_message(head.message, MalformedFrame)
     return head
 
 
@@ -240,7 +234,7 @@ def unpack(data: Buffer, kind: type[T], *, limit: int = HEADER_LIMIT) -> T:
         raise FrameTooLarge(frame_size(data), limit, "record")
     growth = max(1, limit // HEADER_LIMIT)
     value = _unpackb(data, MAX_ITEMS * growth, MAX_CONTAINERS * growth)
-    _check_depth(value, MAX_DEPTH + 4, MalformedFrame)
+    check_value(value, MAX_DEPTH + 4, MalformedFrame)
     try:
         return msgspec.convert(value, kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
@@ -295,31 +289,6 @@ def _counting(containers: int) -> dict[str, Any]:
         return value
 
     return {"object_hook": count, "list_hook": count}
-
-
-def _check_nesting(message: messages.Message, fault: type[MalformedFrame | CallerError]) -> None:
-    for name in message.__struct_fields__:
-        value = getattr(message, name)
-        if type(value) in (dict, list, tuple):
-            _check_depth(value, MAX_DEPTH, fault)
-
-
-def _check_depth(value: object, depth: int, fault: type[MalformedFrame | CallerError]) -> None:
-    """Refuse what a typed reader could not bound: nesting, and keys that are not text."""
-    layer: list[object] = [value]
-    while layer:
-        if depth < 0:
-            raise fault(f"nested deeper than {MAX_DEPTH}")
-        depth -= 1
-        below: list[object] = []
-        for item in layer:
-            if isinstance(item, dict):
-                if not all(type(key) is str for key in item):
-                    raise fault("a map's keys are text")
-                below.extend(item.values())
-            elif isinstance(item, (list, tuple)):
-                below.extend(item)
-        layer = below
 
 
 def _flat(frame: Buffer) -> Buffer:
