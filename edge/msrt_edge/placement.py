@@ -32,23 +32,29 @@ class Measured:
     """What devices of a class measured: the faster variant of a model version."""
 
     faster: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    """Model, version and device class to variant."""
+    tried: set[tuple[str, int, str]] = field(default_factory=set)
+    """Model, version and node: this device measured and keeps what it found."""
 
-    def learn(self, device_class: str, report: DeviceReport) -> bool:
-        """Take a device's latencies; True if anything was new."""
+    def learn(self, node: str, device_class: str, report: DeviceReport) -> bool:
+        """Take a device's latencies; True if they decide something for others."""
         fresh = False
         for model in report.models:
+            if len(model.latency_us) < 2:
+                continue
+            self.tried.add((model.model, model.version, node))
             key = (model.model, model.version, device_class)
-            if len(model.latency_us) > 1 and key not in self.faster:
+            if key not in self.faster:
                 self.faster[key] = min(model.latency_us, key=model.latency_us.__getitem__)
                 fresh = True
         return fresh
 
-    def variant(self, manifest: Manifest, device_class: str) -> str:
-        """What a device of this class should run; MEASURE while nobody of it has tried."""
-        chosen = choose(manifest, device_class)
-        if chosen != MEASURE:
+    def variant(self, manifest: Manifest, device: Device) -> str:
+        """What a device should run; MEASURE while nobody of its class has tried."""
+        chosen = choose(manifest, device.device_class)
+        if chosen != MEASURE or (manifest.model, manifest.version, device.node) in self.tried:
             return chosen
-        return self.faster.get((manifest.model, manifest.version, device_class), MEASURE)
+        return self.faster.get((manifest.model, manifest.version, device.device_class), MEASURE)
 
 
 def _versions(rollout: RolloutSet, device: Device) -> list[int]:
@@ -75,7 +81,7 @@ def place(
             manifest = manifests.get((model, version))
             if pushed is None or manifest is None:
                 continue
-            variant = measured.variant(manifest, device.device_class)
+            variant = measured.variant(manifest, device)
             out.append(Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0))
     return tuple(out)
 

@@ -8,8 +8,9 @@ import structlog
 
 from msrt import errors
 from msrt.process import die_with_parent
+from msrt.settings import SourceConfig
 from msrt.world.world import World
-from msrt_device.sources.source import Source, SourceConfig, parse_line
+from msrt_device.sources.source import Source, parse_line
 
 __all__ = ["command"]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from msrt import errors
+from msrt.settings import SourceConfig
 from msrt.world.world import World
-from msrt_device.sources.source import Reading, Source, SourceConfig, parse_line
+from msrt_device.sources.source import Reading, Source, parse_line
 
 __all__ = ["replay"]
 

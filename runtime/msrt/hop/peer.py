@@ -63,6 +63,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls = Calls(self)
         self.streams = Streams(self)
+        self.on_acked: Callable[[tuple[Message, ...]], None] = lambda _messages: None
         self.on_over: Callable[[Peer, Exception | None], None] = lambda _peer, _error: None
 
     @property
@@ -173,6 +174,8 @@ class Peer:
                     self._deliver(message, frames)
                 case s.Persist(message, _, seq):
                     self._persist(message, seq)
+                case s.Acked(messages):
+                    self.on_acked(messages)
                 case s.Joined(resumed, lost):
                     self._joined(resumed, lost)
                 case s.Silent():

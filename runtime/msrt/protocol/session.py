@@ -22,7 +22,20 @@ import msgspec
 from msrt import errors
 from msrt.protocol.messages import Bye, DeliveryClass, Fence, Heartbeat, Hello, Message, Refuse, Welcome
 
-__all__ = ["TABLE", "Deliver", "Event", "Joined", "Over", "Persist", "Session", "Side", "Silent", "State", "Transmit"]
+__all__ = [
+    "TABLE",
+    "Acked",
+    "Deliver",
+    "Event",
+    "Joined",
+    "Over",
+    "Persist",
+    "Session",
+    "Side",
+    "Silent",
+    "State",
+    "Transmit",
+]
 
 RESEND_S: Final = 0.25
 RESEND_MAX_S: Final = 2.0
@@ -121,6 +134,13 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Acked:
+    """The peer has these durable messages on disk, oldest first."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """The hop is live. `resumed`: nothing was lost since the last time it was; else `lost` names the session
     messages that the other process never acknowledged, oldest first."""
@@ -142,7 +162,7 @@ class Over:
     lost: tuple[Message, ...] = ()
 
 
-Action = Transmit | Deliver | Persist | Joined | Silent | Over
+Action = Transmit | Deliver | Persist | Acked | Joined | Silent | Over
 
 
 class _Packet(Protocol):
@@ -185,6 +205,8 @@ class _Channel:
     acked: int = 0
     """What our acknowledgements say: `received`, or for durable what is on disk."""
     early: dict[int, tuple[Message, Frames]] = field(default_factory=dict)
+    settled: list[Message] = field(default_factory=list)
+    """Acknowledged since the application was last told."""
 
     def put(self, message: Message, frames: Frames, now: float) -> _Sent | None:
         """Number a message; returns it if the window lets it out at once."""
@@ -209,7 +231,9 @@ class _Channel:
         if not self.unacked or upto < self.unacked[0].seq:
             return []
         while self.unacked and self.unacked[0].seq <= upto:
-            self.bytes -= self.unacked.popleft().size
+            sent = self.unacked.popleft()
+            self.bytes -= sent.size
+            self.settled.append(sent.message)
         self.resend_s = RESEND_S
         self.resend_at = now + self.resend_s if self.unacked else float("inf")
         out = []
@@ -410,10 +434,15 @@ class Session:
         raise errors.OutOfOrder(f"{type(message).__name__} inside a session")
 
     def _acks(self, packet: _Packet, now: float) -> list[Action]:
-        out = self._session.ack(packet.ack_session, now) if self._session.unacked else []
-        if self._durable.unacked:
-            out = out + self._durable.ack(packet.ack_durable, now)
-        return [Transmit(s.message, s.frames, s.seq) for s in out]
+        out: list[Action] = []
+        for channel, upto in ((self._session, packet.ack_session), (self._durable, packet.ack_durable)):
+            if channel.unacked:
+                out += [Transmit(s.message, s.frames, s.seq) for s in channel.ack(upto, now)]
+        if self._durable.settled:
+            out.append(Acked(tuple(self._durable.settled)))
+            self._durable.settled.clear()
+        self._session.settled.clear()
+        return out
 
     def _data(self, packet: _Packet, now: float) -> list[Action]:
         self._heard = now

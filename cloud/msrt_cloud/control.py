@@ -1,0 +1,277 @@
+"""What operators, clients and edges may ask of the cloud: one table of methods, each with its typed parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from msrt import errors
+from msrt.hop import Peer
+from msrt.journal.facts import BrokerAccount, InviteIssued, NodeLabelled, NodeRevoked
+from msrt.protocol.address import check_label
+from msrt.protocol.messages import Parent
+from msrt.trust.invite import Invite
+from msrt.trust.roles import Role, check_call
+from msrt.trust.tls import mosquitto_password
+from msrt_cloud import status
+
+if TYPE_CHECKING:
+    from msrt_cloud.master import Cloud
+
+__all__ = ["Control"]
+
+
+class _Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True): ...
+
+
+class Nothing(_Params, frozen=True):
+    """No parameters."""
+
+
+class InviteCreate(_Params, frozen=True):
+    """See `msrt invite`."""
+
+    role: str
+    region: str = ""
+    labels: dict[str, str] = {}
+    ttl_s: float = 86_400.0
+
+
+class NodeName(_Params, frozen=True):
+    """A node by name or id."""
+
+    node: str
+
+
+class NodeLabel(_Params, frozen=True):
+    """Labels to set, and keys to remove."""
+
+    node: str
+    labels: dict[str, str] = {}
+    remove: list[str] = []
+
+
+class NodeRemove(_Params, frozen=True):
+    """A node to revoke."""
+
+    node: str
+    reason: str = ""
+
+
+class NodeLogs(_Params, frozen=True):
+    """The last lines of a node's log."""
+
+    node: str
+    lines: int = 50
+
+
+class ModelName(_Params, frozen=True):
+    """A model, and perhaps a version."""
+
+    model: str
+    version: int = 0
+
+
+class ModelRollout(_Params, frozen=True):
+    """See `msrt model rollout`."""
+
+    model: str
+    version: int = 0
+    canary: str = ""
+    selector: str = ""
+    window_s: float = 0.0
+
+
+class ModelPush(_Params, frozen=True):
+    """See `msrt model push`. Files are digests of artifacts that were streamed here before."""
+
+    name: str
+    file: str
+    calibrate: str = ""
+    eval: str = ""
+    max_drop: float = 0.01
+    min_accuracy: float = 0.0
+    require: str = ""
+    labels: list[str] = []
+
+
+class TrainRun(_Params, frozen=True):
+    """A bundle that was streamed here before."""
+
+    bundle: str
+
+
+class JobName(_Params, frozen=True):
+    """A job; empty: all of them, where that makes sense."""
+
+    job: str = ""
+
+
+class EventsAfter(_Params, frozen=True):
+    """See msrt_cloud.events."""
+
+    after: int = -1
+    model: str = ""
+    device: str = ""
+    limit: int = 500
+    wait_s: float = 10.0
+
+
+Method = Callable[[Peer, Any], Awaitable[object]]
+
+
+class Control:
+    """Dispatches calls by their table."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._table: dict[str, tuple[type[_Params], Method]] = {
+            "invite.create": (InviteCreate, self._invite),
+            "status": (Nothing, self._status),
+            "edges": (Nothing, self._edges),
+            "node.list": (Nothing, self._node_list),
+            "node.label": (NodeLabel, self._node_label),
+            "node.remove": (NodeRemove, self._node_remove),
+            "node.logs": (NodeLogs, self._node_logs),
+            "node.diagnose": (NodeName, self._node_diagnose),
+            "model.push": (ModelPush, self._model_push),
+            "model.list": (Nothing, self._model_list),
+            "model.show": (ModelName, self._model_show),
+            "model.rollout": (ModelRollout, self._model_rollout),
+            "model.rollout.status": (ModelName, self._rollout_status),
+            "model.rollback": (ModelName, self._model_rollback),
+            "train.run": (TrainRun, self._train_run),
+            "train.status": (JobName, self._train_status),
+            "train.report": (JobName, self._train_report),
+            "train.stop": (JobName, self._train_stop),
+            "events.after": (EventsAfter, self._events_after),
+        }
+
+    async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:
+        """Answer a call. Raises Forbidden, CallerError that names the parameter at fault, and what the method raises."""
+        check_call(peer.role, method)
+        found = self._table.get(method)
+        if found is None:
+            raise errors.NotFound(f"the cloud has no method {method!r}", hint="upgrade the cloud, or this command")
+        kind, run = found
+        given = {key: value for key, value in params.items() if key != "_call"}
+        try:
+            typed = msgspec.convert(given, kind, builtin_types=(bytes,))
+        except msgspec.ValidationError as error:
+            raise errors.CallerError(f"{method}: {error}") from None
+        return await run(peer, typed)
+
+    # --- invites and nodes ----------------------------------------------------------------------------------
+
+    async def _invite(self, peer: Peer, p: InviteCreate) -> object:
+        cloud, wall = self._cloud, self._cloud.world.wall()
+        parents: tuple[Parent, ...] = (cloud.address,)
+        if p.role == Role.DEVICE:
+            parents = cloud.fleet.parents(p.region)
+            if not parents or (p.region and all(parent.region != p.region for parent in parents)):
+                where = f" in the region {p.region!r}" if p.region else ""
+                raise errors.Unavailable(f"no edge{where} has joined yet", hint="start one first: msrt edge join")
+        region = p.region or (parents[0].region if p.role == Role.DEVICE else "")
+        invite = Invite.make(
+            cloud.identity, cloud.world.random.randbytes, role=p.role, parents=parents, expires=wall + p.ttl_s,
+            region=region, labels=p.labels,
+        )  # fmt: skip
+        record = invite.record
+        issued = InviteIssued(
+            record.id, record.role, record.secret_hash, record.expires, record.region, record.labels, peer.name, wall
+        )
+        facts: list[InviteIssued | BrokerAccount] = [issued]
+        if p.role == Role.DEVICE:
+            salt = cloud.world.random.randbytes(12)
+            line = await cloud.world.offload(mosquitto_password, invite.secret.hex(), salt)
+            facts.append(BrokerAccount(f"invite-{invite.id}", line, region, wall))
+        await cloud.writer.append(*facts)
+        return {"invite": invite.encode()}
+
+    async def _edges(self, peer: Peer, _p: Nothing) -> object:
+        region = peer.certificate.region if peer.certificate else ""
+        return [msgspec.to_builtins(p, builtin_types=(bytes,)) for p in self._cloud.fleet.parents(region)]
+
+    async def _node_list(self, _peer: Peer, _p: Nothing) -> object:
+        return status.node_rows(self._cloud.writer.state, self._cloud.fleet)
+
+    async def _node_label(self, _peer: Peer, p: NodeLabel) -> object:
+        for key, value in p.labels.items():
+            check_label(key, value)
+        state = self._cloud.writer.state
+        node = self._cloud.fleet.find(state, p.node)
+        labels = {k: v for k, v in {**state.labels(node.node), **p.labels}.items() if k not in p.remove}
+        await self._cloud.writer.append(NodeLabelled(node.node, labels, self._cloud.world.wall()))
+        return {"node": node.node, "labels": labels}
+
+    async def _node_remove(self, _peer: Peer, p: NodeRemove) -> object:
+        node = self._cloud.fleet.find(self._cloud.writer.state, p.node)
+        wall = self._cloud.world.wall()
+        await self._cloud.writer.append(
+            NodeRevoked(node.node, node.enrolled.serial, p.reason, wall),
+            BrokerAccount(node.node, "", node.region, wall),
+        )
+        self._cloud.downlink.expel(node.node, errors.Revoked(f"{node.name} was removed from the tree"))
+        return {"node": node.node}
+
+    async def _down(self, name: str, method: str, params: dict[str, object]) -> object:
+        """Ask a node through its edge."""
+        cloud = self._cloud
+        node = cloud.fleet.find(cloud.writer.state, name)
+        edge = cloud.fleet.edge_of(node)
+        peer = cloud.downlink.peers.get(edge.node)
+        if peer is None:
+            raise errors.Unavailable(f"the edge {edge.name} is away")
+        return await peer.call(method, {"node": node.node, **params}, 10.0)
+
+    async def _node_logs(self, _peer: Peer, p: NodeLogs) -> object:
+        return await self._down(p.node, "node.logs", {"lines": p.lines})
+
+    async def _node_diagnose(self, _peer: Peer, p: NodeName) -> object:
+        return await self._down(p.node, "node.diagnose", {})
+
+    async def _status(self, _peer: Peer, _p: Nothing) -> object:
+        cloud = self._cloud
+        jobs = cloud.training.rows("")
+        return status.tree(cloud.writer.log, cloud.fleet, cloud.rollouts, jobs, cloud.summary())
+
+    # --- models ----------------------------------------------------------------------------------------------
+
+    async def _model_push(self, _peer: Peer, p: ModelPush) -> object:
+        return await self._cloud.registry.push(p.name, p)
+
+    async def _model_list(self, _peer: Peer, _p: Nothing) -> object:
+        return status.model_rows(self._cloud.writer.state, self._cloud.rollouts)
+
+    async def _model_show(self, _peer: Peer, p: ModelName) -> object:
+        manifest, report = self._cloud.registry.find(p.model, p.version)
+        return status.show_model(manifest, report)
+
+    async def _model_rollout(self, _peer: Peer, p: ModelRollout) -> object:
+        return await self._cloud.rollouts.begin(p.model, p.version, p.canary, p.selector, p.window_s)
+
+    async def _rollout_status(self, _peer: Peer, p: ModelName) -> object:
+        return self._cloud.rollouts.status(p.model)
+
+    async def _model_rollback(self, _peer: Peer, p: ModelName) -> object:
+        return await self._cloud.rollouts.rollback(p.model)
+
+    # --- training and events -----------------------------------------------------------------------------------
+
+    async def _train_run(self, peer: Peer, p: TrainRun) -> object:
+        return {"job": await self._cloud.training.create(p.bundle, peer.name)}
+
+    async def _train_status(self, _peer: Peer, p: JobName) -> object:
+        return self._cloud.training.rows(p.job)
+
+    async def _train_report(self, _peer: Peer, p: JobName) -> object:
+        return self._cloud.training.report(p.job)
+
+    async def _train_stop(self, _peer: Peer, p: JobName) -> object:
+        await self._cloud.training.stop(p.job)
+        return {}
+
+    async def _events_after(self, _peer: Peer, p: EventsAfter) -> object:
+        return await self._cloud.events.after(p.after, p.model, p.device, p.limit, p.wait_s)

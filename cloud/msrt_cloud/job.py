@@ -1,0 +1,243 @@
+"""One running job: first weights, round after round, then the finished model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from msrt import errors
+from msrt.hop import Peer
+from msrt.journal.facts import JobAdvanced, JobCreated
+from msrt.learning import events as e
+from msrt.learning.aggregate import NormGuard, RunningSum, check
+from msrt.learning.rounds import GlobalRound, Pace
+from msrt.learning.vector import advance, load
+from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
+from msrt.training.bundle import JobConfig
+from msrt.training.task import Node
+from msrt_cloud.publish import publish
+
+if TYPE_CHECKING:
+    from msrt_cloud.training import Training
+
+__all__ = ["RunningJob"]
+
+log = structlog.get_logger()
+WORK_S: Final = 300.0
+GATHER_S: Final = 0.25
+RETRIES: Final = 5
+"""Rounds without quorum in a row, after which the job fails."""
+
+
+class _Round:
+    """One open round and its sums."""
+
+    def __init__(self, message: RoundOpen, machine: GlobalRound, deadline: float, opened: float) -> None:
+        self.message, self.machine, self.deadline, self.opened = message, machine, deadline, opened
+        self.sum = RunningSum(machine.size)
+        self.payloads: dict[str, tuple[UpdateMeta, bytes]] = {}
+        self.lock = asyncio.Lock()
+        self.bytes_up = 0
+        self.over: asyncio.Future[e.Finish | e.Abandon] = asyncio.get_running_loop().create_future()
+
+
+class RunningJob:
+    """`training` is the coordinator: its world, journal, artifacts and fleet."""
+
+    def __init__(self, training: Training, created: JobCreated, config: JobConfig) -> None:
+        self._t, self._created, self._config, self.name = training, created, config, created.job
+        self._workshop = training.workshop(self.name)
+        self._round: _Round | None = None
+        self._keys = 0
+        self.regions: dict[str, tuple[int, int, int]] = {}
+        self.waiting = "starting"
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Nodes that reported in this round, and participants."""
+        now = self._round
+        if now is None:
+            return 0, 0
+        regional = sum(reported for round_, reported, _ in self.regions.values() if round_ == now.message.round)
+        return max(now.machine.reported, regional), len(now.machine.participants)
+
+    async def run(self) -> None:
+        """Until the last round is checkpointed and published. Raises what ends the job."""
+        bundle = await self._t.artifacts.read(self._created.bundle)
+        await self._workshop.start(bundle)
+        job = self._t.writer.state.jobs[self.name]
+        weights = job.weights or await self._first_weights()
+        guard: NormGuard | None = None
+        failures, nodes = 0, list[Node]()
+        number = job.round
+        while number < self._config.rounds:
+            data = await self._t.artifacts.read(weights)
+            if guard is None:
+                guard = NormGuard.for_weights(float((load(data)[1] ** 2).sum() ** 0.5))
+            outcome, nodes = await self._one_round(number + 1, weights, data, guard)
+            if isinstance(outcome, e.Abandon):
+                failures += 1
+                self.waiting = outcome.reason
+                log.warning("round.abandoned", job=self.name, round=number + 1, reason=outcome.reason)
+                if failures >= RETRIES:
+                    raise errors.JobFailed(f"{RETRIES} rounds in a row were given up: {outcome.reason}")
+                continue
+            failures = 0
+            number += 1
+            weights = self._t.writer.state.jobs[self.name].weights
+        await self._finish(weights, nodes)
+
+    async def close(self) -> None:
+        """End the workshop's process."""
+        await self._workshop.stop()
+
+    async def _first_weights(self) -> str:
+        self.waiting = "making the first weights"
+        return await self._t.artifacts.put_bytes(await self._workshop.initial(WORK_S))
+
+    # --- a round -------------------------------------------------------------------------------------------------
+
+    async def _gather(self) -> dict[str, int]:
+        """Wait for enough devices; node id to its index."""
+        while True:
+            devices = self._t.participants(self._config.select)
+            if len(devices) >= self._config.min_nodes:
+                return {device.node: index for index, device in enumerate(devices)}
+            self.waiting = f"waiting for {self._config.min_nodes} devices, {len(devices)} are here"
+            await asyncio.sleep(GATHER_S)
+
+    async def _one_round(
+        self, number: int, weights: str, data: bytes, guard: NormGuard
+    ) -> tuple[e.Finish | e.Abandon, list[Node]]:
+        participants = await self._gather()
+        now, config = self._t.world.now(), self._config
+        quorum = max(1, round(config.quorum * len(participants)))
+        pace = Pace(now, now + config.deadline_s, quorum)
+        size = load(data)[1].size
+        message = RoundOpen(
+            self.name, number, self._created.bundle, self._created.signature, weights, config.deadline_s,
+            participants, len(participants), config.compression,
+        )  # fmt: skip
+        machine = GlobalRound(self.name, number, size, participants, pace, guard)
+        self._round = current = _Round(message, machine, now + config.deadline_s, now)
+        self.waiting = ""
+        self.announce(self._t.edges())
+        ticker = asyncio.get_running_loop().create_task(self._tick(current))
+        try:
+            outcome = await current.over
+        finally:
+            ticker.cancel()
+        if isinstance(outcome, e.Finish):
+            await self._checkpoint(current, outcome, data)
+            self._t.tell(RoundClosed(self.name, number, tuple(outcome.included)))
+        nodes = [Node(id=node, index=index, count=len(participants)) for node, index in participants.items()]
+        return outcome, nodes
+
+    def announce(self, peers: Sequence[Peer]) -> None:
+        """Tell edges that the round is open."""
+        current = self._round
+        if current is None or current.over.done():
+            return
+        left = max(0.1, current.deadline - self._t.world.now())
+        for peer in peers:
+            if peer.live:
+                peer.send(msgspec.structs.replace(current.message, deadline_s=left))
+
+    def living(self, living: set[str]) -> None:
+        """Who is away is not waited for once the quorum is met."""
+        current = self._round
+        if current is None or current.over.done():
+            return
+        now = self._t.world.now()
+        for node in current.machine.participants:
+            event = e.Joined(node) if node in living else e.Left(node)
+            self._later(current, current.machine.handle(event, now))
+
+    def wants(self, meta: UpdateMeta) -> bool:
+        """Is this update of the open round?"""
+        current = self._round
+        return current is not None and not current.over.done() and meta.round == current.message.round
+
+    async def arrived(self, _peer: Peer, meta: UpdateMeta, payload: bytes) -> None:
+        """A whole update. Raises BadUpdate to tell its sender."""
+        current = self._round
+        if current is None or not self.wants(meta):
+            return
+        norm, fault = 0.0, meta.error
+        if not fault:
+            try:
+                norm = await self._t.world.offload(check, payload, meta.encoding, current.machine.size)
+            except errors.BadUpdate as error:
+                fault = error.text
+        self._keys += 1
+        key = str(self._keys)
+        current.payloads[key] = (meta, payload)
+        current.bytes_up += len(payload)
+        actions = current.machine.handle(e.Arrived(key, meta, norm, fault), self._t.world.now())
+        await self._perform(current, actions)
+        refused = [action for action in actions if isinstance(action, e.Refuse)]
+        if refused and not meta.error:
+            raise errors.BadUpdate(refused[0].error)
+
+    async def _tick(self, current: _Round) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            await self._perform(current, current.machine.handle(e.Tick(), self._t.world.now()))
+
+    def _later(self, current: _Round, actions: list[e.RoundAction]) -> None:
+        if actions:
+            task = asyncio.get_running_loop().create_task(self._perform(current, actions))
+            task.add_done_callback(lambda done: done.cancelled() or done.result())
+
+    async def _perform(self, current: _Round, actions: list[e.RoundAction]) -> None:
+        for action in actions:
+            match action:
+                case e.Add(key, weight):
+                    meta, payload = current.payloads.pop(key)
+                    async with current.lock:
+                        await self._t.world.offload(current.sum.add, payload, meta.encoding, weight)
+                case e.Drop(key, _) | e.Refuse(key, _, _):
+                    current.payloads.pop(key, None)
+                    if isinstance(action, e.Refuse):
+                        log.warning("round.update_refused", job=self.name, nodes=action.nodes, why=action.error)
+                case e.Finish() | e.Abandon():
+                    if not current.over.done():
+                        current.over.set_result(action)
+
+    async def _checkpoint(self, current: _Round, outcome: e.Finish, data: bytes) -> None:
+        """New weights on disk, then one journal entry: from then on the senders may forget."""
+        t, number = self._t, current.message.round
+        rate = self._config.server_lr
+        new = await t.world.offload(lambda: advance(data, current.sum.mean(), rate))
+        weights = await t.artifacts.put_bytes(new)
+        included = tuple(outcome.included)
+        await t.writer.append(JobAdvanced(self.name, number, weights, outcome.metrics, included, t.world.wall()))
+        metrics = outcome.metrics
+        row = {
+            "round": number, "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
+            "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
+            "bytes_down": len(data) * len(t.edges()), "nodes": len(included), "failed": outcome.failed,
+        }  # fmt: skip
+        await t.record(self.name, f"{number:06d}", row)
+        log.info("round.closed", job=self.name, round=number, nodes=len(included), **metrics)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    async def _finish(self, weights: str, nodes: list[Node]) -> None:
+        self._round = None
+        data = await self._t.artifacts.read(weights)
+        size = load(data)[1].size
+        end: dict[str, Any] = {"parameters": size}
+        if self._config.baseline is not None and nodes:
+            self.waiting = "measuring the baselines"
+            judged = await self._workshop.evaluate(data, nodes, WORK_S)
+            base = await self._workshop.baseline(nodes, WORK_S)
+            end |= {"accuracy": judged.metrics.get("accuracy"), "alone_mean": base.alone_mean, "pooled": base.pooled}
+        if self._config.publish is not None:
+            self.waiting = "publishing"
+            end["published"] = await publish(self._t, self._workshop, self._config.publish, data)
+        await self._t.record(self.name, "end", end)

@@ -1,0 +1,133 @@
+"""The views that `msrt status`, `msrt node list` and `msrt model list` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msrt.inference.bundle import Manifest
+from msrt.journal.facts import GLOBAL
+from msrt.journal.log import Log
+from msrt.journal.state import Job, State
+from msrt.protocol import wire
+from msrt.protocol.messages import DeviceRecord, ModelState
+from msrt.trust.roles import Role
+from msrt_cloud.fleet import EdgeSeen, Fleet
+from msrt_cloud.rollouts import Rollouts
+
+__all__ = ["job_row", "model_rows", "node_rows", "show_model", "tree"]
+
+
+def _model(model: ModelState) -> dict[str, Any]:
+    return {
+        "model": model.model, "version": model.version, "variant": model.variant, "state": model.state,
+        "error": model.error, "requests": model.requests, "failures": model.failures, "latency_us": model.latency_us,
+    }  # fmt: skip
+
+
+def _device(device: DeviceRecord, edge: EdgeSeen) -> dict[str, Any]:
+    return {
+        "node": device.node, "name": device.name, "alive": device.alive and edge.alive, "link": device.link,
+        "class": device.device_class, "labels": device.labels, "models": [_model(m) for m in device.models],
+        "values": device.values, "sources": device.sources,
+    }  # fmt: skip
+
+
+def _behind(log: Log, edge: EdgeSeen) -> int:
+    """Entries of its scopes that an edge has not confirmed; offsets count over all scopes, so it is an upper bound."""
+    scopes = (GLOBAL, edge.region)
+    return sum(max(0, log.positions.get(scope, 0) - edge.position.get(scope, 0)) for scope in scopes)
+
+
+def tree(
+    log: Log, fleet: Fleet, rollouts: Rollouts, jobs: list[dict[str, Any]], cloud: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything at a glance."""
+    state = log.state
+    placed: set[str] = set()
+    edges = []
+    for edge in sorted(fleet.edges.values(), key=lambda e: e.name):
+        here = [device for at, device in fleet.devices() if at is edge]
+        placed.update(device.node for device in here)
+        edges.append(
+            {
+                "node": edge.node, "name": edge.name, "region": edge.region, "alive": edge.alive,
+                "behind": _behind(log, edge), "queue": edge.values.get("queue", 0.0), "values": edge.values,
+                "address": edge.address.http if edge.address else "",
+                "devices": [_device(device, edge) for device in sorted(here, key=lambda d: d.name)],
+            }
+        )  # fmt: skip
+    placed.update(fleet.edges)
+    unplaced = [
+        {"name": node.name, "role": node.role, "node": node.node}
+        for node in state.nodes.values()
+        if node.role in (Role.DEVICE, Role.EDGE) and node.node not in placed and not node.revoked
+    ]
+    models = [{**row, "version": row["serving"]} for row in model_rows(state, rollouts)]
+    return {"cloud": cloud, "edges": edges, "unplaced": unplaced, "models": models, "jobs": jobs}
+
+
+def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
+    """Every enrolled node that was not removed."""
+    where = {device.node: (edge, device) for edge, device in fleet.devices()}
+    rows = []
+    for node in sorted(state.nodes.values(), key=lambda n: (n.role, n.name)):
+        if node.revoked:
+            continue
+        edge, device = where.get(node.node, (None, None))
+        own = fleet.edges.get(node.node)
+        rows.append(
+            {
+                "node": node.node, "name": node.name, "role": node.role,
+                "region": edge.region if edge else node.region,
+                "alive": bool(own and own.alive) or bool(edge and device and edge.alive and device.alive),
+                "edge": edge.name if edge else "", "link": device.link if device else "",
+                "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
+                "models": [f"{m.model}@{m.version} {m.variant} {m.state}" for m in device.models] if device else [],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def model_rows(state: State, rollouts: Rollouts) -> list[dict[str, Any]]:
+    """Every model."""
+    rows = []
+    for model in sorted(state.models):
+        row: dict[str, Any] = {"model": model, "versions": sorted(state.models[model]), "serving": 0, "rollout": ""}
+        if model in state.rollouts:
+            now = rollouts.status(model)
+            row |= {
+                "serving": now["previous"] if now["state"] in ("rolled_back", "canary") else now["version"],
+                "rollout": f"{now['version']} {now['state']}", "canary": now["canary"], "selector": now["selector"],
+                "ready": f"{now['ready']}/{now['matching']}", "reason": now["reason"],
+            }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
+    """One version, for `msrt model show`."""
+
+    def specs(tensors: tuple[Any, ...]) -> list[str]:
+        return [f"{t.name} {t.dtype} {list(t.shape)}" for t in tensors]
+
+    return {
+        "model": manifest.model, "version": manifest.version, "inputs": specs(manifest.inputs),
+        "outputs": specs(manifest.outputs), "batchable": manifest.batchable,
+        "variants": {n: f"{v.size} bytes, {v.latency_us} us, {v.method}" for n, v in manifest.variants.items()},
+        "chosen": manifest.chosen, "require": manifest.require, "labels": list(manifest.labels), **report,
+    }  # fmt: skip
+
+
+def job_row(job: Job, progress: tuple[int, int], *, paused: bool = False) -> dict[str, Any]:
+    """One job."""
+    state = job.ended.state if job.ended else ("paused" if paused else "running" if progress[1] else "queued")
+    return {
+        "job": job.created.job, "state": state, "round": job.round, "rounds": job.created.config.get("rounds", 0),
+        "metrics": dict(job.advanced.metrics) if job.advanced else {}, "reported": progress[0],
+        "expected": progress[1], "reason": job.ended.reason if job.ended else "",
+    }  # fmt: skip
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """A manifest of our own journal."""
+    return wire.unpack(data, Manifest)

@@ -1,0 +1,222 @@
+"""The coordinator: opens rounds, applies what comes back, checkpoints, and goes on after any death.
+
+What is decided is in `msrt.learning.rounds`; what is durable is the journal (job created, round advanced, job ended) and
+the artifact store (bundle, weights). Each job runs in a task of its own: none can block another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from msrt import errors
+from msrt.artifacts import ArtifactStore
+from msrt.hop import Peer
+from msrt.journal.facts import JobCreated, JobEnded
+from msrt.journal.writer import Writer
+from msrt.links.link import Buffer
+from msrt.protocol.messages import DeviceRecord, RoundClosed, StreamOpen, TrainProgress, UpdateMeta
+from msrt.training.bundle import JobConfig, open_bundle
+from msrt.training.trainer import Workshop
+from msrt.trust.identity import Identity, Purpose
+from msrt.world.world import World
+from msrt_cloud.fleet import Fleet
+from msrt_cloud.job import RunningJob
+from msrt_cloud.registry import Registry
+from msrt_cloud.rollouts import Rollouts
+
+__all__ = ["Training"]
+
+log = structlog.get_logger()
+UPDATE_LIMIT = 1 << 30
+
+
+class Training:
+    """All jobs of one cloud."""
+
+    def __init__(
+        self, world: World, identity: Identity, writer: Writer, artifacts: ArtifactStore, fleet: Fleet,
+        edges: Callable[[], Sequence[Peer]], registry: Registry, rollouts: Rollouts, workshop: Callable[[str], Workshop],
+    ) -> None:  # fmt: skip
+        self.world, self.identity, self.writer, self.artifacts = world, identity, writer, artifacts
+        self.fleet, self.edges, self.registry, self.rollouts, self.workshop = fleet, edges, registry, rollouts, workshop
+        self._jobs: dict[str, RunningJob] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._curves = world.disk.store("curves")
+
+    async def resume(self) -> None:
+        """Go on with every job that the journal says is not over."""
+        for name, job in list(self.writer.state.jobs.items()):
+            if job.ended is None:
+                self._start(name)
+
+    async def create(self, digest: str, by: str) -> str:
+        """Accept a job; its name, made unique. Raises InvalidJob, NotFound."""
+        bundle = open_bundle(await self.artifacts.read(digest))
+        name, number = bundle.config.name, 1
+        while (job := name if number == 1 else f"{name}-{number}") in self.writer.state.jobs:
+            number += 1
+        signature = self.identity.sign(digest.encode(), Purpose.BUNDLE)
+        config = msgspec.to_builtins(bundle.config)
+        await self.writer.append(JobCreated(job, digest, signature, config, by, self.world.wall()))
+        self._start(job)
+        return job
+
+    def _start(self, name: str) -> None:
+        fact = self.writer.state.jobs[name]
+        config = msgspec.convert(fact.created.config, JobConfig)
+        running = self._jobs[name] = RunningJob(self, fact.created, config)
+        self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name, running))
+
+    async def _run(self, name: str, running: RunningJob) -> None:
+        state, reason = "finished", ""
+        try:
+            await running.run()
+        except errors.MsrtError as error:
+            state, reason = "failed", str(error)
+            log.warning("job.failed", job=name, error=reason)
+        finally:
+            await running.close()
+        await self._end(name, state, reason)
+
+    async def _end(self, name: str, state: str, reason: str) -> None:
+        job = self.writer.state.jobs[name]
+        if job.ended is None:
+            await self.writer.append(JobEnded(name, state, reason, self.world.wall()))
+        self.tell(RoundClosed(name, job.round, (), state))
+        log.info("job.ended", job=name, state=state)
+
+    async def stop(self, name: str) -> None:
+        """End a job. Raises NotFound, Conflict when it is over."""
+        job = self.writer.state.jobs.get(name)
+        if job is None:
+            raise errors.NotFound(f"no job is named {name!r}", hint="msrt train status")
+        if job.ended is not None:
+            raise errors.Conflict(f"{name} is {job.ended.state} already")
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await self._end(name, "stopped", "by the operator")
+
+    async def close(self) -> None:
+        """Stop working; the jobs go on at the next start."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    # --- edges -------------------------------------------------------------------------------------------------
+
+    def tell(self, message: RoundClosed) -> None:
+        """Say it to every edge that is here; the others hear it when they join."""
+        for peer in self.edges():
+            if peer.live:
+                peer.send(message)
+
+    def edge_joined(self, peer: Peer) -> None:
+        """Say what is open and what is over."""
+        for name, job in self.writer.state.jobs.items():
+            running = self._jobs.get(name)
+            if job.ended is not None:
+                peer.send(RoundClosed(name, job.round, (), job.ended.state))
+            elif running is not None:
+                if job.round:
+                    peer.send(RoundClosed(name, job.round, ()))
+                running.announce([peer])
+
+    def devices_changed(self, living: set[str]) -> None:
+        """A report came: who is away is not waited for."""
+        for running in self._jobs.values():
+            running.living(living)
+
+    def progress(self, peer: Peer, message: TrainProgress) -> None:
+        """How far a region is."""
+        running = self._jobs.get(message.job)
+        if running is not None:
+            running.regions[peer.node] = (message.round, message.reported, message.expected)
+
+    def stream(self, peer: Peer, opened: StreamOpen) -> _UpdateSink:
+        """An edge sends its sum, or a single. Raises BadUpdate, StreamCancelled for a round that is over."""
+        try:
+            meta = msgspec.convert(opened.meta, UpdateMeta)
+        except msgspec.ValidationError as error:
+            raise errors.BadUpdate(f"a malformed update: {error}") from None
+        running = self._jobs.get(meta.job)
+        if opened.size > UPDATE_LIMIT:
+            raise errors.BadUpdate(f"an update of {opened.size} bytes, the limit is {UPDATE_LIMIT}")
+        if running is None or not running.wants(meta):
+            raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is not open")
+        return _UpdateSink(self.world, running, peer, meta, opened.size)
+
+    # --- views -------------------------------------------------------------------------------------------------
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """One job or all, newest last. Raises NotFound."""
+        jobs = self.writer.state.jobs
+        if name and name not in jobs:
+            raise errors.NotFound(f"no job is named {name!r}", hint="msrt train status")
+        return [self._row(job) for job in ([name] if name else jobs)]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        job, running = self.writer.state.jobs[name], self._jobs.get(name)
+        reported, expected = running.progress if running else (0, 0)
+        state = job.ended.state if job.ended else "running" if expected else "queued"
+        return {
+            "job": name, "state": state, "round": job.round, "rounds": job.created.config.get("rounds", 0),
+            "metrics": dict(job.advanced.metrics) if job.advanced else {}, "reported": reported,
+            "expected": expected, "reason": job.ended.reason if job.ended else (running.waiting if running else ""),
+        }  # fmt: skip
+
+    def report(self, name: str) -> dict[str, Any]:
+        """Per-round curves and, with [baseline], what nodes reach alone and pooled. Raises NotFound."""
+        self.rows(name)
+        rounds, last = [], {}
+        for key, value in self._curves.scan(f"{name}/"):
+            record = msgspec.json.decode(value)
+            if key.endswith("/end"):
+                last = record
+            else:
+                rounds.append(record)
+        accuracy = last.get("accuracy") or (rounds[-1]["accuracy"] if rounds else None)
+        return {
+            "rounds": rounds, "accuracy": accuracy, "alone_mean": last.get("alone_mean"), "pooled": last.get("pooled"),
+            "parameters": last.get("parameters"), "update_bytes_ratio": last.get("update_bytes_ratio"),
+            "published": last.get("published"),
+        }  # fmt: skip
+
+    async def record(self, name: str, key: str, value: dict[str, Any]) -> None:
+        """Keep one line of a job's curves."""
+        self._curves.put(f"{name}/{key}", msgspec.json.encode(value))
+        await self.world.offload(self._curves.commit)
+
+    def participants(self, select: str) -> list[DeviceRecord]:
+        """Living devices that a job's selector names, in a stable order."""
+        return sorted((seen.device for seen in self.fleet.matching(select)), key=lambda d: d.name)
+
+
+class _UpdateSink:
+    """Collects one update in memory."""
+
+    have = 0
+
+    def __init__(self, world: World, running: RunningJob, peer: Peer, meta: UpdateMeta, size: int) -> None:
+        self._world, self._running, self._peer, self._meta, self._size = world, running, peer, meta, size
+        self._data = bytearray()
+
+    async def write(self, _offset: int, data: Buffer) -> None:
+        self._data += data
+
+    async def complete(self, _size: int, digest: str) -> None:
+        payload = bytes(self._data)
+        if await self._world.offload(lambda: hashlib.sha256(payload).hexdigest()) != digest:
+            raise errors.Corrupt("the update's bytes do not match its digest")
+        await self._running.arrived(self._peer, self._meta, payload)
+
+    def abort(self, error: Exception) -> None:
+        log.info("round.update_aborted", edge=self._peer.name, error=str(error))

@@ -1,0 +1,154 @@
+"""Runs a device's own readings through the model placed on it, and posts what it found as durable events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from msrt import errors
+from msrt.hop.durable import DurableSender
+from msrt.inference.answer import run_slot
+from msrt.inference.slots import Slot, Slots
+from msrt.inference.tensors import NUMPY_NAMES
+from msrt.protocol import wire
+from msrt.protocol.messages import Event
+from msrt.settings import SourceConfig
+from msrt.world.world import Store, World
+from msrt_device.sources.source import Reading, open_source
+
+__all__ = ["Watch"]
+
+log = structlog.get_logger()
+MODEL_WAIT_S: Final = 0.5
+RETRY_S: Final = 2.0
+VALUES: Final = 16
+"""Numbers of the first output that an event carries at most."""
+
+
+class Watch:
+    """One source of one device. `state` says how it fares: waiting, reading, ended, or what is wrong."""
+
+    def __init__(
+        self,
+        world: World,
+        store: Store,
+        config: SourceConfig,
+        slots: Slots,
+        events: DurableSender,
+        who: tuple[str, str, str],
+    ) -> None:
+        self._world, self._store, self._config, self._slots, self._events = world, store, config, slots, events
+        self._node, self._name, self._region = who
+        self._key = f"source/{config.name}"
+        self._read = int.from_bytes(dict(store.scan(self._key)).get(self._key, b""), "big")
+        self._last_label: object = None
+        self.state = "waiting"
+        self.readings = self.refused = 0
+
+    async def run(self) -> None:
+        """Until the source ends. A source that fails is opened again."""
+        while True:
+            try:
+                async for reading in open_source(self._world, self._config, self._read):
+                    await self._take(reading)
+                self.state = "ended"
+                return
+            except errors.InvalidConfig as error:
+                self.state = error.text
+                log.warning("source.refused", source=self._config.name, error=str(error))
+                return
+            except (errors.MsrtError, OSError, ValueError) as error:
+                self.state = str(error)
+                log.warning("source.failed", source=self._config.name, error=str(error), again_in_s=RETRY_S)
+                await asyncio.sleep(RETRY_S)
+
+    async def _take(self, reading: Reading) -> None:
+        """One reading becomes one event, or none. Waits for the model: nothing is lost meanwhile."""
+        while True:
+            try:
+                slot = self._slots.borrow(self._config.model)
+                break
+            except (errors.NotFound, errors.Unavailable):
+                self.state = f"waiting for {self._config.model}"
+                await asyncio.sleep(MODEL_WAIT_S)
+        self.state = "reading"
+        self.readings += 1
+        try:
+            data = await self._world.offload(_infer, slot, reading)
+            version = slot.placement.version
+        except (errors.InvalidTensor, errors.ModelFailed) as error:
+            self.state = error.text
+            self.refused += 1
+            self._read += 1
+            log.warning("source.bad_reading", source=self._config.name, error=error.text)
+            return
+        finally:
+            self._slots.give_back(slot)
+        if self._worth(data):
+            await self._post(data, version)
+        self._read += 1
+        self._store.put(self._key, self._read.to_bytes(8, "big"))
+
+    def _worth(self, data: dict[str, Any]) -> bool:
+        if data.get("score", 1.0) < self._config.min_score:
+            return False
+        changed = data.get("label") != self._last_label
+        self._last_label = data.get("label")
+        return changed or not self._config.on_change
+
+    async def _post(self, data: dict[str, Any], version: int) -> None:
+        wall, read = self._world.wall(), self._read
+
+        def encode(seq: int) -> bytes:
+            event = Event(
+                node=self._node, seq=seq, name=self._name, source=self._config.name, model=self._config.model,
+                version=version, wall=wall, data={**data, "reading": read}, region=self._region,
+            )  # fmt: skip
+            self._store.put(self._key, (read + 1).to_bytes(8, "big"))
+            return wire.pack(event)
+
+        while True:
+            try:
+                await self._events.put(encode)
+                return
+            except errors.DiskFull as error:
+                self.state = error.text
+                log.warning("source.disk_full", source=self._config.name)
+                await asyncio.sleep(RETRY_S)
+                await self._flush()
+                return
+
+    async def _flush(self) -> None:
+        """The event is queued in memory: wait until the disk takes it."""
+        while True:
+            try:
+                await self._events.flush()
+            except errors.DiskFull:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+
+def _infer(slot: Slot, reading: Reading) -> dict[str, Any]:
+    """Run one reading; what the event says of it. Blocking. Raises InvalidTensor when it cannot be the input."""
+    signature, manifest = slot.signature, slot.manifest
+    assert signature is not None
+    assert manifest is not None
+    wanted = manifest.inputs[0]
+    shape = tuple(1 if n == -1 else n for n in wanted.shape)
+    try:
+        value = np.ascontiguousarray(np.asarray(reading).reshape(shape), dtype=NUMPY_NAMES[wanted.dtype])
+    except (ValueError, KeyError) as error:
+        raise errors.InvalidTensor(
+            f"a reading of shape {np.shape(reading)} is no input {wanted.name}: {error}"
+        ) from None
+    first = run_slot(slot, {wanted.name: value}, signature.output_names, 1)[0]
+    flat = np.asarray(first, dtype=np.float64).reshape(-1)
+    if flat.size == 1:
+        return {"value": float(flat[0])}
+    best = int(flat.argmax())
+    label: object = manifest.labels[best] if best < len(manifest.labels) else best
+    return {"label": label, "index": best, "score": float(flat[best]), "values": [float(v) for v in flat[:VALUES]]}

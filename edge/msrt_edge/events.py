@@ -1,0 +1,95 @@
+"""Durable events of this edge's devices: on disk before they are acknowledged, then to the cloud, followers, webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+
+from msrt.hop.durable import DurableSender
+from msrt.journal.inbox import Inbox
+from msrt.journal.outbox import Outbox, Overflow
+from msrt.protocol import wire
+from msrt.protocol.messages import Event, Message
+from msrt.world.world import World
+
+__all__ = ["Events"]
+
+log = structlog.get_logger()
+FOLLOWER_QUEUE = 1024
+"""Events that wait for one slow follower; beyond it the oldest go and the follower's gap is counted."""
+
+
+class Events:
+    """The spool. `upward` is its sender to the cloud, attached while the cloud is here."""
+
+    def __init__(self, world: World, *, bound_bytes: int, max_age_s: float, webhook: bool) -> None:
+        store = world.disk.store("events")
+        bounds = {"bound_bytes": bound_bytes, "max_age_s": max_age_s, "wall": world.wall}
+        self._world = world
+        self._inbox = Inbox(store)
+        cloud = Outbox(store, "cloud", overflow=Overflow.DROP_OLDEST, **bounds)  # type: ignore[arg-type]
+        self.upward = DurableSender(world, cloud, lambda data: wire.unpack(data, Event))
+        self.hook = Outbox(store, "webhook", overflow=Overflow.DROP_OLDEST, **bounds) if webhook else None  # type: ignore[arg-type]
+        self.hook_wake = asyncio.Event()
+        self._followers: set[asyncio.Queue[Event]] = set()
+        self.received = 0
+        self.duplicates = 0
+
+    @property
+    def dropped(self) -> int:
+        """Events given up by the bounds, ever."""
+        return self.upward.outbox.dropped
+
+    @property
+    def waiting(self) -> int:
+        """Events that the cloud has not acknowledged."""
+        return len(self.upward.outbox)
+
+    async def stored(self, messages: list[Message]) -> None:
+        """On disk on return; one that was here before changes nothing. Raises DiskFull."""
+        fresh = []
+        for message in messages:
+            if not isinstance(message, Event):
+                continue
+            if not self._inbox.mark(message.node, "events", message.seq):
+                self.duplicates += 1
+                continue
+            fresh.append(message)
+            data = wire.pack(message)
+            self.upward.outbox.put(data)
+            if self.hook is not None:
+                self.hook.put(data)
+        await self.upward.flush()
+        self.received += len(fresh)
+        if self.hook is not None:
+            self.hook.commit_mark() if hasattr(self.hook, "commit_mark") else None
+            self.hook_wake.set()
+        for queue in self._followers:
+            for event in fresh:
+                if queue.full():
+                    queue.get_nowait()
+                queue.put_nowait(event)
+
+    async def follow(self, model: str, device: str) -> AsyncIterator[Event]:
+        """Events from now on."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(FOLLOWER_QUEUE)
+        self._followers.add(queue)
+        try:
+            while True:
+                event = await queue.get()
+                if (not model or event.model == model) and (not device or device in (event.name, event.node)):
+                    yield event
+        finally:
+            self._followers.discard(queue)
+
+    async def tidy(self) -> None:
+        """Give up what is too old, now and then."""
+        while True:
+            await asyncio.sleep(60)
+            if gone := self.upward.outbox.expire():
+                log.warning("events.expired", count=gone)
+            with contextlib.suppress(OSError):
+                await self.upward.flush()

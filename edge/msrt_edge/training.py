@@ -1,0 +1,296 @@
+"""A region's part in training: pass rounds down, add up what comes, send one update up, forget when it is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from msrt import errors
+from msrt.hop import Peer
+from msrt.learning import events as e
+from msrt.learning.aggregate import NormGuard, RunningSum, check
+from msrt.learning.compress import ErrorFeedback
+from msrt.learning.rounds import Pace, RegionRound
+from msrt.learning.vector import peek
+from msrt.links.link import Buffer
+from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
+from msrt.world.world import World
+
+__all__ = ["RegionTraining"]
+
+log = structlog.get_logger()
+MARGIN: Final = 0.9
+"""Share of a round's deadline after which the region's sum goes up with what there is."""
+RESEND_S: Final = 1.0
+UPDATE_LIMIT: Final = 1 << 30
+
+
+@dataclass
+class _Open:
+    """One open round."""
+
+    message: RoundOpen
+    deadline: float
+    round: RegionRound
+    sum: RunningSum
+    payloads: dict[str, tuple[UpdateMeta, bytes]] = field(default_factory=dict)
+    """By key: what was received and not yet added, refused or counted."""
+    upward: dict[str, tuple[UpdateMeta, bytes]] = field(default_factory=dict)
+    """By key: what the cloud should have; kept until it closed the round."""
+    delivered: set[str] = field(default_factory=set)
+
+
+class RegionTraining:
+    """All jobs of one edge. `me` is this edge's node/boot; `devices` are the live device peers by node id."""
+
+    def __init__(
+        self,
+        world: World,
+        me: str,
+        devices: Callable[[], dict[str, Peer]],
+        fetch: Callable[[str], Awaitable[bytes]],
+        streams: int,
+    ) -> None:
+        self._world, self._me, self._devices, self._fetch = world, me, devices, fetch
+        self._open: dict[str, _Open] = {}
+        self._closed: dict[str, RoundClosed] = {}
+        self._guards: dict[str, NormGuard] = {}
+        self._feedback: dict[str, ErrorFeedback] = {}
+        self._cloud: Peer | None = None
+        self._slots = asyncio.Semaphore(streams)
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._keys = 0
+
+    @property
+    def progress(self) -> dict[str, tuple[int, int, int]]:
+        """Job to (round, reported, expected)."""
+        return {job: (o.message.round, o.round.reported, len(o.round.expected)) for job, o in self._open.items()}
+
+    # --- rounds --------------------------------------------------------------------------------------------------
+
+    async def opened(self, message: RoundOpen) -> None:
+        """The cloud opened a round, or says so again after it was away."""
+        known = self._open.get(message.job)
+        if known is not None and known.message.round == message.round:
+            known.delivered.clear()
+            self._announce(known, self._devices())
+            await self._send_up(known)
+            return
+        lock = self._locks.setdefault(message.job, asyncio.Lock())
+        async with lock:
+            weights = await self._fetch(message.weights)
+            size = peek(weights)[0].size
+        now = self._world.now()
+        here = self._devices()
+        mine = [node for node in message.participants if node in here]
+        pace = Pace(now, now + message.deadline_s * MARGIN, max(1, len(mine)))
+        guard = self._guards.setdefault(message.job, NormGuard())
+        one = RegionRound(message.job, message.round, size, self._me, mine, pace, guard)
+        self._open[message.job] = opened = _Open(message, now + message.deadline_s, one, RunningSum(size))
+        log.info("round.opened", job=message.job, round=message.round, devices=len(mine))
+        self._announce(opened, here)
+
+    def _announce(self, opened: _Open, peers: dict[str, Peer]) -> None:
+        left = max(0.1, opened.deadline - self._world.now())
+        message = msgspec.structs.replace(opened.message, deadline_s=left)
+        for node in opened.message.participants:
+            peer = peers.get(node)
+            if peer is not None and peer.live:
+                peer.send(message)
+
+    async def closed(self, message: RoundClosed, peers: Iterable[Peer]) -> None:
+        """The cloud checkpointed the round, or gave it up."""
+        self._closed[message.job] = message
+        opened = self._open.get(message.job)
+        if opened is not None and opened.message.round <= message.round:
+            del self._open[message.job]
+            await self._perform(opened, opened.round.handle(e.Closed(), self._world.now()))
+        if message.state != "running":
+            for table in (self._guards, self._feedback, self._locks):
+                table.pop(message.job, None)
+        for peer in peers:
+            if peer.live:
+                peer.send(message)
+
+    def attach(self, cloud: Peer) -> None:
+        """The cloud is here; it says again which rounds are open."""
+        self._cloud = cloud
+
+    def detach(self) -> None:
+        """The cloud is away; collecting goes on."""
+        self._cloud = None
+
+    def device_joined(self, peer: Peer) -> None:
+        """Tell it what is open, and what is over."""
+        for opened in self._open.values():
+            if peer.node in opened.message.participants:
+                opened.round.handle(e.Joined(peer.node), self._world.now())
+                self._announce(opened, {peer.node: peer})
+        for message in self._closed.values():
+            peer.send(message)
+
+    async def device_left(self, node: str) -> None:
+        """Do not wait for it longer than the quorum takes."""
+        for opened in list(self._open.values()):
+            await self._perform(opened, opened.round.handle(e.Left(node), self._world.now()))
+
+    async def run(self) -> None:
+        """The rounds' clocks, for ever."""
+        while True:
+            await asyncio.sleep(0.1)
+            now = self._world.now()
+            for opened in list(self._open.values()):
+                wake = opened.round.wake
+                if wake is not None and now >= wake:
+                    await self._perform(opened, opened.round.handle(e.Tick(), now))
+
+    # --- updates -------------------------------------------------------------------------------------------------
+
+    def stream(self, peer: Peer, opened: StreamOpen) -> _UpdateSink:
+        """A device wants to send an update. Raises BadUpdate for a malformed or over-sized one."""
+        try:
+            meta = msgspec.convert(opened.meta, UpdateMeta)
+        except msgspec.ValidationError as error:
+            raise errors.BadUpdate(f"a malformed update: {error}") from None
+        if opened.size > UPDATE_LIMIT or set(meta.nodes) != {peer.node}:
+            raise errors.BadUpdate(f"{peer.name} may send an update of its own of at most {UPDATE_LIMIT} bytes")
+        current = self._open.get(meta.job)
+        closed = self._closed.get(meta.job)
+        if current is None or meta.round != current.message.round:
+            if closed is not None and meta.round <= closed.round:
+                peer.send(closed)
+                raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
+            raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
+        return _UpdateSink(self, peer, meta, self._slots)
+
+    async def arrived(self, peer: Peer, meta: UpdateMeta, payload: bytes) -> None:
+        """A whole update. Raises BadUpdate to tell its sender."""
+        opened = self._open.get(meta.job)
+        if opened is None or opened.message.round != meta.round:
+            return
+        norm, fault = 0.0, meta.error
+        if not fault:
+            try:
+                norm = await self._world.offload(check, payload, meta.encoding, opened.round.size)
+            except errors.BadUpdate as error:
+                fault = error.text
+        self._keys += 1
+        key = f"{peer.node}#{self._keys}"
+        opened.payloads[key] = (meta, payload)
+        actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
+        await self._perform(opened, actions)
+        if self._cloud is not None and self._cloud.live:
+            expected = len(opened.round.expected)
+            self._cloud.send(TrainProgress(meta.job, meta.round, opened.round.reported, expected))
+        refused = [a for a in actions if isinstance(a, e.Refuse)]
+        if refused and not meta.error:
+            raise errors.BadUpdate(refused[0].error)
+
+    async def _perform(self, opened: _Open, actions: list[e.RoundAction]) -> None:
+        for action in actions:
+            match action:
+                case e.Add(key, weight):
+                    meta, payload = opened.payloads.pop(key)
+                    await self._add(opened, payload, meta.encoding, weight)
+                case e.Forward(key):
+                    opened.upward[key] = opened.payloads.pop(key)
+                case e.Drop(key, _) | e.Refuse(key, _, _):
+                    opened.payloads.pop(key, None)
+                    if isinstance(action, e.Refuse):
+                        log.warning(
+                            "round.update_refused", job=opened.message.job, nodes=action.nodes, why=action.error
+                        )
+                case e.Tell(node, error):
+                    message = opened.message
+                    meta = UpdateMeta(message.job, message.round, {node: 1}, self._me, "fp32", 0, error=error)
+                    opened.upward[f"tell/{node}"] = (meta, b"")
+                case e.SendSum(meta):
+                    await self._seal(opened, meta)
+                case e.Forget():
+                    opened.payloads.clear()
+                    opened.upward.clear()
+        if opened.upward:
+            await self._send_up(opened)
+
+    async def _add(self, opened: _Open, payload: bytes, encoding: str, weight: int) -> None:
+        lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
+        async with lock:
+            await self._world.offload(opened.sum.add, payload, encoding, weight)
+
+    async def _seal(self, opened: _Open, meta: UpdateMeta) -> None:
+        """The region's mean, compressed for the way up, with this edge's own error feedback."""
+        job, encoding = opened.message.job, opened.message.compression
+        feedback = self._feedback.setdefault(job, ErrorFeedback(opened.round.size))
+        lock = self._locks.setdefault(job, asyncio.Lock())
+        async with lock:
+            payload = await self._world.offload(lambda: feedback.encode(opened.sum.mean(), encoding))
+        opened.upward["sum"] = (msgspec.structs.replace(meta, encoding=encoding), payload)
+        log.info("round.sum_ready", job=job, round=meta.round, nodes=len(meta.nodes))
+
+    async def _send_up(self, opened: _Open) -> None:
+        cloud = self._cloud
+        if cloud is None or not cloud.live:
+            return
+        for key in opened.upward:
+            if key not in opened.delivered:
+                opened.delivered.add(key)
+                cloud.spawn(self._push(cloud, opened, key))
+
+    async def _push(self, cloud: Peer, opened: _Open, key: str) -> None:
+        while key in opened.upward and cloud.live:
+            meta, payload = opened.upward[key]
+            digest = await self._world.offload(lambda data=payload: hashlib.sha256(data).hexdigest())
+            try:
+                await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
+            except (errors.BadUpdate, errors.StreamCancelled) as error:
+                log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
+                return
+            except errors.Disconnected:
+                opened.delivered.discard(key)
+                return
+            except errors.MsrtError as error:
+                log.info("round.sum_again", job=meta.job, error=str(error))
+                await asyncio.sleep(RESEND_S)
+                continue
+            return
+
+
+class _UpdateSink:
+    """Collects one update; a bounded number at once, the others wait for credit."""
+
+    have = 0
+
+    def __init__(self, training: RegionTraining, peer: Peer, meta: UpdateMeta, slots: asyncio.Semaphore) -> None:
+        self._training, self._peer, self._meta, self._slots = training, peer, meta, slots
+        self._data = bytearray()
+        self._held = False
+
+    async def write(self, _offset: int, data: Buffer) -> None:
+        if not self._held:
+            await self._slots.acquire()
+            self._held = True
+        self._data += data
+
+    async def complete(self, _size: int, digest: str) -> None:
+        try:
+            payload = bytes(self._data)
+            if await self._training._world.offload(lambda: hashlib.sha256(payload).hexdigest()) != digest:  # noqa: SLF001
+                raise errors.Corrupt("the update's bytes do not match its digest")
+            await self._training.arrived(self._peer, self._meta, payload)
+        finally:
+            self._release()
+
+    def abort(self, error: Exception) -> None:
+        log.info("round.update_aborted", device=self._peer.name, error=str(error))
+        self._release()
+
+    def _release(self) -> None:
+        if self._held:
+            self._held = False
+            self._slots.release()

@@ -1,0 +1,92 @@
+"""Durable messages over whatever parent there is: an outbox on disk, sent in order, forgotten when acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from msrt import errors
+from msrt.hop.peer import Peer
+from msrt.journal.commits import Commits
+from msrt.journal.outbox import Outbox
+from msrt.protocol.messages import Message
+from msrt.world.world import World
+
+__all__ = ["DurableSender"]
+
+log = structlog.get_logger()
+AHEAD = 256
+"""Messages sent and not acknowledged; the rest waits on disk."""
+
+
+class DurableSender:
+    """Drains one outbox to the present parent. `decode` turns an outbox record into its message."""
+
+    def __init__(self, world: World, outbox: Outbox, decode: Callable[[bytes], Message]) -> None:
+        self._world, self.outbox, self._decode = world, outbox, decode
+        self._commits = Commits(outbox.commit, world.offload)
+        self._peer: Peer | None = None
+        self._sent: deque[int] = deque()
+        """Outbox numbers on the way in this session, oldest first."""
+        self._reached = 0
+
+    async def put(self, encode: Callable[[int], bytes]) -> int:
+        """Queue a message, given its number; on disk on return. Raises Overloaded, DiskFull (it is kept in memory and
+        goes to disk with a later commit)."""
+        seq = self.outbox.put(encode(self.outbox.next_seq))
+        try:
+            await self._commits.commit()
+        finally:
+            self.pump()
+        return seq
+
+    async def flush(self) -> None:
+        """Everything queued is on disk on return. Raises DiskFull."""
+        await self._commits.commit()
+        self.pump()
+
+    def attach(self, peer: Peer) -> None:
+        """A session is live; what an earlier one did not get acknowledged is sent again."""
+        if peer is not self._peer:
+            self._peer, self._reached = peer, 0
+            self._sent.clear()
+            peer.on_acked = self._acked
+        self.pump()
+
+    def detach(self, peer: Peer) -> None:
+        """The session is over."""
+        if peer is self._peer:
+            self._peer = None
+            self._sent.clear()
+
+    def pump(self) -> None:
+        """Send what is on disk and fits the window."""
+        peer = self._peer
+        while peer is not None and peer.live and len(self._sent) < AHEAD:
+            batch = self.outbox.unacked(self._reached, AHEAD - len(self._sent))
+            if not batch:
+                return
+            for seq, data in batch:
+                try:
+                    peer.send(self._decode(data))
+                except (errors.Disconnected, errors.Overloaded):
+                    return
+                self._reached = seq
+                self._sent.append(seq)
+
+    def _acked(self, messages: tuple[Message, ...]) -> None:
+        last = 0
+        for _ in messages:
+            last = self._sent.popleft()
+        self.outbox.ack(last)
+        asyncio.get_running_loop().create_task(self._forget())
+
+    async def _forget(self) -> None:
+        try:
+            await self._commits.commit()
+        except errors.DiskFull as error:
+            log.warning("outbox.acknowledgement_not_on_disk", error=error.text)
+        self.pump()
