@@ -7,6 +7,7 @@ off as a signed certificate, whatever bytes an attacker gets signed.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -44,12 +45,14 @@ class Purpose(enum.StrEnum):
 
 
 class _Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file on disk. The node id is there to find damage: it is derived from the seed."""
+    """The file on disk. A link key that lost a bit would look like another server: the check finds it first."""
 
     version: int
     node: str
     seed: bytes
     link: bytes
+    check: bytes
+    """SHA-256 of both secrets, 8 bytes: it is as secret as they are."""
 
 
 class Identity:
@@ -84,13 +87,16 @@ class Identity:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Corrupt("the identity is damaged", hint="restore it from a backup, or join again") from error
         self = cls(keys.seed, keys.link)
-        if keys.version != 1 or keys.node != self.node:
-            raise Corrupt("the identity does not match its node id", hint="restore it from a backup, or join again")
+        if keys.version != 1 or keys.node != self.node or keys.check != self._check():
+            raise Corrupt("the identity contradicts itself", hint="restore it from a backup, or join again")
         return self
 
     def to_bytes(self) -> bytes:
         """All of it, secrets too."""
-        return msgspec.json.encode(_Keys(1, self.node, self._seed, self.link_secret))
+        return msgspec.json.encode(_Keys(1, self.node, self._seed, self.link_secret, self._check()))
+
+    def _check(self) -> bytes:
+        return hashlib.sha256(b"msrt/identity-file/1\0" + self._seed + self.link_secret).digest()[:8]
 
     @classmethod
     def load(cls, path: Path) -> Self:
