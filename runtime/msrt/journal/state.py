@@ -1,0 +1,220 @@
+"""The desired state: a pure fold over journal entries.
+
+The same entries give the same state, whatever order the scopes arrive in: within a scope entries come by offset, and
+where facts of two scopes meet (a device enrolled in its region, revoked globally) the higher offset decides.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import msgspec
+
+from msrt.journal import facts as f
+from msrt.journal.facts import Entry, Key
+from msrt.trust.invite import InviteBook, InviteRecord
+
+__all__ = ["Facts", "Job", "Node", "State"]
+
+Facts = list[tuple[int, Entry]]
+"""Entries with their offsets, in order."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """An enrolled node as the journal knows it; whether it lives is the fleet's business."""
+
+    enrolled: f.NodeEnrolled
+    offset: int
+    labels: dict[str, str]
+    revoked: bool
+
+    @property
+    def node(self) -> str:
+        return self.enrolled.node
+
+    @property
+    def name(self) -> str:
+        return self.enrolled.name
+
+    @property
+    def role(self) -> str:
+        return self.enrolled.role
+
+    @property
+    def region(self) -> str:
+        return self.enrolled.region
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A training job."""
+
+    created: f.JobCreated
+    advanced: f.JobAdvanced | None = None
+    ended: f.JobEnded | None = None
+
+    @property
+    def state(self) -> str:
+        """running, finished, failed or stopped."""
+        return self.ended.state if self.ended else "running"
+
+    @property
+    def round(self) -> int:
+        """The last checkpointed round, 0 before the first."""
+        return self.advanced.round if self.advanced else 0
+
+    @property
+    def weights(self) -> str:
+        """Digest of the newest checkpoint; empty before the first."""
+        return self.advanced.weights if self.advanced else ""
+
+
+class State:
+    """All facts in force, and the views that the tiers read."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, dict[Key, tuple[int, Entry]]] = {}
+        self.nodes: dict[str, Node] = {}
+        self.revoked: dict[str, tuple[int, int]] = {}
+        """Node id to (offset, serial) of its last revocation."""
+        self._labels: dict[str, tuple[int, dict[str, str]]] = {}
+        self.accounts: dict[str, str] = {}
+        """MQTT user to its line of the password file."""
+        self.invites = InviteBook()
+        self.models: dict[str, dict[int, f.ModelPushed]] = {}
+        self.rollouts: dict[str, f.RolloutSet] = {}
+        self.jobs: dict[str, Job] = {}
+
+    def apply(self, entry: Entry, offset: int) -> None:
+        """Fold one entry in."""
+        live = self._live.setdefault(entry.scope, {})
+        gone = entry.forgets
+        if gone:
+            for key in gone:
+                live.pop(key, None)
+        else:
+            live.pop(entry.key, None)  # so that a scope's facts stay in the order of their offsets
+            live[entry.key] = (offset, entry)
+        self._view(entry, offset)
+
+    def facts(self, scope: str) -> Facts:
+        """The living facts of a scope by offset: all a snapshot needs. A new list each time."""
+        return list(self._live.get(scope, {}).values())
+
+    @property
+    def scopes(self) -> list[str]:
+        """Scopes that have said anything, sorted."""
+        return sorted(self._live)
+
+    def replaced(self, scope: str, facts: Facts) -> State:
+        """Another state, with a snapshot's facts in place of everything of that scope."""
+        other = State()
+        for known in sorted({*self._live, scope}):
+            for offset, entry in facts if known == scope else self.facts(known):
+                other.apply(entry, offset)
+        return other
+
+    # --- questions ---------------------------------------------------------------------------------------------
+
+    def is_revoked(self, node: str, serial: int = 0) -> bool:
+        """Whether a certificate with that serial is void. Knows nodes of regions that are not followed, too."""
+        revoked = self.revoked.get(node)
+        if revoked is None:
+            return False
+        known = self.nodes.get(node)
+        if revoked[1]:
+            return (serial or (known.enrolled.serial if known else 0)) <= revoked[1]
+        return known is None or known.offset < revoked[0]
+
+    def labels(self, node: str, enrolled: dict[str, str] | None = None) -> dict[str, str]:
+        """A node's labels in force; `enrolled`: those of its certificate, for a node of another region."""
+        known = self.nodes.get(node)
+        if known:
+            return known.labels
+        return self._labels[node][1] if node in self._labels else dict(enrolled or {})
+
+    def next_version(self, model: str) -> int:
+        """The version that the next push of a model gets; the first is 1."""
+        return max(self.models.get(model, {}), default=0) + 1
+
+    def named(self, name: str) -> list[Node]:
+        """Nodes of that name that are not revoked."""
+        return [node for node in self.nodes.values() if node.enrolled.name == name and not node.revoked]
+
+    # --- bytes -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """All of it; equal states give equal bytes."""
+        return msgspec.msgpack.encode([(scope, self.facts(scope)) for scope in self.scopes])
+
+    @classmethod
+    def from_snapshot(cls, data: bytes) -> Self:
+        """The inverse of `snapshot`."""
+        state = cls()
+        for _scope, facts in msgspec.msgpack.decode(data, type=list[tuple[str, list[tuple[int, Entry]]]]):
+            for offset, entry in facts:
+                state.apply(entry, offset)
+        return state
+
+    # --- the views ---------------------------------------------------------------------------------------------
+
+    def _view(self, entry: Entry, offset: int) -> None:
+        match entry:
+            case f.NodeEnrolled() | f.NodeRevoked() | f.NodeLabelled():
+                self._view_node(entry, offset)
+            case f.BrokerAccount():
+                if entry.line:
+                    self.accounts[entry.user] = entry.line
+                else:
+                    self.accounts.pop(entry.user, None)
+            case f.InviteIssued():
+                spent = self._live[f.CLOUD].get(("spent", entry.id))
+                node = spent[1].node if spent and isinstance(spent[1], f.InviteSpent) else ""
+                self.invites.issued(_record(entry, node))
+            case f.InviteSpent():
+                self.invites.spent(entry.id, entry.node)
+            case f.InvitesForgotten():
+                for invite in entry.ids:
+                    self.invites.records.pop(invite, None)
+            case f.ModelPushed():
+                self.models.setdefault(entry.model, {})[entry.version] = entry
+            case f.RolloutSet():
+                self.rollouts[entry.model] = entry
+            case f.JobCreated():
+                self.jobs[entry.job] = Job(entry)
+            case f.JobForgotten():
+                self.jobs.pop(entry.job, None)
+            case f.JobAdvanced() | f.JobEnded():
+                job = self.jobs.get(entry.job)
+                if job is not None:
+                    change = {"advanced": entry} if isinstance(entry, f.JobAdvanced) else {"ended": entry}
+                    self.jobs[entry.job] = msgspec.structs.replace(job, **change)
+
+    def _view_node(self, entry: f.NodeEnrolled | f.NodeRevoked | f.NodeLabelled, offset: int) -> None:
+        node = entry.node
+        known = self.nodes.get(node)
+        enrolled, at = (known.enrolled, known.offset) if known else (None, 0)
+        if isinstance(entry, f.NodeRevoked):
+            self.revoked[node] = (offset, entry.serial)
+        elif isinstance(entry, f.NodeLabelled):
+            self._labels[node] = (offset, entry.labels)
+        elif offset > at:
+            enrolled, at = entry, offset
+        if enrolled is None:
+            return
+        labelled = self._labels.get(node)
+        labels = labelled[1] if labelled and labelled[0] > at else enrolled.labels
+        self.nodes[node] = Node(enrolled, at, labels, revoked=False)
+        if node in self.revoked and self.is_revoked(node):
+            self.nodes[node] = Node(enrolled, at, labels, revoked=True)
+
+
+def _record(entry: f.InviteIssued, spent_by: str) -> InviteRecord:
+    return InviteRecord(
+        id=entry.id,
+        role=entry.role,
+        secret_hash=entry.secret_hash,
+        expires=entry.expires,
+        region=entry.region,
+        labels=entry.labels,
+        spent_by=spent_by,
+    )
