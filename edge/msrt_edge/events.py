@@ -10,7 +10,7 @@ import structlog
 
 from msrt.hop.durable import DurableSender
 from msrt.journal.inbox import Inbox
-from msrt.journal.outbox import Outbox, Overflow
+from msrt.journal.outbox import Outbox, Overflow, commit_all
 from msrt.protocol import wire
 from msrt.protocol.messages import Event, Message
 from msrt.world.world import World
@@ -31,9 +31,12 @@ class Events:
         self._world = world
         self._inbox = Inbox(store)
         cloud = Outbox(store, "cloud", overflow=Overflow.DROP_OLDEST, **bounds)  # type: ignore[arg-type]
-        self.upward = DurableSender(world, cloud, lambda data: wire.unpack(data, Event))
         self.hook = Outbox(store, "webhook", overflow=Overflow.DROP_OLDEST, **bounds) if webhook else None  # type: ignore[arg-type]
         self.hook_wake = asyncio.Event()
+        boxes = [cloud, *([self.hook] if self.hook else [])]
+        self.upward = DurableSender(
+            world, cloud, lambda data: wire.unpack(data, Event), commit=lambda: commit_all(store, *boxes)
+        )
         self._followers: set[asyncio.Queue[Event]] = set()
         self.received = 0
         self.duplicates = 0
@@ -65,7 +68,6 @@ class Events:
         await self.upward.flush()
         self.received += len(fresh)
         if self.hook is not None:
-            self.hook.commit_mark() if hasattr(self.hook, "commit_mark") else None
             self.hook_wake.set()
         for queue in self._followers:
             for event in fresh:

@@ -23,11 +23,21 @@ AHEAD = 256
 
 
 class DurableSender:
-    """Drains one outbox to the present parent. `decode` turns an outbox record into its message."""
+    """Drains one outbox to the present parent. `decode` turns an outbox record into its message.
 
-    def __init__(self, world: World, outbox: Outbox, decode: Callable[[bytes], Message]) -> None:
+    `commit`: where several outboxes share one store, what makes all of them durable.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        outbox: Outbox,
+        decode: Callable[[bytes], Message],
+        *,
+        commit: Callable[[], None] | None = None,
+    ) -> None:
         self._world, self.outbox, self._decode = world, outbox, decode
-        self._commits = Commits(outbox.commit, world.offload)
+        self._commits = Commits(commit or outbox.commit, world.offload)
         self._peer: Peer | None = None
         self._sent: deque[int] = deque()
         """Outbox numbers on the way in this session, oldest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
 import structlog
 
 from msrt import errors
@@ -118,6 +119,10 @@ class Uplink:
         until = self._world.now() + timeout
         peer = await self.wait(timeout)
         return await peer.call(method, params, max(0.01, until - self._world.now()))
+
+    def say_address(self, address: Parent) -> None:
+        """Where this node listens itself; said from the next greeting on."""
+        self._hello = msgspec.structs.replace(self._hello, address=address)
 
     @property
     def closing(self) -> bool:

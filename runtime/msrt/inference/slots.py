@@ -182,6 +182,10 @@ class Slots:
         """One per slot, in the order assigned."""
         return tuple(slot.report() for slot in self._slots.values())
 
+    def held(self) -> tuple[Slot, ...]:
+        """All slots, whatever their state."""
+        return tuple(self._slots.values())
+
     def good(self) -> tuple[Placement, ...]:
         """What serves now: to be remembered on disk and assigned first after a restart, until the new one is ready."""
         return tuple(slot.placement for slot in self._serving.values())

@@ -1,0 +1,277 @@
+"""A device worker: one uplink to its edge, and the parts that hang on it.
+
+start: load what it was, from its own disk. run: greet the edges of its list, serve, watch its sensors, train. drain:
+say goodbye. stop: everything durable is on disk already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from msrt import errors
+from msrt.artifacts import ArtifactStore
+from msrt.artifacts.transfer import fetch_from
+from msrt.hop import Peer, StreamSink, Uplink
+from msrt.hop.durable import DurableSender
+from msrt.inference.engine import Engine
+from msrt.inference.keeper import Keeper
+from msrt.inference.slots import Slots
+from msrt.joining import Membership, endpoint_for, hello_of
+from msrt.journal.outbox import Outbox
+from msrt.links.link import Buffer
+from msrt.protocol import wire
+from msrt.protocol.messages import (
+    Assign,
+    DeviceReport,
+    Event,
+    Infer,
+    InferCancel,
+    Load,
+    Message,
+    Parent,
+    RoundClosed,
+    RoundOpen,
+    StreamOpen,
+)
+from msrt.settings import DeviceConfig
+from msrt.training.task import Node as TaskNode
+from msrt.training.trainer import Trainer
+from msrt.trust.certificate import check_certificate
+from msrt.trust.identity import Identity, Purpose, verify
+from msrt.world.world import World
+from msrt_device.requests import Requests
+from msrt_device.sources.watch import Watch
+from msrt_device.training import Training
+
+__all__ = ["Device", "DeviceSetup", "build", "device_class"]
+
+log = structlog.get_logger()
+LOAD_S: Final = 2.0
+KEEP: Final = "assignment"
+
+
+@dataclass(frozen=True)
+class DeviceSetup:
+    """What a device is made of, beside its world."""
+
+    identity: Identity
+    membership: Membership
+    config: DeviceConfig = DeviceConfig()
+    trainer: Callable[[str], Trainer] | None = None
+    """Job name to a trainer; None: takes no part in training."""
+    device_class: str = ""
+    tell: Callable[[str], Any] = lambda _what: []
+    """Answers `logs` and `diagnose` with what only the process knows."""
+
+
+def build(world: World, setup: DeviceSetup) -> Device:
+    """A device, for the field or for a simulation."""
+    return Device(world, setup)
+
+
+def device_class() -> str:
+    """Architecture, memory tier and engine of this machine."""
+    import os  # noqa: PLC0415 - only in the field
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    tier = next((f"{top}g" for top in (1, 2, 4, 8, 16) if memory <= top), "big")
+    return f"{platform.machine()}-{tier}-onnxruntime"
+
+
+class Device:
+    """One device. Implements msrt.hop.Handler."""
+
+    def __init__(self, world: World, setup: DeviceSetup) -> None:
+        self.world, self.setup = world, setup
+        self.ready = asyncio.Event()
+        self.identity, config = setup.identity, setup.config
+        self.certificate = check_certificate(setup.membership.certificate, setup.membership.cloud_identity)
+        self.membership = setup.membership
+        self._store = world.disk.store("node")
+        self._cloud = setup.membership.cloud_identity
+        hello = hello_of(world, setup.identity, setup.membership, device_class=setup.device_class)
+        endpoint = endpoint_for(setup.identity, setup.membership, config.link)
+        self.uplink = Uplink(world, hello, setup.membership.parents, endpoint, self)
+        self.uplink.on_parents = self._new_parents
+        self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
+        self._fetch_blob = fetch_from(self.uplink)
+        self.slots = Slots()
+        self.keeper = Keeper(
+            world, self.slots, Engine(threads=config.engine_threads), fetch=self.fetch,
+            verify=lambda data, signature: verify(self._cloud, data, signature, Purpose.MANIFEST), changed=self._changed,
+        )  # fmt: skip
+        self.requests = Requests(world, self.slots, self.certificate.name)
+        self.events = DurableSender(
+            world,
+            Outbox(world.disk.store("events"), "events", bound_bytes=config.event_bytes),
+            lambda d: wire.unpack(d, Event),
+        )
+        who = (self.certificate.node, self.certificate.name, self.certificate.region)
+        self.watches = [
+            Watch(world, world.disk.store("events"), source, self.slots, self.events, who) for source in config.source
+        ]
+        self.training = self._make_training() if setup.trainer and config.train else None
+        self._report_due = asyncio.Event()
+
+    def _make_training(self) -> Training:
+        assert self.setup.trainer is not None
+        labels = {**self.certificate.labels, **self.setup.config.labels, "name": self.certificate.name}
+        node = TaskNode(self.certificate.node, labels, data=self.setup.config.data)
+        store = self.world.disk.store("training")
+        return Training(self.world, store, node, self._cloud, trainer=self.setup.trainer, fetch=self.fetch)
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled or `close`d; with or without an edge."""
+        self._recall()
+        async with asyncio.TaskGroup() as group:
+            side = [
+                group.create_task(work)
+                for work in (
+                    self.keeper.run(), self._report(), self._load(), *(watch.run() for watch in self.watches)
+                )
+            ]  # fmt: skip
+            try:
+                await self.uplink.run()
+            finally:
+                for task in side:
+                    task.cancel()
+                if self.training is not None:
+                    await self.training.stop()
+
+    def close(self) -> None:
+        """Say goodbye; `run` returns."""
+        self.uplink.close()
+
+    def _recall(self) -> None:
+        """The assignment on disk is in force until an edge says otherwise: a reboot alone brings the same models back."""
+        found = dict(self._store.scan(KEEP)).get(KEEP)
+        if found:
+            assign = wire.unpack(found, Assign)
+            self.keeper.assign(assign.generation, assign.models)
+
+    async def fetch(self, digest: str) -> bytes:
+        """An artifact's bytes: from this disk, else through the edge."""
+        return await self.artifacts.get(digest, self._fetch_blob)
+
+    # --- what the edge says ------------------------------------------------------------------------------------
+
+    def joined(self, peer: Peer) -> None:
+        log.info("device.joined", edge=peer.node)
+        self._send_report(peer)
+        self.events.attach(peer)
+        if self.training is not None:
+            self.training.attach(peer)
+        self.ready.set()
+
+    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+        if not final:
+            return
+        log.info("device.edge_away", edge=peer.node, error=str(error or ""))
+        self.requests.forget()
+        self.events.detach(peer)
+        if self.training is not None:
+            self.training.detach()
+
+    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
+        match message:
+            case Infer():
+                self.requests.received(peer, message, frames)
+            case InferCancel():
+                self.requests.cancelled(message.ids)
+            case Assign():
+                self._assigned(message)
+            case RoundOpen() if self.training is not None:
+                self.training.opened(message)
+            case RoundClosed() if self.training is not None:
+                peer.spawn(self.training.closed(message))
+            case _:
+                log.warning("device.unexpected_message", type=type(message).__name__)
+
+    def _assigned(self, message: Assign) -> None:
+        self.keeper.assign(message.generation, message.models)
+        self._store.put(KEEP, wire.pack(message))
+        task = asyncio.get_running_loop().create_task(self._commit())
+        task.add_done_callback(lambda done: done.cancelled() or done.result())
+
+    async def _commit(self) -> None:
+        try:
+            await self.world.offload(self._store.commit)
+        except errors.DiskFull as error:
+            log.warning("device.assignment_not_on_disk", error=error.text)
+
+    def _new_parents(self, parents: list[Parent]) -> None:
+        self.membership = self.membership.with_parents(parents)
+        task = asyncio.get_running_loop().create_task(self.membership.save(self.world, self._store))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
+        if method == "logs":
+            lines = params.get("lines", 50)
+            return list(self.setup.tell("logs"))[-(lines if isinstance(lines, int) else 50) :]
+        if method == "diagnose":
+            return {**self._values(), **dict(self.setup.tell("diagnose") or {}), "sources": self._sources()}
+        raise errors.NotFound(f"a device has no method {method!r}")
+
+    def stream(self, _peer: Peer, opened: StreamOpen) -> StreamSink:
+        raise errors.Forbidden(f"a device takes no stream {opened.kind}")
+
+    async def stored(self, _peer: Peer, _messages: list[Message]) -> None:
+        raise errors.Forbidden("a device keeps nothing for others")
+
+    # --- what the edge hears -------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        manifests = [slot.manifest for slot in self.slots.held() if slot.manifest is not None]
+        self.artifacts.pin(variant.digest for manifest in manifests for variant in manifest.variants.values())
+        self._report_due.set()
+
+    async def _report(self) -> None:
+        while True:
+            await self._report_due.wait()
+            self._report_due.clear()
+            peer = self.uplink.peer
+            if peer is not None:
+                self._send_report(peer)
+            await asyncio.sleep(0.02)
+
+    def _send_report(self, peer: Peer) -> None:
+        report = DeviceReport(
+            self.slots.generation, self.slots.reports(), dict(self.setup.config.labels), self._sources()
+        )
+        with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+            peer.send(report)
+
+    async def _load(self) -> None:
+        """Numbers every few seconds, failures of models among them."""
+        failures = -1
+        while True:
+            await asyncio.sleep(LOAD_S)
+            peer = self.uplink.peer
+            if peer is None:
+                continue
+            with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                peer.send(Load(self._values()))
+            now = sum(report.failures for report in self.slots.reports())
+            if now != failures:
+                failures = now
+                self._report_due.set()
+
+    def _values(self) -> dict[str, float]:
+        return {
+            "answered": float(self.requests.answered), "refused": float(self.requests.refused),
+            "expired": float(self.requests.expired), "queued": float(self.requests.queued),
+            "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
+            "training": float(self.training is not None and self.training.working),
+        }  # fmt: skip
+
+    def _sources(self) -> dict[str, str]:
+        return {source.name: watch.state for source, watch in zip(self.setup.config.source, self.watches, strict=True)}

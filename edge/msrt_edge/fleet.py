@@ -1,0 +1,203 @@
+"""This edge's devices: who is here, what they hold, what they should hold, and what the cloud hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from msrt import errors
+from msrt.dispatch.events import VersionTable
+from msrt.hop import Peer
+from msrt.inference.bundle import Manifest, check_manifest, signature_of
+from msrt.inference.signature import Signature
+from msrt.journal.state import State
+from msrt.links.link import Buffer
+from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, FleetReport, ModelState, Placement, TensorSpec
+from msrt.trust.identity import Purpose, verify
+from msrt_edge.placement import Device, Measured, place, version_table
+
+__all__ = ["DeviceSeen", "Fleet"]
+
+log = structlog.get_logger()
+FORGET_S: Final = 3600.0
+"""A device that is away so long is no longer reported."""
+
+
+@dataclass
+class DeviceSeen:
+    """One device of this edge."""
+
+    peer: Peer
+    name: str
+    alive: bool = True
+    since: float = 0.0
+    models: tuple[ModelState, ...] = ()
+    own_labels: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    assigned: tuple[Placement, ...] | None = None
+    generation: int = 0
+
+
+class Fleet:
+    """All devices of this edge by node id. Manifests are checked once, when they come into force."""
+
+    def __init__(
+        self, region: str, cloud_identity: bytes, state: Callable[[], State], now: Callable[[], float]
+    ) -> None:
+        self._region, self._cloud, self._state, self._now = region, cloud_identity, state, now
+        self.devices: dict[str, DeviceSeen] = {}
+        self.manifests: dict[tuple[str, int], Manifest] = {}
+        self._signatures: dict[tuple[str, int], Signature] = {}
+        self._measured = Measured()
+        self._tables: dict[str, VersionTable] = {}
+        self._generation = 0
+        self.changed = asyncio.Event()
+        """Something that the cloud should hear of."""
+
+    # --- devices -------------------------------------------------------------------------------------------------
+
+    def joined(self, peer: Peer) -> None:
+        """A device is here (again)."""
+        seen = self.devices.get(peer.node)
+        if seen is None:
+            seen = self.devices[peer.node] = DeviceSeen(peer, peer.name)
+        seen.peer, seen.alive, seen.since, seen.assigned = peer, True, self._now(), None
+        self.changed.set()
+
+    def left(self, node: str) -> None:
+        """A device is away."""
+        seen = self.devices.get(node)
+        if seen is not None:
+            seen.alive, seen.since = False, self._now()
+            self.changed.set()
+
+    def report(self, peer: Peer, report: DeviceReport) -> None:
+        """What a device holds now."""
+        seen = self.devices.get(peer.node)
+        if seen is None:
+            return
+        relabelled = seen.own_labels != report.labels
+        seen.models, seen.own_labels, seen.sources = report.models, report.labels, report.sources
+        if self._measured.learn(peer.node, peer.device_class, report) or relabelled or seen.assigned is None:
+            self.assign()
+        self.changed.set()
+
+    def labels(self, seen: DeviceSeen) -> dict[str, str]:
+        """Labels in force: the journal's over those of the certificate over what the device says of itself."""
+        certificate = seen.peer.certificate
+        enrolled = certificate.labels if certificate else {}
+        return {**seen.own_labels, **self._state().labels(seen.peer.node, enrolled)}
+
+    # --- models --------------------------------------------------------------------------------------------------
+
+    def journal_changed(self) -> None:
+        """New entries came into force: check new manifests, place again."""
+        for model, versions in self._state().models.items():
+            for version, pushed in versions.items():
+                if (model, version) not in self.manifests:
+                    self._learn(model, version, pushed.manifest, pushed.signature)
+        self.assign()
+        self.changed.set()
+
+    def _learn(self, model: str, version: int, data: bytes, signature: bytes) -> None:
+        try:
+            manifest = check_manifest(data, signature, lambda d, s: verify(self._cloud, d, s, Purpose.MANIFEST))
+        except errors.MsrtError as error:
+            log.warning("model.manifest_refused", model=model, version=version, error=str(error))
+            return
+        self.manifests[model, version] = manifest
+        self._signatures[model, version] = signature_of(manifest)
+
+    def assign(self) -> None:
+        """Tell each device what it should hold, where that changed."""
+        state = self._state()
+        for seen in self.devices.values():
+            if not seen.alive or not seen.peer.live:
+                continue
+            known = {"name": seen.name, "region": self._region, "class": seen.peer.device_class}
+            device = Device(seen.peer.node, self._region, seen.peer.device_class, {**self.labels(seen), **known})
+            wanted = place(state, self.manifests, self._measured, device)
+            if wanted == seen.assigned:
+                continue
+            self._generation += 1
+            try:
+                seen.peer.send(Assign(self._generation, wanted))
+            except (errors.Disconnected, errors.Overloaded) as error:
+                log.info("device.not_assigned", device=seen.name, error=error.text)
+                continue
+            seen.assigned, seen.generation = wanted, self._generation
+
+    def tables(self) -> list[VersionTable]:
+        """Version tables that changed since the last call."""
+        ready: dict[str, dict[str, frozenset[int]]] = {}
+        for node, seen in self.devices.items():
+            if not seen.alive:
+                continue
+            for model in seen.models:
+                if model.state == "ready":
+                    versions = ready.setdefault(model.model, {}).get(node, frozenset())
+                    ready[model.model][node] = versions | {model.version}
+        out = []
+        for model, rollout in self._state().rollouts.items():
+            table = version_table(rollout, ready.get(model, {}))
+            if self._tables.get(model) != table:
+                self._tables[model] = table
+                out.append(table)
+        return out
+
+    def serving(self, model: str, version: int = 0) -> int:
+        """The version that a request means. Raises NotFound."""
+        if version:
+            if (model, version) not in self.manifests:
+                raise errors.NotFound(f"{model} has no version {version}", hint="see GET /v2/models/" + model)
+            return version
+        table = self._tables.get(model)
+        if table is None or not (table.stable or table.candidate):
+            raise errors.NotFound(f"no model {model!r} is rolled out here", hint="msrt model list")
+        return table.stable or table.candidate
+
+    def validate(
+        self, model: str, version: int, inputs: tuple[TensorSpec, ...], frames: tuple[Buffer, ...] | list[Buffer]
+    ) -> int:
+        """Rows of a request. Raises NotFound, InvalidTensor."""
+        signature = self._signatures.get((model, self.serving(model, version)))
+        if signature is None:
+            raise errors.Unavailable(f"{model} is not here yet")
+        return signature.check(inputs, frames)
+
+    def ready_somewhere(self, model: str, version: int) -> bool:
+        """Has any device this version ready?"""
+        return any(
+            m.model == model and m.version == version and m.state == "ready"
+            for seen in self.devices.values()
+            if seen.alive
+            for m in seen.models
+        )
+
+    # --- what the cloud hears --------------------------------------------------------------------------------------
+
+    def record(self, positions: dict[str, int], values: dict[str, float]) -> FleetReport:
+        """All of it."""
+        now = self._now()
+        for node in [n for n, seen in self.devices.items() if not seen.alive and now - seen.since > FORGET_S]:
+            del self.devices[node]
+        records = tuple(
+            DeviceRecord(
+                node=node, name=seen.name, alive=seen.alive, device_class=seen.peer.device_class,
+                labels=self.labels(seen), models=seen.models, link=_scheme(seen.peer), values=seen.values,
+                sources=seen.sources,
+            )
+            for node, seen in self.devices.items()
+        )  # fmt: skip
+        return FleetReport(positions, records, values)
+
+
+def _scheme(peer: Peer) -> str:
+    """How a device is connected: zmq, mqtt or mem."""
+    scheme = peer.link.address.partition(":")[0] if peer.link else ""
+    return {"tcp": "zmq", "ipc": "zmq", "mqtts": "mqtt"}.get(scheme, scheme)

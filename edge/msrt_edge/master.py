@@ -1,0 +1,423 @@
+"""An edge master: an uplink to the cloud, a downlink to devices and clients, and the parts between.
+
+start: open what is on disk and listen. run: follow the journal, place models, route requests, collect events and
+updates. drain: say goodbye to both sides. With the cloud away everything but enrolment and rollouts goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from msrt import errors
+from msrt.artifacts import ArtifactStore
+from msrt.artifacts.transfer import fetch_from, serve
+from msrt.dispatch.dispatcher import Config, Dispatcher
+from msrt.hop import Downlink, Peer, StreamSink, Uplink
+from msrt.joining import Membership, endpoint_for, hello_of, next_boot
+from msrt.links.link import Buffer, Credentials
+from msrt.protocol import wire
+from msrt.protocol.messages import (
+    DeviceReport,
+    FollowRefused,
+    Infer,
+    InferCancel,
+    InferFailed,
+    Inferred,
+    JournalBlock,
+    Load,
+    Message,
+    Parent,
+    RoundClosed,
+    RoundOpen,
+    StreamOpen,
+)
+from msrt.settings import EdgeConfig
+from msrt.telemetry.metrics import Metrics
+from msrt.trust.certificate import check_certificate
+from msrt.trust.identity import Identity
+from msrt.trust.roles import Role, check_call
+from msrt.world.world import World
+from msrt_edge.events import Events
+from msrt_edge.fleet import Fleet
+from msrt_edge.follow import Follower
+from msrt_edge.gate import EdgeGate
+from msrt_edge.placement import wanted_digests
+from msrt_edge.requests import Requests
+from msrt_edge.training import RegionTraining
+
+__all__ = ["Edge", "EdgeSetup", "build"]
+
+log = structlog.get_logger()
+REPORT_S: Final = 2.0
+EDGES_S: Final = 10.0
+NEIGHBOURS: Final = "neighbours"
+
+
+@dataclass(frozen=True)
+class EdgeSetup:
+    """What an edge is made of, beside its world."""
+
+    identity: Identity
+    membership: Membership
+    listen: Sequence[tuple[str, Credentials]]
+    """URL and credentials of each listener."""
+    config: EdgeConfig = EdgeConfig()
+    address: Parent = field(default_factory=lambda: Parent(""))
+    """What is known of its own addresses before it listens (MQTT broker, HTTP)."""
+    tell: Callable[[str], Any] = lambda _what: []
+    accounts: Callable[[dict[str, str]], None] = lambda _accounts: None
+    """Told of the MQTT accounts in force."""
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+def build(world: World, setup: EdgeSetup) -> Edge:
+    """An edge, for the field or for a simulation."""
+    return Edge(world, setup)
+
+
+class Edge:
+    """One edge."""
+
+    def __init__(self, world: World, setup: EdgeSetup) -> None:
+        self.world, self.setup, self.metrics = world, setup, setup.metrics
+        self.ready = asyncio.Event()
+        config = setup.config
+        self.membership = setup.membership
+        cloud_identity = setup.membership.cloud_identity
+        self.certificate = check_certificate(setup.membership.certificate, cloud_identity)
+        self.node, self.region = self.certificate.node, self.certificate.region
+        self.address = msgspec.structs.replace(
+            setup.address, node=self.node, region=self.region, link_key=setup.identity.link_public
+        )
+        self._store = world.disk.store("node")
+        self._neighbours = self._load_neighbours()
+        self.follower = Follower(world, cloud_identity, self.region, self._journal_changed)
+        self.fleet = Fleet(self.region, cloud_identity, lambda: self.follower.state, world.now)
+        dispatch = Config(
+            window=config.batch_window, max_batch_rows=config.batch_rows, max_items=config.queue_items,
+            max_bytes=config.queue_bytes, max_age_s=config.queue_age_s, max_deadline_s=config.request_deadline_max_s,
+            max_attempts=config.request_attempts, stall_floor_s=config.stall_s,
+        )  # fmt: skip
+        self.dispatcher = Dispatcher(dispatch, world.random)
+        self.requests = Requests(world, self.dispatcher, self.fleet.validate, self._served)
+        self.events = Events(
+            world, bound_bytes=config.event_bytes, max_age_s=config.event_age_s, webhook=bool(config.webhook_url)
+        )
+        self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
+        self._hello = hello_of(world, setup.identity, setup.membership)
+        self.uplink = Uplink(
+            world,
+            self._hello,
+            setup.membership.parents[:1],
+            endpoint_for(setup.identity, setup.membership),
+            _Above(self),
+        )
+        self.fetch_blob = fetch_from(self.uplink)
+        me = f"{self.node}/{self._hello.boot}"
+        self.training = RegionTraining(world, me, self.device_peers, self.fetch, config.update_streams)
+        self.downlink: Downlink | None = None
+        self._meters: dict[str, Any] = {}
+
+    def device_peers(self) -> dict[str, Peer]:
+        """Live devices by node id."""
+        return {node: seen.peer for node, seen in self.fleet.devices.items() if seen.alive}
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled or `close`d. Raises PortInUse, BrokerFailed."""
+        await self._listen()
+        self._journal_changed()
+        self.ready.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                side = [
+                    group.create_task(work)
+                    for work in (
+                        self.follower.run(), self.training.run(), self.events.tidy(), self._report(), self._ask_edges(),
+                        self._prefetch(),
+                    )
+                ]  # fmt: skip
+                try:
+                    await self.uplink.run()
+                finally:
+                    for task in side:
+                        task.cancel()
+        finally:
+            if self.downlink is not None:
+                await self.downlink.close("the edge stops")
+
+    async def _listen(self) -> None:
+        boots = await next_boot(self.world, self._store)
+        gate = EdgeGate(
+            self.membership.cloud_identity,
+            lambda: self.follower.state,
+            self.uplink,
+            lambda: (self.address, *self._neighbours),
+        )
+        self.downlink = Downlink(
+            self.world, self.node, self._hello.boot, _Below(self), gate,
+            lease_s=self.setup.config.lease_s, epoch=boots << 24,
+        )  # fmt: skip
+        for url, credentials in self.setup.listen:
+            link = self.world.links.listen(url, credentials, lambda _principal: True)
+            await self.downlink.listen(link)
+            kind = "mqtt" if link.address.startswith("mqtt") else "zmq"
+            self.address = msgspec.structs.replace(self.address, **{kind: link.address})
+        self.uplink.say_address(self.address)
+
+    def close(self) -> None:
+        """Say goodbye; `run` returns."""
+        self.uplink.close()
+
+    async def fetch(self, digest: str) -> bytes:
+        """An artifact's bytes: from this disk, else from the cloud."""
+        return await self.artifacts.get(digest, self.fetch_blob)
+
+    # --- desired state ---------------------------------------------------------------------------------------------
+
+    def _journal_changed(self) -> None:
+        state = self.follower.state
+        self.fleet.journal_changed()
+        self._refresh_tables()
+        self.setup.accounts(state.accounts)
+        if self.downlink is not None:
+            for node, peer in list(self.downlink.peers.items()):
+                serial = peer.certificate.serial if peer.certificate else 0
+                if state.is_revoked(node, serial):
+                    self.downlink.expel(node, errors.Revoked(f"{peer.name} was removed from the tree"))
+        self._prefetch_due.set()
+
+    @property
+    def _prefetch_due(self) -> asyncio.Event:
+        if not hasattr(self, "_due"):
+            self._due = asyncio.Event()
+        return self._due
+
+    async def _prefetch(self) -> None:
+        """Have what devices will ask for before they do."""
+        while True:
+            await self._prefetch_due.wait()
+            self._prefetch_due.clear()
+            wanted = dict(wanted_digests(self.follower.state, self.fleet.manifests))
+            self.artifacts.pin(wanted)
+            for digest in wanted:
+                try:
+                    await self.artifacts.ensure(digest, self.fetch_blob)
+                except errors.MsrtError as error:
+                    log.info("artifact.not_prefetched", digest=digest[:12], error=str(error))
+                    await asyncio.sleep(REPORT_S)
+                    self._prefetch_due.set()
+                    break
+
+    def _refresh_tables(self) -> None:
+        for table in self.fleet.tables():
+            self.requests.versions(table)
+
+    def _load_neighbours(self) -> tuple[Parent, ...]:
+        found = dict(self._store.scan(NEIGHBOURS)).get(NEIGHBOURS)
+        return wire.unpack(found, tuple[Parent, ...]) if found else ()
+
+    async def _ask_edges(self) -> None:
+        """Where our devices may go when we are gone."""
+        while True:
+            with contextlib.suppress(errors.MsrtError):
+                answer = await self.uplink.call("edges", {}, EDGES_S)
+                edges = msgspec.convert(answer, tuple[Parent, ...], builtin_types=(bytes,))
+                others = tuple(edge for edge in edges if edge.node != self.node)
+                if others != self._neighbours:
+                    self._neighbours = others
+                    self._store.put(NEIGHBOURS, wire.pack(others))
+                    await self.world.offload(self._store.commit)
+            await asyncio.sleep(EDGES_S if self._neighbours else 1.0)
+
+    async def _report(self) -> None:
+        """The cloud hears of changes soon, and of numbers now and then."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.fleet.changed.wait(), REPORT_S)
+            self.fleet.changed.clear()
+            peer = self.uplink.peer
+            if peer is not None:
+                with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                    peer.send(self.fleet.record(self.follower.replica.durable, self.values()))
+            await asyncio.sleep(0.1)
+
+    def values(self) -> dict[str, float]:
+        """Numbers for `status`."""
+        counters = self.dispatcher.counters
+        return {
+            "queue": float(self.dispatcher.queued), "open": float(self.dispatcher.open_requests),
+            "replied": float(counters.replied), "rejected": float(counters.rejected),
+            "retried": float(counters.retried), "events_waiting": float(self.events.waiting),
+            "events_dropped": float(self.events.dropped), "artifact_bytes": float(self.artifacts.bytes),
+            "artifacts_corrupt": float(self.artifacts.corrupt),
+        }  # fmt: skip
+
+    def _served(self, model: str, code: str, seconds: float) -> None:
+        meter = self._meters.get(model)
+        if meter is None:
+            meter = self._meters[model] = self.metrics.request_meter(model)
+        if code:
+            meter.failed(code)
+        else:
+            meter.ok(seconds)
+
+    async def below(self, node: str, method: str, params: dict[str, object]) -> object:
+        """Ask one of our devices, or ourselves."""
+        if node == self.node:
+            if method == "logs":
+                return list(self.setup.tell("logs"))[-_lines(params) :]
+            return {**self.values(), **dict(self.setup.tell("diagnose") or {})}
+        peer = self.device_peers().get(node)
+        if peer is None:
+            raise errors.Unavailable("the device is not here")
+        return await peer.call(method, params, 10.0)
+
+
+def _lines(params: dict[str, object]) -> int:
+    lines = params.get("lines", 50)
+    return lines if isinstance(lines, int) else 50
+
+
+class _Above:
+    """The edge as the cloud's child."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def joined(self, peer: Peer) -> None:
+        log.info("edge.cloud_joined", cloud=peer.node)
+        self._edge.follower.attach(peer)
+        self._edge.events.upward.attach(peer)
+        self._edge.training.attach(peer)
+        self._edge.fleet.changed.set()
+
+    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+        if final:
+            log.warning("edge.cloud_away", error=str(error or ""))
+            self._edge.events.upward.detach(peer)
+            self._edge.training.detach()
+
+    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
+        edge = self._edge
+        match message:
+            case JournalBlock():
+                edge.follower.block(peer, message, frames)
+            case FollowRefused():
+                edge.follower.stopped(message)
+            case RoundOpen():
+                peer.spawn(self._round(message))
+            case RoundClosed():
+                peer.spawn(edge.training.closed(message, list(edge.device_peers().values())))
+            case _:
+                log.warning("edge.unexpected_message", type=type(message).__name__)
+
+    async def _round(self, message: RoundOpen) -> None:
+        try:
+            await self._edge.training.opened(message)
+        except errors.MsrtError as error:
+            log.warning("round.not_opened", job=message.job, round=message.round, error=str(error))
+
+    async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
+        family, _, what = method.partition(".")
+        node = params.get("node")
+        if family != "node" or what not in ("logs", "diagnose") or not isinstance(node, str):
+            raise errors.NotFound(f"an edge has no method {method!r} for its cloud")
+        return await self._edge.below(node, what, {k: v for k, v in params.items() if k not in ("node", "_call")})
+
+    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
+        if opened.kind == "snapshot":
+            return self._edge.follower.snapshot(peer, opened)
+        raise errors.Forbidden(f"an edge takes no stream {opened.kind} from its cloud")
+
+    async def stored(self, _peer: Peer, _messages: list[Message]) -> None:
+        raise errors.Forbidden("an edge keeps nothing for its cloud")
+
+
+class _Below:
+    """The edge as the parent of devices, and the front of clients."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def joined(self, peer: Peer) -> None:
+        if peer.role != Role.DEVICE:
+            return
+        edge = self._edge
+        log.info("edge.device_joined", device=peer.name, node=peer.node)
+        edge.metrics.leases.labels("device").inc()
+        edge.fleet.joined(peer)
+        edge.requests.worker_up(peer)
+        edge.fleet.assign()
+        edge.training.device_joined(peer)
+
+    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+        edge = self._edge
+        if peer.role != Role.DEVICE:
+            if final:
+                edge.requests.client_gone(peer)
+            return
+        if peer.node in edge.device_peers():
+            edge.metrics.leases.labels("device").dec()
+            log.warning("edge.device_lost", device=peer.name, error=str(error or ""))
+        edge.requests.worker_down(peer)
+        edge.fleet.left(peer.node)
+        edge._refresh_tables()  # noqa: SLF001 - one object in three parts
+        if final:
+            task = asyncio.get_running_loop().create_task(edge.training.device_left(peer.node))
+            task.add_done_callback(lambda done: done.cancelled() or done.result())
+
+    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
+        requests, device = self._edge.requests, peer.role == Role.DEVICE
+        match message:
+            case Inferred() if device:
+                requests.answered(peer, message, frames)
+            case InferFailed() if device:
+                requests.failed(peer, message)
+            case Infer() if not device:
+                requests.from_client(peer, message, frames)
+            case InferCancel() if not device:
+                requests.client_cancelled(peer, message)
+            case DeviceReport() if device:
+                self._reported(peer, message)
+            case Load() if device:
+                self._edge.fleet.devices[peer.node].values = message.values
+            case _:
+                log.warning("edge.unexpected_message", peer=peer.name, type=type(message).__name__)
+
+    def _reported(self, peer: Peer, report: DeviceReport) -> None:
+        edge = self._edge
+        edge.fleet.report(peer, report)
+        edge.requests.report(peer, report)
+        edge._refresh_tables()  # noqa: SLF001 - one object in three parts
+
+    async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:
+        check_call(peer.role, method)
+        edge = self._edge
+        match method:
+            case "artifact.get":
+                return await serve(edge.artifacts, peer, params, edge.fetch_blob)
+            case "edges":
+                known = (edge.address, *edge._neighbours)  # noqa: SLF001 - one object in three parts
+                return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in known]
+            case "models":
+                return sorted(edge.follower.state.rollouts)
+        raise errors.NotFound(f"an edge has no method {method!r}")
+
+    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
+        if opened.kind == "update" and peer.role == Role.DEVICE:
+            return self._edge.training.stream(peer, opened)
+        raise errors.Forbidden(f"a {peer.role} may not send a stream {opened.kind}")
+
+    async def stored(self, peer: Peer, messages: list[Message]) -> None:
+        if peer.role != Role.DEVICE:
+            raise errors.Forbidden(f"a {peer.role} posts no events")
+        await self._edge.events.stored(messages)
