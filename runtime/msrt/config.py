@@ -110,7 +110,7 @@ def _check_keys(values: Mapping[str, Any], type_: type[NodeConfig], place: Calla
 def _check_names(values: Mapping[str, Any], known: tuple[str, ...], place: Callable[[str], str]) -> None:
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1, cutoff=0.0)[0]
             raise InvalidConfig(f"{place(key)}: unknown setting {key!r}", hint=f"did you mean {nearest!r}?")
 
 
