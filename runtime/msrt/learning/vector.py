@@ -108,7 +108,7 @@ def peek(data: Buffer) -> tuple[Layout, int]:
         raise Corrupt(f"weights are cut short: a header of {length} bytes in {len(view)}")
     try:
         layout = Layout(msgspec.json.decode(view[len(MAGIC) + 4 : start], type=tuple[Slot, ...]))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"the header of the weights is broken: {error}") from error
     if any(slot.dtype not in DTYPES or any(n < 0 for n in slot.shape) for slot in layout.slots):
         raise Corrupt("the header of the weights names an unknown dtype or a negative shape")

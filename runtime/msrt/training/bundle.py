@@ -9,8 +9,10 @@ import difflib
 import hashlib
 import io
 import stat
+import struct
 import tomllib
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
@@ -37,6 +39,10 @@ FILES_LIMIT: Final = 2000
 SKIP: Final = frozenset({"__pycache__", "node_modules", "venv"})
 EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 CONFIG: Final = "job.toml"
+ZIP_FAULTS: Final = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError,
+)  # fmt: skip
+"""What zipfile raises on bytes that are no zip; they are in memory, so an OSError is theirs too."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -185,27 +191,41 @@ def pack(directory: Path) -> Bundle:
 def open_bundle(data: bytes) -> Bundle:
     """A zip as a Bundle: its entries are checked and its settings read. Raises InvalidJob. Blocking."""
     with _archive(data) as archive:
+        if CONFIG not in archive.namelist():
+            raise InvalidJob(f"the bundle has no {CONFIG}")
         try:
-            text = archive.read(CONFIG).decode()
-        except (KeyError, UnicodeDecodeError) as error:
-            raise InvalidJob(f"the bundle has no readable {CONFIG}") from error
+            text = _content(archive, archive.getinfo(CONFIG)).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidJob(f"the bundle's {CONFIG} is not UTF-8") from error
     return Bundle(data, hashlib.sha256(data).hexdigest(), parse_config(text))
 
 
 def _archive(data: bytes) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_FAULTS as error:
         raise InvalidJob(f"the bundle is not a zip: {error}") from error
     entries = archive.infolist()
+    names = {entry.filename for entry in entries}
     if len(entries) > FILES_LIMIT or sum(entry.file_size for entry in entries) > SIZE_LIMIT:
         raise InvalidJob(f"the bundle holds {len(entries)} entries, more than its limits allow")
     for entry in entries:
         path = PurePosixPath(entry.filename)
         kind = stat.S_IFMT(entry.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or "\\" in entry.filename or kind not in (0, stat.S_IFREG):
+        plain = kind in {0, stat.S_IFREG} and entry.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+        outside = path.is_absolute() or ".." in path.parts or "\\" in entry.filename
+        nested = entry.is_dir() or any(str(above) in names for above in path.parents)
+        if outside or nested or not plain:
             raise InvalidJob(f"the bundle's entry {entry.filename!r} is not a plain file inside it")
     return archive
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """An entry's bytes, at most as many as it declares."""
+    try:
+        return archive.read(entry)
+    except ZIP_FAULTS as error:
+        raise InvalidJob(f"the bundle's entry {entry.filename!r} is broken: {error}") from error
 
 
 def unpack(data: bytes, directory: Path) -> JobConfig:
@@ -215,8 +235,5 @@ def unpack(data: bytes, directory: Path) -> JobConfig:
         for entry in archive.infolist():
             target = directory / entry.filename
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.write_bytes(archive.read(entry))
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-                raise InvalidJob(f"the bundle's entry {entry.filename!r} is broken: {error}") from error
+            target.write_bytes(_content(archive, entry))
     return config

@@ -186,7 +186,7 @@ class TrainerHost:
             whole = True
         except TimeoutError:
             raise JobFailed(f"{name} took longer than {within:.0f} s and was killed", hint=self._last()) from None
-        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError):
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError, UnicodeDecodeError):
             raise JobFailed(f"{name}: the job's process {await self._cause()}", hint=self._last()) from None
         finally:
             if not whole:

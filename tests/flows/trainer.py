@@ -1,0 +1,86 @@
+"""A trainer for simulated trees: its update is a known vector of (job, round, node), so a sum shows who is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from msrt.errors import JobFailed
+from msrt.learning.compress import encode
+from msrt.learning.vector import Layout, Vector, load, save
+from msrt.training.bundle import JobConfig, open_bundle
+from msrt.training.pipe import Baselined, Evaluated, Trained
+from msrt.training.task import Node
+from msrt.training.trainer import Export
+
+SIZE = 64
+
+
+def known_update(job: str, round_: int, node: str) -> tuple[Vector, int]:
+    """(delta, samples) of a node: small whole numbers over 16, so that float32 sums of thousands are exact."""
+    seed = int.from_bytes(hashlib.sha256(f"{job}/{round_}/{node}".encode()).digest()[:8], "little")
+    rng = np.random.default_rng(seed)
+    return (rng.integers(-15, 16, SIZE) / 16).astype(np.float32), int(rng.integers(1, 65))
+
+
+def known_mean(job: str, round_: int, included: Mapping[str, int]) -> Vector:
+    """What a round must have added to the weights when exactly these nodes were included."""
+    total = sum(included.values())
+    parts = [known_update(job, round_, node)[0].astype(np.float64) * samples for node, samples in included.items()]
+    mean: Vector = (np.sum(parts, axis=0) / total).astype(np.float32)
+    return mean
+
+
+class SimulatedTrainer:
+    """Implements `Trainer` and `Workshop` over the virtual clock. `lasts` gives the seconds a round takes on a node."""
+
+    def __init__(self, lasts: Callable[[Node, int], float] = lambda node, round_: 0.1) -> None:
+        self.lasts = lasts
+        self.config: JobConfig | None = None
+        self.trained: list[tuple[str, int]] = []
+        self._running = asyncio.Event()
+        self._running.set()
+
+    async def start(self, bundle: bytes) -> JobConfig:
+        self.config = open_bundle(bundle).config
+        return self.config
+
+    async def train(self, node: Node, round_: int, weights: bytes, encoding: str, within: float) -> Trained:
+        if self.config is None:
+            raise JobFailed("no job is open")
+        try:
+            async with asyncio.timeout(within):
+                await asyncio.sleep(self.lasts(node, round_))
+                await self._running.wait()
+        except TimeoutError:
+            raise JobFailed(f"train took longer than {within:.0f} s and was killed") from None
+        delta, samples = known_update(self.config.name, round_, node.id)
+        assert load(weights)[1].size == delta.size
+        self.trained.append((node.id, round_))
+        metrics = {"loss": 1.0 / round_, "accuracy": 1.0 - 1.0 / (round_ + 1)}
+        return Trained(samples, delta.size, encoding, metrics, encode(delta, encoding))
+
+    def pause(self) -> None:
+        self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    async def stop(self) -> None:
+        self.config = None
+
+    async def initial(self, within: float) -> bytes:
+        zeros = np.zeros(SIZE, np.float32)
+        return save(Layout.of({"weights": zeros}), zeros)
+
+    async def evaluate(self, weights: bytes, nodes: Sequence[Node], within: float) -> Evaluated:
+        return Evaluated(len(nodes), {"norm": float(np.linalg.norm(load(weights)[1]))})
+
+    async def export(self, weights: bytes, within: float) -> Export:
+        return Export(onnx=weights)
+
+    async def baseline(self, nodes: Sequence[Node], within: float) -> Baselined:
+        return Baselined(tuple(0.5 for _ in nodes), 0.5, 0.9)

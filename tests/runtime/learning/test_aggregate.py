@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msrt.errors import BadUpdate
+from msrt.learning.aggregate import NormGuard, RunningSum, check
+from msrt.learning.compress import BLOCK, SPAN, decode, encode
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 4000) | st.just(SPAN + 3 * BLOCK + 1),
+    st.lists(st.tuples(st.sampled_from(["fp32", "int8"]), st.integers(1, 5000)), min_size=1, max_size=6),
+    st.integers(0, 2**31),
+)
+def test_the_mean_is_the_weighted_mean_of_what_was_sent(size: int, parts: list[tuple[str, int]], seed: int) -> None:
+    """Mixed encodings, any weights: equal to the mean computed plainly in float64."""
+    rng = np.random.default_rng(seed)
+    running, plain = RunningSum(size), np.zeros(size)
+    for encoding, weight in parts:
+        payload = encode(rng.standard_normal(size).astype(np.float32), encoding)
+        running.add(payload, encoding, weight)
+        plain += decode(payload, encoding, size).astype(np.float64) * weight
+    assert running.weight == sum(weight for _, weight in parts)
+    assert np.allclose(running.mean(), plain / running.weight, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["fp32", "int8"])
+@pytest.mark.parametrize("size", [5, BLOCK, SPAN + BLOCK + 9])
+def test_check_gives_the_norm(encoding: str, size: int) -> None:
+    """The norm of a payload is that of the vector it stands for."""
+    payload = encode(np.random.default_rng(1).standard_normal(size).astype(np.float32), encoding)
+    expected = float(np.linalg.norm(decode(payload, encoding, size).astype(np.float64)))
+    assert check(payload, encoding, size) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38])
+def test_check_refuses_what_is_not_finite(bad: float) -> None:
+    """NaN, infinity, or numbers whose square is infinite are refused in both encodings."""
+    flat = np.ones(3 * BLOCK, np.float32)
+    flat[5] = bad
+    with pytest.raises(BadUpdate):
+        check(flat.tobytes(), "fp32", flat.size)
+    payload = bytearray(encode(np.ones(3 * BLOCK, np.float32), "int8"))
+    payload[4:8] = np.float32(bad).tobytes()
+    if math.isfinite(bad):
+        assert check(bytes(payload), "int8", flat.size) > 1e38
+    else:
+        with pytest.raises(BadUpdate):
+            check(bytes(payload), "int8", flat.size)
+
+
+def test_a_wrong_size_or_weight_is_refused_before_anything_is_added() -> None:
+    """The sum is untouched by what it refuses, and the mean of nothing is an error."""
+    running = RunningSum(10)
+    for payload, weight in ((b"\0" * 39, 1.0), (b"\0" * 40, 0.0), (b"\0" * 40, math.nan)):
+        with pytest.raises(BadUpdate):
+            running.add(payload, "fp32", weight)
+    assert running.weight == 0
+    with pytest.raises(BadUpdate, match="no updates"):
+        running.mean()
+    with pytest.raises(BadUpdate, match="expected 40"):
+        check(b"\0" * 41, "fp32", 10)
+
+
+def test_the_guard_refuses_absurd_norms_and_forgets_them() -> None:
+    """Absolute at first, relative to the median once it knows what is usual."""
+    guard = NormGuard.for_weights(9.0)
+    with pytest.raises(BadUpdate, match="the limit"):
+        guard.admit(1001.0)
+    with pytest.raises(BadUpdate, match="the limit"):
+        guard.admit(math.nan)
+    for norm in (1.0, 1.2, 0.9):
+        guard.admit(norm)
+    for _ in range(100):
+        with pytest.raises(BadUpdate, match="usual"):
+            guard.admit(50.0)
+    guard.admit(20.0)
