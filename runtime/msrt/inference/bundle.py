@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     variants: dict[str, Variant]
     """By name: fp32, int8."""
     chosen: dict[str, str] = {}
-    """Device class to variant; `*` is any other class."""
+    """Device class to variant, where it is settled; a class that is not named measures."""
     require: str = ""
     """Only this variant may serve (`--require int8`); empty: the faster one."""
     batchable: bool = False
