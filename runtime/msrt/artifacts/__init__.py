@@ -1,8 +1,5 @@
-"""Content-addressed bytes that travel down the tree: models, job bundles, weights. Named by SHA-256, never changed.
+"""Content-addressed bytes: models, job bundles, checkpoints, images. Immutable, verified, fetched from the parent."""
 
-`store` keeps and verifies them, `transfer` brings one from a parent and serves one to a child.
-"""
+from msrt.artifacts.store import ArtifactStore, BlobSink, Fetch, Lent
 
-from msrt.artifacts.store import ArtifactStore
-
-__all__ = ["ArtifactStore"]
+__all__ = ["ArtifactStore", "BlobSink", "Fetch", "Lent"]

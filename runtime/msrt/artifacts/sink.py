@@ -1,0 +1,85 @@
+"""Where the bytes of an incoming artifact go: a `msrt.hop.StreamSink` over the blobs on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from msrt.errors import Corrupt, DiskFull, FrameTooLarge, OutOfOrder, StreamCancelled
+from msrt.links.link import Buffer
+
+if TYPE_CHECKING:
+    from msrt.artifacts.store import ArtifactStore
+
+__all__ = ["SLICE", "BlobSink"]
+
+log = structlog.get_logger()
+SLICE: Final = 1 << 20
+"""Bytes written and hashed at once."""
+
+
+class BlobSink:
+    """One artifact coming in. What was written stays for the next try, whatever ends this one.
+
+    `limit`: its size, or the most that may come; -1: no limit. `suspect`: a first try brought bad bytes.
+    """
+
+    def __init__(self, store: ArtifactStore, digest: str, have: int, limit: int, *, suspect: bool = False) -> None:
+        self.have = have
+        self.suspect = suspect
+        self.corrupt = False
+        """The bytes that came are not the artifact."""
+        self._store, self._digest, self._limit = store, digest, limit
+        self._closed = False
+        self._writing = asyncio.Lock()
+
+    async def write(self, offset: int, data: Buffer) -> None:
+        """The next piece. Raises OutOfOrder, FrameTooLarge, DiskFull, StreamCancelled."""
+        async with self._writing:
+            self._check_open()
+            if offset != self.have:
+                raise OutOfOrder(f"artifact {self._digest[:12]}: byte {offset} came, {self.have} is next")
+            if 0 <= self._limit < offset + len(data):
+                raise FrameTooLarge(offset + len(data), self._limit, f"artifact {self._digest[:12]}")
+            piece = data if isinstance(data, bytes | memoryview) else bytes(data)
+            store = self._store
+            try:
+                await store.offload(store.blobs.write, self._digest, offset, piece)
+            except DiskFull:
+                if not await store.evict(len(piece)):
+                    raise
+                await store.offload(store.blobs.write, self._digest, offset, piece)
+            self.have = offset + len(data)
+
+    async def complete(self, _size: int = -1, _digest: str = "") -> None:
+        """All came: verify and publish. Raises Corrupt (the bytes are gone: fetch again), DiskFull."""
+        async with self._writing:
+            self._check_open()
+            store = self._store
+            if not self.have:
+                await store.offload(store.blobs.write, self._digest, 0, b"")
+            try:
+                await store.offload(store.blobs.finish, self._digest)
+            except Corrupt as error:
+                self.corrupt = True
+                self.have = 0
+                store.lost(self._digest, error)
+                raise
+            store.arrived(self._digest, self.have)
+
+    def abort(self, error: Exception) -> None:
+        """The stream ended early."""
+        log.info("artifact.transfer_ended", digest=self._digest, have=self.have, error=str(error))
+        self._closed = True
+
+    async def close(self) -> None:
+        """No more writes; returns when the last one is through."""
+        self._closed = True
+        async with self._writing:
+            return
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StreamCancelled(f"nobody fetches artifact {self._digest[:12]} this way any more")
