@@ -16,6 +16,7 @@ from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
+from msrt_cloud.registry import Push
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
@@ -84,19 +85,6 @@ class ModelRollout(_Params, frozen=True):
     window_s: float = 0.0
 
 
-class ModelPush(_Params, frozen=True):
-    """See `msrt model push`. Files are digests of artifacts that were streamed here before."""
-
-    name: str
-    file: str
-    calibrate: str = ""
-    eval: str = ""
-    max_drop: float = 0.01
-    min_accuracy: float = 0.0
-    require: str = ""
-    labels: list[str] = []
-
-
 class TrainRun(_Params, frozen=True):
     """A bundle that was streamed here before."""
 
@@ -127,7 +115,7 @@ class Control:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._table: dict[str, tuple[type[_Params], Method]] = {
+        self._table: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "invite.create": (InviteCreate, self._invite),
             "status": (Nothing, self._status),
             "edges": (Nothing, self._edges),
@@ -136,7 +124,7 @@ class Control:
             "node.remove": (NodeRemove, self._node_remove),
             "node.logs": (NodeLogs, self._node_logs),
             "node.diagnose": (NodeName, self._node_diagnose),
-            "model.push": (ModelPush, self._model_push),
+            "model.push": (Push, self._model_push),
             "model.list": (Nothing, self._model_list),
             "model.show": (ModelName, self._model_show),
             "model.rollout": (ModelRollout, self._model_rollout),
@@ -239,8 +227,8 @@ class Control:
 
     # --- models ----------------------------------------------------------------------------------------------
 
-    async def _model_push(self, _peer: Peer, p: ModelPush) -> object:
-        return await self._cloud.registry.push(p.name, p)
+    async def _model_push(self, _peer: Peer, p: Push) -> object:
+        return await self._cloud.registry.push(p)
 
     async def _model_list(self, _peer: Peer, _p: Nothing) -> object:
         return status.model_rows(self._cloud.writer.state, self._cloud.rollouts)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msrt.training.bundle import Publish
 from msrt.training.trainer import Workshop
+from msrt_cloud.registry import Push
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -17,16 +18,14 @@ EXPORT_S = 300.0
 
 async def publish(training: Training, workshop: Workshop, wanted: Publish, weights: bytes) -> dict[str, Any]:
     """Export, gate, register, roll out. Raises JobFailed, InvalidModel, QualityGate."""
-    from msrt_cloud.control import ModelPush  # noqa: PLC0415 - control imports the coordinator
-
     export = await workshop.export(weights, EXPORT_S)
     put = training.artifacts.put_bytes
-    push = ModelPush(
+    push = Push(
         name=wanted.model, file=await put(export.onnx), max_drop=wanted.max_drop,
         calibrate=await put(export.calibration) if export.calibration else "",
         eval=await put(export.evaluation) if export.evaluation else "",
     )  # fmt: skip
-    pushed = await training.registry.push(wanted.model, push)
+    pushed = await training.registry.push(push)
     if wanted.rollout:
         await training.rollouts.begin(wanted.model, int(pushed["version"]), wanted.canary, wanted.to, 0.0)
     return pushed

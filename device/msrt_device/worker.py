@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
@@ -63,7 +63,7 @@ class DeviceSetup:
 
     identity: Identity
     membership: Membership
-    config: DeviceConfig = DeviceConfig()
+    config: DeviceConfig = field(default_factory=DeviceConfig)
     trainer: Callable[[str], Trainer] | None = None
     """Job name to a trainer; None: takes no part in training."""
     device_class: str = ""

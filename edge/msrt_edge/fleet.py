@@ -143,12 +143,16 @@ class Fleet:
                     versions = ready.setdefault(model.model, {}).get(node, frozenset())
                     ready[model.model][node] = versions | {model.version}
         out = []
-        for model, rollout in self._state().rollouts.items():
-            table = version_table(rollout, ready.get(model, {}))
-            if self._tables.get(model) != table:
-                self._tables[model] = table
+        for name, rollout in self._state().rollouts.items():
+            table = version_table(rollout, ready.get(name, {}))
+            if self._tables.get(name) != table:
+                self._tables[name] = table
                 out.append(table)
         return out
+
+    def serving_versions(self) -> list[VersionTable]:
+        """The tables in force."""
+        return list(self._tables.values())
 
     def serving(self, model: str, version: int = 0) -> int:
         """The version that a request means. Raises NotFound."""

@@ -18,7 +18,7 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import fetch_from, serve
-from msrt.dispatch.dispatcher import Config, Dispatcher
+from msrt.dispatch import Config, Dispatcher
 from msrt.hop import Downlink, Peer, StreamSink, Uplink
 from msrt.joining import Membership, endpoint_for, hello_of, next_boot
 from msrt.links.link import Buffer, Credentials
@@ -68,7 +68,7 @@ class EdgeSetup:
     membership: Membership
     listen: Sequence[tuple[str, Credentials]]
     """URL and credentials of each listener."""
-    config: EdgeConfig = EdgeConfig()
+    config: EdgeConfig = field(default_factory=EdgeConfig)
     address: Parent = field(default_factory=lambda: Parent(""))
     """What is known of its own addresses before it listens (MQTT broker, HTTP)."""
     tell: Callable[[str], Any] = lambda _what: []
@@ -124,6 +124,8 @@ class Edge:
         self.training = RegionTraining(world, me, self.device_peers, self.fetch, config.update_streams)
         self.downlink: Downlink | None = None
         self._meters: dict[str, Any] = {}
+        self._prefetch_due = asyncio.Event()
+        self.cloud_left_at = world.now()
 
     def device_peers(self) -> dict[str, Peer]:
         """Live devices by node id."""
@@ -160,7 +162,7 @@ class Edge:
             self.membership.cloud_identity,
             lambda: self.follower.state,
             self.uplink,
-            lambda: (self.address, *self._neighbours),
+            lambda: self.known_edges,
         )
         self.downlink = Downlink(
             self.world, self.node, self._hello.boot, _Below(self), gate,
@@ -172,6 +174,16 @@ class Edge:
             kind = "mqtt" if link.address.startswith("mqtt") else "zmq"
             self.address = msgspec.structs.replace(self.address, **{kind: link.address})
         self.uplink.say_address(self.address)
+
+    @property
+    def known_edges(self) -> tuple[Parent, ...]:
+        """This edge, then the others it knows."""
+        return (self.address, *self._neighbours)
+
+    @property
+    def cloud_away_s(self) -> float:
+        """Seconds without the cloud, 0 while it is here."""
+        return 0.0 if self.uplink.peer is not None else self.world.now() - self.cloud_left_at
 
     def close(self) -> None:
         """Say goodbye; `run` returns."""
@@ -186,7 +198,7 @@ class Edge:
     def _journal_changed(self) -> None:
         state = self.follower.state
         self.fleet.journal_changed()
-        self._refresh_tables()
+        self.refresh_tables()
         self.setup.accounts(state.accounts)
         if self.downlink is not None:
             for node, peer in list(self.downlink.peers.items()):
@@ -194,12 +206,6 @@ class Edge:
                 if state.is_revoked(node, serial):
                     self.downlink.expel(node, errors.Revoked(f"{peer.name} was removed from the tree"))
         self._prefetch_due.set()
-
-    @property
-    def _prefetch_due(self) -> asyncio.Event:
-        if not hasattr(self, "_due"):
-            self._due = asyncio.Event()
-        return self._due
 
     async def _prefetch(self) -> None:
         """Have what devices will ask for before they do."""
@@ -217,7 +223,7 @@ class Edge:
                     self._prefetch_due.set()
                     break
 
-    def _refresh_tables(self) -> None:
+    def refresh_tables(self) -> None:
         for table in self.fleet.tables():
             self.requests.versions(table)
 
@@ -257,7 +263,7 @@ class Edge:
             "queue": float(self.dispatcher.queued), "open": float(self.dispatcher.open_requests),
             "replied": float(counters.replied), "rejected": float(counters.rejected),
             "retried": float(counters.retried), "events_waiting": float(self.events.waiting),
-            "events_dropped": float(self.events.dropped), "artifact_bytes": float(self.artifacts.bytes),
+            "events_dropped": float(self.events.dropped), "artifact_bytes": float(self.artifacts.held_bytes),
             "artifacts_corrupt": float(self.artifacts.corrupt),
         }  # fmt: skip
 
@@ -302,6 +308,7 @@ class _Above:
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
         if final:
+            self._edge.cloud_left_at = self._edge.world.now()
             log.warning("edge.cloud_away", error=str(error or ""))
             self._edge.events.upward.detach(peer)
             self._edge.training.detach()
@@ -370,7 +377,7 @@ class _Below:
             log.warning("edge.device_lost", device=peer.name, error=str(error or ""))
         edge.requests.worker_down(peer)
         edge.fleet.left(peer.node)
-        edge._refresh_tables()  # noqa: SLF001 - one object in three parts
+        edge.refresh_tables()
         if final:
             task = asyncio.get_running_loop().create_task(edge.training.device_left(peer.node))
             task.add_done_callback(lambda done: done.cancelled() or done.result())
@@ -397,7 +404,7 @@ class _Below:
         edge = self._edge
         edge.fleet.report(peer, report)
         edge.requests.report(peer, report)
-        edge._refresh_tables()  # noqa: SLF001 - one object in three parts
+        edge.refresh_tables()
 
     async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:
         check_call(peer.role, method)
@@ -406,8 +413,7 @@ class _Below:
             case "artifact.get":
                 return await serve(edge.artifacts, peer, params, edge.fetch_blob)
             case "edges":
-                known = (edge.address, *edge._neighbours)  # noqa: SLF001 - one object in three parts
-                return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in known]
+                return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in edge.known_edges]
             case "models":
                 return sorted(edge.follower.state.rollouts)
         raise errors.NotFound(f"an edge has no method {method!r}")

@@ -170,7 +170,7 @@ class Requests:
         for action in actions:
             if isinstance(action, Reply):
                 token = action.request.token
-                self._served(action.request.model, "", now - action.request.arrived)
+                self._served(action.request.model, "", now - action.request.since)
                 if isinstance(token, _ClientToken):
                     batches.setdefault((id(action.answer), token.peer), []).append(action)
                 elif not token.done():  # type: ignore[attr-defined]
@@ -202,7 +202,7 @@ class Requests:
 
     def _reject(self, action: Reject, now: float) -> None:
         token, error = action.request.token, action.error
-        self._served(action.request.model, error.code, now - action.request.arrived)
+        self._served(action.request.model, error.code, now - action.request.since)
         if isinstance(token, _ClientToken):
             self._of_client.get(token.peer, {}).pop(token.id, None)
             wait = int(getattr(error, "retry_after", 0) * 1000)

@@ -11,6 +11,7 @@ import msgspec
 
 from msrt import errors
 from msrt.hop.uplink import Endpoint, enrol
+from msrt.life import default_name
 from msrt.links.link import Credentials
 from msrt.protocol import wire
 from msrt.protocol.messages import Enrol, Hello, Parent
@@ -20,7 +21,7 @@ from msrt.trust.invite import Invite
 from msrt.world.field import field_world
 from msrt.world.world import Store, World
 
-__all__ = ["Membership", "endpoint_for", "hello_of", "join", "load_member", "new_member", "next_boot"]
+__all__ = ["Membership", "admit", "endpoint_for", "hello_of", "join", "load_member", "new_member", "next_boot"]
 
 _KEY = "membership"
 IDENTITY = "identity.json"
@@ -50,8 +51,12 @@ class Membership(msgspec.Struct, frozen=True):
 
     async def save(self, world: World, store: Store) -> None:
         """Make it durable. Raises DiskFull."""
+        await world.offload(self.save_now, store)
+
+    def save_now(self, store: Store) -> None:
+        """The same, blocking."""
         store.put(_KEY, wire.pack(self))
-        await world.offload(store.commit)
+        store.commit()
 
     def with_parents(self, parents: list[Parent]) -> Membership:
         """The same with another list of parents."""
@@ -144,6 +149,32 @@ def new_member(folder: Path) -> tuple[World, Identity]:
     identity = Identity.generate(world.random.randbytes)
     identity.save(path)
     return world, identity
+
+
+async def admit(
+    folder: Path, role: str, invite: str, name: str, *, link: str = "zmq"
+) -> tuple[World, Identity, Membership]:
+    """A node's membership: from its disk, else by spending the invite, and then on its disk.
+
+    Raises NotEnrolled when there is neither, StateForeign when the invite is for another role, the invite errors.
+    """
+    world, identity = new_member(folder)
+    store = world.disk.store("node")
+    membership = Membership.load(store)
+    if membership is not None:
+        return world, identity, membership
+    if not invite:
+        raise errors.NotEnrolled(
+            f"{folder} holds no membership yet", hint=f"msrt {role} join INVITE (msrt invite {role})"
+        )
+    parsed = Invite.parse(invite, world.wall())
+    if parsed.role != role:
+        raise errors.CallerError(
+            f"the invite is for a node of role {parsed.role}, not {role}", hint=f"msrt invite {role}"
+        )
+    membership = await join(world, identity, parsed, default_name(name, identity.node), link=link)
+    await membership.save(world, store)
+    return world, identity, membership
 
 
 async def load_member(folder: Path) -> tuple[World, Identity, Membership]:

@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from msrt import errors
-from msrt.process import die_with_parent
+from msrt.process import spawn_child
 from msrt.settings import SourceConfig
 from msrt.world.world import World
 from msrt_device.sources.source import Source, parse_line
@@ -26,10 +26,9 @@ async def command(_world: World, config: SourceConfig, _skip: int) -> Source:
     pause = 1.0
     while True:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *config.command, stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
-                limit=LINE_LIMIT, preexec_fn=die_with_parent,
-            )  # fmt: skip
+            process = await spawn_child(
+                config.command, stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL, limit=LINE_LIMIT
+            )
         except OSError as error:
             raise errors.InvalidConfig(f"source {config.name!r}: {error}") from None
         assert process.stdout is not None

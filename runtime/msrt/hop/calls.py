@@ -72,13 +72,20 @@ class Calls:
             reply = Failed(call.id, error.code, error.text, error.hint)
         except TimeoutError:
             reply = Failed(call.id, errors.DeadlineExceeded.code, f"{call.method} took over {call.timeout_ms} ms")
-        except (TypeError, ValueError, KeyError, LookupError, OSError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, OSError) as error:
             log.exception("hop.call_failed", method=call.method, peer=peer.node)
             reply = Failed(call.id, errors.MsrtError.code, f"{call.method} failed: {type(error).__name__}: {error}")
         try:
-            peer.send(reply)
-        except errors.Disconnected:
+            self._reply(call, reply)
+        except (errors.Disconnected, errors.Overloaded):
             log.info("hop.answer_undeliverable", method=call.method, peer=peer.node)
+
+    def _reply(self, call: Call, reply: Return | Failed) -> None:
+        try:
+            self._peer.send(reply)
+        except (errors.FrameTooLarge, errors.CallerError) as error:
+            text = f"the answer to {call.method} cannot be sent: {error.text}"
+            self._peer.send(Failed(call.id, errors.MsrtError.code, text))
 
     def fail(self, error: Exception) -> None:
         """The session is void: nobody will answer."""

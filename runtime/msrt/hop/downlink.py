@@ -16,6 +16,7 @@ from msrt.protocol import wire
 from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Refuse, Welcome
 from msrt.protocol.session import Session, Side
 from msrt.trust.certificate import Certificate
+from msrt.trust.roles import check_message
 from msrt.world.world import World
 
 __all__ = ["Downlink", "Gate"]
@@ -105,7 +106,8 @@ class Downlink:
             if peer is not None and not isinstance(message, Hello | Enrol):
                 if principal != peer.principal:
                     raise errors.Forbidden("this route belongs to another key")
-                peer.received_bytes += sum(map(len, frames))
+                check_message(peer.role, message)
+                peer.received_bytes += packet.size
                 peer.received(packet)
             elif isinstance(message, Hello):
                 self._hello(sink, route, principal, message)
@@ -129,6 +131,8 @@ class Downlink:
     def _hello(self, sink: _LinkSink, route: Route, principal: bytes, hello: Hello) -> None:
         certificate = self._gate.admit(hello, principal)
         peer = self.peers.get(hello.node)
+        if peer is not None and peer.session.stale(hello):
+            return
         if peer is None:
             session = Session(Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s)
             peer = Peer(self._world, session, self._handler, certificate, hello.node)
@@ -175,8 +179,7 @@ class Downlink:
         """End a node's session with a reason (a revoked node)."""
         peer = self.peers.get(node)
         if peer is not None:
-            peer.transmit(Refuse(error.code, error.text, error.hint), (), 0)
-            peer.close(error.text)
+            peer.refuse(error)
 
     async def close(self, reason: str = "") -> None:
         """Say goodbye to every child and close the links."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -17,8 +18,11 @@ from msrt.protocol import session as s
 from msrt.protocol import wire
 from msrt.protocol.messages import (
     Call,
+    DeliveryClass,
     Failed,
     Message,
+    Parent,
+    Refuse,
     Return,
     StreamCancel,
     StreamChunk,
@@ -34,7 +38,9 @@ __all__ = ["Peer"]
 
 log = structlog.get_logger()
 BACKLOG_BYTES = 8 << 20
-"""Bytes kept for a link that is full; beyond it transient messages are refused."""
+"""Bytes kept for a link that is full; beyond it transient messages are refused, others go with a later resend."""
+STORE_AGAIN_S = 1.0
+"""Pause before durable messages are offered again to a disk that was full."""
 
 _STREAM = (StreamOpen, StreamCredit, StreamChunk, StreamEnd, StreamDone, StreamCancel)
 
@@ -49,17 +55,21 @@ class Peer:
         self.link: Link | None = None
         self.route: Route = b""
         self.principal = b""
-        self.address = None
+        self.address: Parent | None = None
         self.device_class = ""
         self.previous = ""
         self.joined = False
         self.over = False
+        self._announced = False
+        """The handler knows a session of this peer that it was not told the end of."""
         self.sent_bytes = self.received_bytes = 0
         self._backlog: deque[tuple[list[Buffer], int]] = deque()
         self._backlog_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._persisting: deque[tuple[Message, int]] = deque()
+        self._storing: asyncio.Task[None] | None = None
+        self._voids = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls = Calls(self)
         self.streams = Streams(self)
@@ -89,8 +99,17 @@ class Peer:
     # --- sending ------------------------------------------------------------------------------------------
 
     def send(self, message: Message, frames: s.Frames = ()) -> None:
-        """Send by the message's delivery class. Raises Disconnected, Overloaded, FrameTooLarge."""
-        self.perform(self.session.send(message, frames, self.world.now()))
+        """Send by the message's delivery class. Raises Disconnected, Overloaded, FrameTooLarge, CallerError.
+
+        What a session has once taken must be able to travel: its size is checked before.
+        """
+        transient = message.delivery is DeliveryClass.TRANSIENT
+        if not transient and (size := sum(map(len, wire.encode(message, frames))) + wire.HEADER_ROOM) > self.limit:
+            raise errors.FrameTooLarge(size, self.limit)
+        for action in self.session.send(message, frames, self.world.now()):
+            if isinstance(action, s.Transmit) and not self.transmit(message, frames, action.seq) and transient:
+                raise errors.Overloaded(f"{self._backlog_bytes} bytes wait for the link to {self.name}")
+        self._schedule()
 
     async def call(self, method: str, params: dict[str, object] | None = None, timeout: float = 30.0) -> object:  # noqa: ASYNC109
         """Ask the peer. Raises what it answered with, Disconnected, DeadlineExceeded."""
@@ -106,32 +125,41 @@ class Peer:
         """Call a method whose answer is a stream into `sink`; returns once it is complete. The timeout is of silence."""
         return await self.streams.fetch(method, params, sink, timeout)
 
-    def transmit(self, message: Message, frames: s.Frames, seq: int) -> None:
-        """Encode and hand one packet to the link, or keep it while the link is full."""
-        link, session = self.link, self.session
+    def transmit(self, message: Message, frames: s.Frames, seq: int) -> bool:
+        """Encode and hand one packet to the link, or keep it while the link is full. False: too much waits already."""
+        link, route, session = self.link, self.route, self.session
         if link is None:
-            return
+            return True
         packet = wire.encode(
             message, frames, seq=seq, epoch=session.epoch,
             ack_session=session.ack_session, ack_durable=session.ack_durable,
         )  # fmt: skip
         size = sum(map(len, packet))
         if self._backlog:
-            self._keep(packet, size)
-            return
+            return self._keep(packet, size)
         try:
-            if not link.send(self.route, packet):
-                self._keep(packet, size)
+            if not link.send(route, packet):
+                return self._keep(packet, size)
         except errors.Disconnected:
-            asyncio.get_running_loop().call_soon(self.lost)
-            return
+            asyncio.get_running_loop().call_soon(self._lost_on, link, route)
+            return True
         self.sent_bytes += size
+        return True
 
-    def _keep(self, packet: list[Buffer], size: int) -> None:
+    def _repeat(self, message: Message, frames: s.Frames, seq: int) -> None:
+        """Transmit what the session says by itself."""
+        try:
+            self.transmit(message, frames, seq)
+        except errors.FrameTooLarge as error:  # the peer came back over a link with a smaller limit
+            log.warning("hop.cannot_resend", peer=self.node, error=error.text)
+            asyncio.get_running_loop().call_soon(self.close, error.text)
+
+    def _keep(self, packet: list[Buffer], size: int) -> bool:
         if self._backlog_bytes + size > BACKLOG_BYTES:
-            raise errors.Overloaded(f"{self._backlog_bytes} bytes wait for the link to {self.name}")
+            return False
         self._backlog.append((packet, size))
         self._backlog_bytes += size
+        return True
 
     @property
     def congested(self) -> bool:
@@ -150,6 +178,7 @@ class Peer:
                 return
             self._backlog.popleft()
             self._backlog_bytes -= size
+            self.sent_bytes += size
         self.streams.pump()
 
     # --- receiving ----------------------------------------------------------------------------------------
@@ -157,6 +186,10 @@ class Peer:
     def received(self, packet: wire.Packet) -> None:
         """One decoded packet of this peer. Raises OutOfOrder."""
         self.perform(self.session.receive(packet, self.world.now()))
+
+    def _lost_on(self, link: Link, route: Route) -> None:
+        if self.link is link and self.route == route:
+            self.lost()
 
     def lost(self) -> None:
         """The link lost the peer."""
@@ -169,7 +202,7 @@ class Peer:
         for action in actions:
             match action:
                 case s.Transmit(message, frames, seq):
-                    self.transmit(message, frames, seq)
+                    self._repeat(message, frames, seq)
                 case s.Deliver(message, frames):
                     self._deliver(message, frames)
                 case s.Persist(message, _, seq):
@@ -186,7 +219,7 @@ class Peer:
 
     def _deliver(self, message: Message, frames: s.Frames) -> None:
         if isinstance(message, _STREAM):
-            self.streams.received(message, frames)
+            self.streams.received(message, list(frames))
         elif isinstance(message, Return | Failed):
             self.calls.answered(message)
         elif isinstance(message, Call):
@@ -195,26 +228,32 @@ class Peer:
             self.handler.message(self, message, list(frames))
 
     def _joined(self, resumed: bool, lost: tuple[Message, ...]) -> None:  # noqa: FBT001
-        if self.joined and not resumed:
-            self._left(errors.Disconnected("the peer started a new session"), final=True)
-        if not resumed:
-            self._void(errors.Disconnected("the peer started a new session"))
+        if not resumed and self._announced:
+            error = errors.Disconnected("the peer started a new session")
+            self._void(error)
+            self._left(error, final=True)
         if lost:
             log.warning("hop.messages_lost", peer=self.node, count=len(lost))
         if not self.joined:
-            self.joined = True
+            self.joined = self._announced = True
             self.handler.joined(self)
         self.streams.reconnected()
 
     def _left(self, error: Exception | None, *, final: bool) -> None:
         if self.joined or final:
             self.joined = False
+            self._announced = not final
             self.handler.left(self, error, final=final)
 
     def _void(self, error: Exception) -> None:
+        """What belonged to the session that is over: its calls, its streams, the work on its behalf."""
         self.calls.fail(error)
         self.streams.fail(error)
         self._persisting.clear()
+        self._voids += 1
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
 
     def _over(self, error: Exception | None, lost: tuple[Message, ...]) -> None:
         self.over = True
@@ -222,36 +261,41 @@ class Peer:
             log.info("hop.messages_lost", peer=self.node, count=len(lost), why=str(error))
         self._void(error or errors.Disconnected("the session was closed"))
         self._left(error, final=True)
-        for task in self._tasks:
-            task.cancel()
         self.on_over(self, error)
 
     def _persist(self, message: Message, seq: int) -> None:
         self._persisting.append((message, seq))
-        if len(self._persisting) == 1:
-            self.spawn(self._store())
+        if self._storing is None:
+            self._storing = asyncio.get_running_loop().create_task(self._store())
 
     async def _store(self) -> None:
-        while self._persisting:
-            batch = list(self._persisting)
-            try:
-                await self.handler.stored(self, [message for message, _ in batch])
-            except errors.LocalError as error:
-                log.warning("hop.not_stored", peer=self.node, count=len(batch), error=str(error))
-                await asyncio.sleep(1.0)
-                continue
-            if not self._persisting:
-                return
-            for _ in batch:
-                self._persisting.popleft()
-            self.session.persisted(batch[-1][1], self.world.now())
-            self._schedule()
+        """One batch at a time, and never cut short: what the handler began to write, it finishes."""
+        try:
+            while self._persisting:
+                batch, session = list(self._persisting), self._voids
+                try:
+                    await self.handler.stored(self, [message for message, _ in batch])
+                except errors.LocalError as error:
+                    log.warning("hop.not_stored", peer=self.node, count=len(batch), error=str(error))
+                    await asyncio.sleep(STORE_AGAIN_S)
+                    continue
+                except errors.MsrtError as error:
+                    log.warning("hop.refused", peer=self.node, code=error.code, error=error.text)
+                    self.refuse(error)
+                    return
+                if session == self._voids:
+                    for _ in batch:
+                        self._persisting.popleft()
+                    self.session.persisted(batch[-1][1], self.world.now())
+                    self._schedule()
+        finally:
+            self._storing = None
 
     # --- time ---------------------------------------------------------------------------------------------
 
-    def spawn(self, work: object) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine that dies with this peer's session."""
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -271,6 +315,12 @@ class Peer:
     def _tick(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         self.perform(self.session.tick(self.world.now()))
+
+    def refuse(self, error: errors.MsrtError) -> None:
+        """Send the peer away, with the reason."""
+        if not self.over:
+            self.transmit(Refuse(error.code, error.text, error.hint), (), 0)
+            self.close(error.text)
 
     def close(self, reason: str = "") -> None:
         """Say goodbye and end the session."""

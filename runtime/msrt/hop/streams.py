@@ -1,4 +1,4 @@
-"""The shell of streams: drives the pure halves of `msrt.protocol.stream` over one peer's session.
+"""All streams of one peer: which there are, who asked for them, how long an ended one is remembered.
 
 A sender's data comes from a `Reader`, a receiver's goes to a `StreamSink`. Each half has a deadline of its own, and a
 chunk goes out only when no message waits for the link.
@@ -7,13 +7,10 @@ chunk goes out only when no message waits for the link.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msrt import errors
+from msrt.hop.halves import Incoming, Outgoing, Reader, say
 from msrt.hop.handler import StreamSink
 from msrt.links.link import Buffer
 from msrt.protocol import stream as s
@@ -33,146 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "Streams"]
 
-log = structlog.get_logger()
-Reader = Callable[[int, int], Awaitable[bytes]]
-"""(offset, size) -> bytes of the source, shorter only at its end."""
-LINGER_S = 10.0
-"""How long an ended half answers a peer that did not hear the end."""
-MAX_INCOMING = 64
+LINGER_S: Final = s.DEFAULT_PATIENCE_S + 5.0
+"""How long an ended half answers a peer that did not hear the end: longer than the other half goes on asking."""
+MAX_INCOMING: Final = 64
 """Streams received at once from one peer; more are refused."""
+FETCH_S: Final = 3600.0
+"""A fetch may take so long while its stream goes on; what bounds it is silence."""
 
-
-class _Half:
-    """One stream's timer and its place in a table."""
-
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
-        self._timer: asyncio.TimerHandle | None = None
-        self._world = streams.peer.world
-
-    def arm(self, deadline: float, tick: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if deadline != float("inf"):
-            wait = max(0.0, deadline - self._world.now())
-            self._timer = asyncio.get_running_loop().call_later(wait, tick)
-
-    def say(self, message: Message, frames: tuple[Buffer, ...]) -> None:
-        """Losing it is allowed: the halves repeat themselves."""
-        try:
-            self._streams.peer.send(message, frames)
-        except (errors.Disconnected, errors.Overloaded):
-            return
-
-
-class _Outgoing(_Half):
-    def __init__(self, streams: Streams, sender: s.StreamSender, reader: Reader) -> None:
-        super().__init__(streams)
-        self.sender, self._reader = sender, reader
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._wanted: s.Read | None = None
-
-    def perform(self, actions: list[s.Action]) -> None:
-        for action in actions:
-            match action:
-                case s.Send(message, frames):
-                    self.say(message, frames)
-                case s.Read():
-                    self._wanted = action
-                    self.pump()
-                case s.Finished():
-                    if not self.done.done():
-                        self.done.set_result(None)
-                case s.FailedStream(error):
-                    if not self.done.done():
-                        self.done.set_exception(error)
-        self.arm(self.sender.deadline, self._tick)
-
-    def pump(self) -> None:
-        """Read the next piece once the link has room."""
-        wanted = self._wanted
-        if wanted is not None and not self._streams.peer.congested:
-            self._wanted = None
-            self._streams.peer.spawn(self._read(wanted))
-
-    async def _read(self, wanted: s.Read) -> None:
-        try:
-            data = await self._reader(wanted.offset, wanted.size)
-        except errors.MsrtError as error:
-            self.perform(self.sender.cancel(error))
-            return
-        self.perform(self.sender.data(wanted.offset, data, self._world.now()))
-
-    def _tick(self) -> None:
-        self.perform(self.sender.tick(self._world.now()))
-
-
-class _Incoming(_Half):
-    def __init__(self, streams: Streams, receiver: s.StreamReceiver, sink: StreamSink) -> None:
-        super().__init__(streams)
-        self.receiver, self.sink = receiver, sink
-        self.touched = self._world.now()
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.done.add_done_callback(lambda future: future.cancelled() or future.exception())
-        self._inbox: deque[tuple[Message, Buffer]] = deque()
-        self._inbox_bytes = 0
-        self._busy = False
-
-    def received(self, message: Message, frame: Buffer) -> None:
-        self.touched = self._world.now()
-        if self._inbox_bytes + len(frame) > s.DEFAULT_WINDOW and len(frame):
-            return
-        self._inbox.append((message, frame))
-        self._inbox_bytes += len(frame)
-        if not self._busy:
-            self._busy = True
-            self._streams.peer.spawn(self._work())
-
-    async def _work(self) -> None:
-        try:
-            while self._inbox:
-                message, frame = self._inbox.popleft()
-                self._inbox_bytes -= len(frame)
-                await self.perform(self.receiver.handle(message, frame, self._world.now()))
-        finally:
-            self._busy = False
-
-    async def perform(self, actions: list[s.Action]) -> None:
-        try:
-            for action in actions:
-                match action:
-                    case s.Send(message, frames):
-                        self.say(message, frames)
-                    case s.Write(offset, data):
-                        await self.sink.write(offset, data)
-                    case s.Complete(size, digest):
-                        await self.sink.complete(size, digest)
-                        self._settle(None)
-                        await self.perform(self.receiver.verified(self._world.now()))
-                    case s.FailedStream(error):
-                        self._settle(error)
-        except errors.MsrtError as error:
-            self._settle(error)
-            await self.perform(self.receiver.cancel(error))
-        self.arm(self.receiver.deadline, self._tick)
-
-    def _settle(self, error: Exception | None) -> None:
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.sink.abort(error)
-            self.done.set_exception(error)
-
-    def _tick(self) -> None:
-        self._streams.peer.spawn(self.perform(self.receiver.tick(self._world.now())))
-
-    def fail(self, error: Exception) -> None:
-        """The session is void."""
-        self.arm(float("inf"), self._tick)
-        self._settle(error)
+_H = TypeVar("_H", Outgoing, Incoming)
 
 
 class Streams:
@@ -181,9 +46,9 @@ class Streams:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self._next = 1
-        self._out: dict[int, _Outgoing] = {}
-        self._in: dict[int, _Incoming] = {}
-        self._fetches: dict[int, tuple[StreamSink, asyncio.Future[_Incoming]]] = {}
+        self._out: dict[int, Outgoing] = {}
+        self._in: dict[int, Incoming] = {}
+        self._fetches: dict[int, tuple[StreamSink, asyncio.Future[Incoming]]] = {}
 
     async def push(
         self, kind: str, meta: dict[str, object], data: Reader | bytes, *, size: int, digest: str, answers: int
@@ -195,56 +60,70 @@ class Streams:
         sender = s.StreamSender(
             ident, kind, meta, size, digest, wire.chunk_limit(self.peer.limit), self.peer.world.now(), answers=answers
         )
-        out = self._out[ident] = _Outgoing(self, sender, reader)
+        out = self._out[ident] = Outgoing(self.peer, sender, reader)
         try:
             out.perform(sender.tick(self.peer.world.now()))
             await out.done
         finally:
-            if not sender.over:
-                out.perform(sender.cancel(errors.StreamCancelled("the sender gave up")))
-                out.done.exception()
-            self._forget_later(self._out, ident)
+            out.give_up(errors.StreamCancelled("the sender gave up"))
+            self._forget_later(self._out, ident, out)
 
     async def fetch(self, method: str, params: dict[str, object], sink: StreamSink, timeout_s: float) -> object:
         """Call, take the stream that answers it into `sink`, and return the call's result."""
         calls = self.peer.calls
-        ident, answer = calls.begin(method, params, timeout_s)
-        opened: asyncio.Future[_Incoming] = asyncio.get_running_loop().create_future()
+        ident, answer = calls.begin(method, params, max(FETCH_S, timeout_s))
+        opened: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
         self._fetches[ident] = (sink, opened)
-        incoming: _Incoming | None = None
         try:
-            while not answer.done():
-                await asyncio.wait([answer, *([] if opened.done() else [opened])], timeout=timeout_s / 4)
-                if opened.done() and not opened.cancelled():
-                    incoming = opened.result()
-                since = incoming.touched if incoming else calls.begun(ident)
-                if not answer.done() and self.peer.world.now() - since > timeout_s:
-                    raise errors.DeadlineExceeded(f"{self.peer.name} sent nothing of {method} for {timeout_s:g} s")
+            await self._until_answered(method, answer, opened, calls.begun(ident), timeout_s)
             result = answer.result()
-            if incoming is None:
+            if not opened.done():
                 raise errors.MalformedFrame(f"{self.peer.name} answered {method} without a stream")
-            await incoming.done
+            await opened.result().done
             return result
         finally:
             answer.cancel()
             del self._fetches[ident]
+            if opened.done():
+                opened.result().give_up(errors.StreamCancelled("nobody waits for it any more"))
 
-    def received(self, message: Message, frames: object) -> None:
-        """A stream message of the peer."""
-        now = self.peer.world.now()
+    async def _until_answered(
+        self,
+        method: str,
+        answer: asyncio.Future[object],
+        opened: asyncio.Future[Incoming],
+        begun: float,
+        silence: float,
+    ) -> None:
+        """Returns when the call has its answer. Raises DeadlineExceeded after `silence` seconds without a sign of it."""
+        while not answer.done():
+            waited: list[asyncio.Future[Any]] = [answer, *([] if opened.done() else [opened])]
+            await asyncio.wait(waited, timeout=silence / 4, return_when=asyncio.FIRST_COMPLETED)
+            since = opened.result().touched if opened.done() else begun
+            if not answer.done() and self.peer.world.now() - since >= silence:
+                raise errors.DeadlineExceeded(f"{self.peer.name} sent nothing of {method} for {silence:g} s")
+
+    def received(self, message: Message, frames: list[Buffer]) -> None:
+        """A stream message of the peer. What is of no stream here is told so, that its sender does not wait in vain."""
         match message:
             case StreamOpen():
                 self._opened(message)
-            case StreamCredit() | StreamDone():
-                if out := self._out.get(message.stream):
-                    out.perform(out.sender.handle(message, now))
-            case StreamCancel(from_sender=False):
-                if out := self._out.get(message.stream):
-                    out.perform(out.sender.handle(message, now))
+            case StreamCredit() | StreamDone() | StreamCancel(from_sender=False):
+                out = self._out.get(message.stream)
+                if out is not None:
+                    out.perform(out.sender.handle(message, self.peer.world.now()))
+                elif isinstance(message, StreamCredit):
+                    self._unknown(message.stream, from_sender=True)
             case StreamChunk() | StreamEnd() | StreamCancel():
-                if incoming := self._in.get(message.stream):
-                    frame = frames[0] if frames else b""  # type: ignore[index]
-                    incoming.received(message, frame)
+                incoming = self._in.get(message.stream)
+                if incoming is not None:
+                    incoming.received(message, frames[0] if frames else b"")
+                elif not isinstance(message, StreamCancel):
+                    self._unknown(message.stream, from_sender=False)
+
+    def _unknown(self, stream: int, *, from_sender: bool) -> None:
+        code = errors.StreamCancelled.code
+        say(self.peer, StreamCancel(stream, from_sender=from_sender, code=code, text="there is no such stream"))
 
     def _opened(self, message: StreamOpen) -> None:
         known = self._in.get(message.stream)
@@ -257,19 +136,23 @@ class Streams:
                 raise errors.Overloaded(f"{MAX_INCOMING} streams come in already")
             if message.answers and fetch is None:
                 raise errors.StreamCancelled("nobody waits for that stream any more")
+            if fetch and fetch[1].done():
+                raise errors.OutOfOrder("that call was answered by another stream")
             sink = fetch[0] if fetch else self.peer.handler.stream(self.peer, message)
         except errors.MsrtError as error:
-            _Half(self).say(StreamCancel(message.stream, from_sender=False, code=error.code, text=error.text), ())
+            say(self.peer, StreamCancel(message.stream, from_sender=False, code=error.code, text=error.text))
             return
         receiver = s.StreamReceiver(message, sink.have, s.DEFAULT_WINDOW, self.peer.world.now())
-        incoming = self._in[message.stream] = _Incoming(self, receiver, sink)
-        incoming.done.add_done_callback(lambda _done: self._forget_later(self._in, message.stream))
-        if fetch and not fetch[1].done():
+        incoming = self._in[message.stream] = Incoming(self.peer, receiver, sink)
+        incoming.done.add_done_callback(lambda _done: self._forget_later(self._in, message.stream, incoming))
+        if fetch:
             fetch[1].set_result(incoming)
         incoming.received(message, b"")
 
-    def _forget_later(self, table: dict[int, _Outgoing] | dict[int, _Incoming], ident: int) -> None:
-        asyncio.get_running_loop().call_later(LINGER_S, table.pop, ident, None)
+    def _forget_later(self, table: dict[int, _H], ident: int, half: _H) -> None:
+        """A later session numbers its streams anew: only this very half is forgotten."""
+        if table.get(ident) is half:
+            asyncio.get_running_loop().call_later(LINGER_S, _forget, table, ident, half)
 
     def pump(self) -> None:
         """The link has room."""
@@ -284,20 +167,22 @@ class Streams:
 
     def fail(self, error: Exception) -> None:
         """The session is void: the other end forgot these streams."""
-        for out in list(self._out.values()):
-            out.arm(float("inf"), lambda: None)
-            if not out.done.done():
-                out.done.set_exception(error)
-        for incoming in list(self._in.values()):
-            incoming.fail(error)
+        halves = [*self._out.values(), *self._in.values()]
         self._out.clear()
         self._in.clear()
+        for half in halves:
+            half.fail(error)
+
+
+def _forget(table: dict[int, _H], ident: int, half: _H) -> None:
+    if table.get(ident) is half:
+        del table[ident]
 
 
 def _slices(data: bytes) -> Reader:
     view = memoryview(data)
 
-    async def read(offset: int, size: int) -> bytes:
-        return view[offset : offset + size]  # type: ignore[return-value]
+    async def read(offset: int, size: int) -> Buffer:
+        return view[offset : offset + size]
 
     return read

@@ -186,7 +186,7 @@ class _Conversation:
             return
         try:
             packet = wire.decode(frames, self._link.limit)
-            self.peer.received_bytes += sum(map(len, frames))
+            self.peer.received_bytes += packet.size
             self.peer.received(packet)
         except errors.MsrtError as error:
             log.warning("hop.refused", peer=self._parent.node, code=error.code, error=error.text)

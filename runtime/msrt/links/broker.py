@@ -13,9 +13,9 @@ import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -23,6 +23,7 @@ from msrt import errors
 from msrt.links.broker_files import acl, check_user, mosquitto_conf, parse_passwords
 from msrt.links.broker_host import AMQTT, MOSQUITTO, amqtt_command, find_engine, free_port, is_loopback, stale
 from msrt.links.broker_probe import admitted
+from msrt.links.endpoint import Endpoint, parse_endpoint
 from msrt.links.link import Credentials
 from msrt.process import spawn_child, stop_child
 from msrt.trust.private import read_private, write_private
@@ -57,11 +58,8 @@ class Broker:
         self, world: World, folder: Path, *, master: str, listen: str = "mqtt://127.0.0.1:0", engine: str = ""
     ) -> None:
         self._world, self._folder, self.master = world, folder.resolve(), check_user(master)
-        parts = urlsplit(listen)
-        self._scheme, self._host, self._port = parts.scheme, parts.hostname or "127.0.0.1", parts.port or 0
+        self._scheme, self._host, self._port, _ = parse_endpoint(listen, "mqtt", "mqtts")
         self._auto = not self._port
-        if self._scheme not in ("mqtt", "mqtts"):
-            raise errors.InvalidAddress(f"{listen!r} is no broker address", hint="use mqtt:// or mqtts://HOST:PORT")
         if self._scheme == "mqtt" and not is_loopback(self._host):
             raise errors.InvalidConfig(f"{listen} would send passwords in the clear", hint="use mqtts:// off loopback")
         self.engine, self._command = find_engine() if engine in ("", MOSQUITTO) else (AMQTT, amqtt_command())
@@ -81,17 +79,16 @@ class Broker:
     @property
     def address(self) -> str:
         """Where it listens, with the real port."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{self._scheme}://{host}:{self._port}"
+        return Endpoint(self._scheme, self._host, self._port, "").url
 
     @property
     def local_address(self) -> str:
         """Where the master's own link finds it."""
-        return f"{self._scheme}://{self._reach}:{self._port}"
+        return Endpoint(self._scheme, self._reach, self._port, "").url
 
     @property
     def _reach(self) -> str:
-        return "127.0.0.1" if self._host in ("0.0.0.0", "localhost") else self._host  # noqa: S104 - a comparison
+        return {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
 
     def credentials(self) -> Credentials:
         """What the master's own link connects with."""
@@ -118,6 +115,14 @@ class Broker:
         """Let a user in; on return the broker knows it. Raises InvalidAddress, DiskFull, BrokerFailed."""
         self._users[check_user(name)] = mosquitto_password(password, self._world.random.randbytes(12))
         await self._publish()
+
+    async def replace_users(self, lines: Mapping[str, str]) -> None:
+        """Let in exactly these users, each with its ready-made hash; on return the broker knows. Raises DiskFull."""
+        own = {name: self._users[name] for name in (self.master, PROBE) if name in self._users}
+        wanted = {check_user(name): line for name, line in lines.items()} | own
+        if wanted.keys() != self._users.keys() or any(self._users[name] != line for name, line in wanted.items()):
+            self._users = wanted
+            await self._publish()
 
     async def remove_user(self, name: str) -> None:
         """Let a user in no more; a connected one is cut off."""

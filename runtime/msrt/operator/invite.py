@@ -23,7 +23,7 @@ def _create(state: Path | None, role: str, region: str, labels: tuple[str, ...],
     params: dict[str, object] = {
         "role": role, "region": region, "labels": parse_labels(list(labels)), "ttl_s": hours * 3600
     }  # fmt: skip
-    found = ask(state, lambda cloud: cloud("invite.create", **params))
+    found = ask(state, lambda cloud: cloud("invite.create", 30.0, **params))
     click.echo(found["invite"])
 
 

@@ -34,7 +34,7 @@ def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool) -
     """Pack FOLDER (job.toml and sources) and train it on the tree."""
 
     async def start(cloud: Ask) -> str:
-        digest = await cloud.upload_bytes(pack(folder))
+        digest = await cloud.upload_bytes(pack(folder).data)
         return str((await cloud("train.run", bundle=digest))["job"])
 
     job = ask(state, start)

@@ -1,0 +1,61 @@
+"""What the cloud offers over HTTP: health, metrics, where the edges are, the models of the registry. It runs no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+
+import msgspec
+
+from msrt import errors
+from msrt.protocol.messages import Event, Parent
+from msrt.serving.backend import InferAnswer, InferRequest, ModelInfo
+from msrt_cloud.master import Cloud
+
+__all__ = ["CloudFront"]
+
+WAIT_S = 10.0
+
+
+class CloudFront:
+    """Implements msrt.serving.Backend."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    def infer(self, request: InferRequest) -> Awaitable[InferAnswer]:
+        """Inference is the edges' work."""
+        raise errors.Unavailable(f"the cloud runs no {request.model}", hint="ask an edge: GET /msrt/v1/edges")
+
+    def metadata(self, model: str, version: int = 0) -> ModelInfo:
+        manifest, _ = self._cloud.registry.find(model, version)
+        versions = tuple(sorted(self._cloud.writer.state.models[manifest.model]))
+        return ModelInfo(manifest.model, versions, manifest.inputs, manifest.outputs)
+
+    def ready(self, model: str = "", version: int = 0) -> bool:
+        if not model:
+            return self._cloud.ready.is_set()
+        self._cloud.registry.find(model, version)
+        return False
+
+    def edges(self) -> Sequence[Parent]:
+        return self._cloud.fleet.parents("")
+
+    def metrics(self) -> bytes:
+        metrics, cloud = self._cloud.metrics, self._cloud
+        for scope, offset in cloud.writer.log.positions.items():
+            metrics.journal_offset.labels(scope).set(offset)
+        metrics.artifact_stored.set(cloud.artifacts.held_bytes)
+        for row in cloud.training.rows(""):
+            metrics.round.labels(row["job"]).set(row["round"])
+            metrics.round_progress.labels(row["job"]).set(row["reported"] / max(1, row["expected"]))
+        return metrics.render()
+
+    async def events(self, model: str, device: str) -> AsyncIterator[Event]:
+        after = self._cloud.events.last
+        while True:
+            found = await self._cloud.events.after(after, model, device, 500, WAIT_S)
+            after = found["next"]
+            for row in found["events"]:
+                yield msgspec.convert({k: v for k, v in row.items() if k != "offset"}, Event)
+            await asyncio.sleep(0)

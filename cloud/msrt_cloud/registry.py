@@ -1,0 +1,114 @@
+"""The model registry: a pushed file is prepared in a child process, its variants become artifacts, its manifest is
+signed and written into the journal. Only then it exists."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from msrt import errors
+from msrt.artifacts import ArtifactStore
+from msrt.inference.bundle import Manifest, sign_manifest
+from msrt.journal.facts import ModelPushed
+from msrt.journal.writer import Writer
+from msrt.protocol import wire
+from msrt.protocol.address import ModelName
+from msrt.trust.identity import Identity, Purpose
+from msrt.world.world import World
+from msrt_cloud.prepare import Prepared, PrepareOptions
+
+__all__ = ["Prepare", "Push", "Registry"]
+
+log = structlog.get_logger()
+AT_ONCE = 2
+"""Models prepared at a time; others wait."""
+
+Prepare = Callable[[Path, Path, PrepareOptions], Awaitable[Prepared]]
+
+
+class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See `msrt model push`. Files are digests of artifacts that were streamed here before."""
+
+    name: str
+    file: str
+    calibrate: str = ""
+    eval: str = ""
+    max_drop: float = 0.01
+    min_accuracy: float = 0.0
+    require: str = ""
+    labels: list[str] = []
+
+
+class Registry:
+    """`prepare`: see msrt_cloud.prepare; in a child process in the field."""
+
+    def __init__(
+        self, world: World, identity: Identity, writer: Writer, artifacts: ArtifactStore, prepare: Prepare
+    ) -> None:
+        self._world, self._identity, self._writer, self._artifacts = world, identity, writer, artifacts
+        self._prepare = prepare
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def push(self, push: Push) -> dict[str, Any]:
+        """Register a new version. Raises InvalidAddress, NotFound, InvalidModel, InvalidTensor, QualityGate."""
+        model = ModelName.parse(push.name)
+        if model.version:
+            raise errors.InvalidAddress(
+                f"{push.name} names a version", hint="versions are given by the registry: leave it out"
+            )
+        async with self._turns:
+            prepared, files = await self._prepared(push)
+        for data in files.values():
+            await self._artifacts.put_bytes(data)
+        labels = tuple(label for label in push.labels if label)
+
+        def decide(state: Any) -> list[ModelPushed]:
+            manifest = prepared.manifest(model.name, state.next_version(model.name), labels)
+            data, signature = sign_manifest(manifest, self._identity.signer(Purpose.MANIFEST))
+            wall = self._world.wall()
+            return [ModelPushed(model.name, manifest.version, data, signature, dict(prepared.report), wall)]
+
+        (fact,) = await self._writer.decide(decide)
+        assert isinstance(fact, ModelPushed)
+        log.info("model.pushed", model=fact.model, version=fact.version)
+        return {"model": fact.model, "version": fact.version, "report": fact.report}
+
+    async def _prepared(self, push: Push) -> tuple[Prepared, dict[str, bytes]]:
+        """Run the workshop over files of its own; the variants' bytes."""
+        with tempfile.TemporaryDirectory(prefix="msrt-push-") as folder:
+            place = Path(folder)
+            paths: dict[str, str] = {}
+            for kind, suffix in (("file", "model.onnx"), ("calibrate", "calibrate"), ("eval", "eval.npz")):
+                digest = getattr(push, kind)
+                if not digest:
+                    continue
+                data = await self._artifacts.read(digest)
+                name = suffix if suffix != "calibrate" else f"calibrate.{'npz' if data[:2] == b'PK' else 'npy'}"
+                await self._world.offload((place / name).write_bytes, data)
+                paths[kind] = str(place / name)
+            out = place / "out"
+            await self._world.offload(out.mkdir)
+            options = PrepareOptions(
+                paths.get("calibrate", ""), paths.get("eval", ""), push.max_drop, push.min_accuracy, push.require
+            )
+            prepared = await self._prepare(Path(paths["file"]), out, options)
+            files = {
+                name: await self._world.offload((out / file.path).read_bytes) for name, file in prepared.files.items()
+            }
+        return prepared, files
+
+    def find(self, model: str, version: int) -> tuple[Manifest, dict[str, Any]]:
+        """A version's manifest and report, the newest for 0. Raises NotFound."""
+        versions = self._writer.state.models.get(ModelName.parse(model).name)
+        if not versions:
+            raise errors.NotFound(f"no model is named {model!r}", hint="msrt model list")
+        pushed = versions.get(version or max(versions))
+        if pushed is None:
+            raise errors.NotFound(f"{model} has no version {version}", hint="msrt model list")
+        return wire.unpack(pushed.manifest, Manifest), pushed.report

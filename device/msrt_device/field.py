@@ -1,0 +1,81 @@
+"""A device on a real machine: its state directory, membership, trainer processes, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from msrt.joining import admit
+from msrt.life import live, tell
+from msrt.process import StateDir, default_state
+from msrt.settings import DeviceConfig
+from msrt.telemetry import logs
+from msrt.telemetry.metrics import Metrics
+from msrt.training.trainer import Trainer
+from msrt.world.world import World
+from msrt_device.worker import Device, DeviceSetup, device_class
+
+__all__ = ["serve"]
+
+
+async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
+    """Join if need be, then work until told to stop.
+
+    Raises StateLocked, StateForeign, NotEnrolled, and the invite errors.
+    """
+    logs.configure(config.log_format, config.log_level)
+    folder = Path(config.state) if config.state else default_state("device")
+    with StateDir.open(folder, "device") as state:
+        world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
+        metrics = Metrics("device", identity.node, process=True)
+        setup = DeviceSetup(
+            identity=identity,
+            membership=membership,
+            config=config,
+            trainer=_trainers(world, folder, config) if config.train and find_spec("torch") else None,
+            device_class=device_class(),
+            tell=tell(folder, config),
+        )
+        node = Device(world, setup)
+        async with contextlib.AsyncExitStack() as stack:
+            if config.metrics != "off":
+                await _metrics(node, metrics, state, config, stack)
+            await live(node, stop, world, metrics, lambda: _started(node))
+
+
+def _trainers(world: World, folder: Path, config: DeviceConfig) -> Callable[[str], Trainer]:
+    from msrt.training.host import TrainerHost  # noqa: PLC0415 - devices without torch do not need it
+
+    def trainer(job: str) -> Trainer:
+        return TrainerHost(world, folder / "jobs" / job, config.data)
+
+    return trainer
+
+
+async def _metrics(
+    node: Device, metrics: Metrics, state: StateDir, config: DeviceConfig, stack: contextlib.AsyncExitStack
+) -> None:
+    from msrt.telemetry.exporter import serve_metrics  # noqa: PLC0415 - only where metrics are on
+
+    def render() -> bytes:
+        for model in node.slots.reports():
+            metrics.model_version.labels(model.model, model.variant).set(model.version if model.state == "ready" else 0)
+        metrics.queue_depth.labels("engine").set(node.requests.queued)
+        metrics.event_backlog.set(node.events.outbox.size)
+        return metrics.render()
+
+    host, port = state.address("metrics", config.metrics)
+    server = await serve_metrics(render, host, port)
+    stack.callback(server.close)
+    state.remember("metrics", server.sockets[0].getsockname()[1])
+
+
+def _started(node: Device) -> None:
+    peer = node.uplink.peer
+    where = peer.node if peer is not None else "no edge"
+    click.echo(f"ready {node.certificate.name} ({node.certificate.node}) at {where} over {node.setup.config.link}")

@@ -1,0 +1,48 @@
+"""`msrt edge join` and `msrt edge start`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from msrt.cli import node_options
+from msrt.config import load, parse_sets
+from msrt.settings import EdgeConfig
+
+__all__ = ["edge"]
+
+
+@click.group()
+def edge() -> None:
+    """Edge masters: one or more a region."""
+
+
+@edge.command()
+@click.argument("invite", required=False)
+@click.option("--name", help="Default: the host's name and a short id.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Devices and clients over ZeroMQ. Default: a free loopback port, kept."
+)
+@click.option(
+    "--mqtt", metavar="HOST:PORT|URL", help="Our own MQTT broker's listener, or the URL of a broker of yours."
+)
+@click.option("--http", metavar="HOST:PORT", help="Inference, events, metrics. Default: a free loopback port, kept.")
+@node_options
+def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
+    """Join the tree with INVITE and serve; later starts need no invite."""
+    from msrt.process import run  # noqa: PLC0415 - --help stays quick
+
+    mqtt = flags.get("mqtt")
+    if mqtt and "://" in mqtt:
+        flags |= {"mqtt": None, "mqtt_url": mqtt}
+    settings = load(config, EdgeConfig, parse_sets(sets) | flags)
+
+    async def main(stop: asyncio.Event) -> None:
+        from msrt_edge.field import serve  # noqa: PLC0415 - --help stays quick
+
+        await serve(settings, invite or "", stop)
+
+    sys.exit(run(main, drain_s=settings.drain_s))
