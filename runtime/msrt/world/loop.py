@@ -19,9 +19,14 @@ from typing import Any, Final, TypeVarTuple
 
 from msrt.errors import LocalError
 
-__all__ = ["Deadlock", "OutOfTime", "Process", "VirtualLoop", "current_process"]
+__all__ = ["Deadlock", "Livelock", "OutOfTime", "Process", "VirtualLoop", "current_process"]
 
 _Ts = TypeVarTuple("_Ts")
+STEP_S: Final = 1e-6
+"""A timer for now or earlier fires this much later: on a real machine, too, a turn of the loop takes time."""
+MOMENT_S: Final = 1e-3
+MAX_TURNS: Final = 20_000
+"""Turns of the loop in one moment of virtual time, beyond which nobody believes that it will go on."""
 REAP_ROUNDS: Final = 50
 """How often a killed task that swallows its cancellation is cancelled again."""
 
@@ -30,6 +35,12 @@ class Deadlock(LocalError):
     """Everyone waits and nothing is scheduled that could wake them."""
 
     code = "deadlock"
+
+
+class Livelock(LocalError):
+    """Time stands still, or nearly: callbacks go on scheduling callbacks for now."""
+
+    code = "livelock"
 
 
 class OutOfTime(LocalError):
@@ -177,8 +188,10 @@ class _TimeSelector(selectors.BaseSelector):
         return self._keys
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout != 0 and self.loop is not None:
-            self.loop.jump(nothing_to_do=timeout is None)
+        if self.loop is not None:
+            self.loop.turn()
+            if timeout != 0:
+                self.loop.jump(nothing_to_do=timeout is None)
         return []
 
 
@@ -190,7 +203,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         selector = _TimeSelector()
-        self._now = 0.0
+        self._now = self._moment = 0.0
+        self._turns = 0
         super().__init__(selector)
         selector.loop = self
         self.outside = contextvars.copy_context()
@@ -202,6 +216,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    def turn(self) -> None:
+        """Count turns of the loop in one moment. Called by the selector at each."""
+        if self._now - self._moment > MOMENT_S:
+            self._moment, self._turns = self._now, 0
+        self._turns += 1
+        if self._turns > MAX_TURNS:
+            self._turns = 0
+            handles = [*itertools.islice(self._ready, 3), *self._scheduled[:1]]
+            waiting = "; ".join(map(str, handles))
+            raise Livelock(f"{MAX_TURNS} turns at {self._now:.6f} s, and still to do: {waiting}")
 
     def jump(self, *, nothing_to_do: bool) -> None:
         """Move the clock to the next timer. Called by the selector when nothing is ready."""
@@ -233,7 +258,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = _Timer(when, callback, args, self, context)
+        timer = _Timer(max(when, self._now + STEP_S), callback, args, self, context)
         process = _current.get() if context is None else context.get(_current)
         timer.place(next(self._order), process)
         heapq.heappush(self._scheduled, timer)

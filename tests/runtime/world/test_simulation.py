@@ -15,7 +15,7 @@ import structlog
 from msrt.errors import NotFound
 from msrt.links.memory import public_key
 from msrt.world.faults import KINDS, play, random_schedule
-from msrt.world.loop import Deadlock, OutOfTime
+from msrt.world.loop import Deadlock, Livelock, OutOfTime
 from msrt.world.network import Faults
 from msrt.world.simulation import WALL_START, Simulation, seeds
 from tests.runtime.world.pingpong import Child, Parent
@@ -109,6 +109,35 @@ def test_waiting_for_nothing_is_a_deadlock():
         with pytest.raises(Deadlock, match=r"at 1\.000000 s") as caught:
             sim.run(scenario(), until=60)
     assert any("MSRT_SEED=42" in note for note in caught.value.__notes__)
+
+
+def test_time_that_stands_still_is_a_livelock():
+    """A callback that schedules itself for now, for ever, is found and named instead of hanging the test."""
+    with Simulation(1) as sim:
+
+        def busy():
+            sim.loop.call_soon(busy)
+
+        async def scenario():
+            busy()
+            await asyncio.sleep(1)
+
+        with pytest.raises(Livelock, match="busy"):
+            sim.run(scenario(), until=60)
+
+
+def test_a_timer_for_now_fires_a_moment_later():
+    """Code that waits for a deadline by the clock gets past it, however the sums are rounded."""
+    with Simulation(1) as sim:
+        world = sim.world("a")
+
+        async def scenario():
+            began = world.now()
+            while not world.now() - began > 0.1:  # noqa: ASYNC110 - this is the loop under test
+                await asyncio.sleep(max(1e-12, began + 0.1 - world.now()))
+            assert world.now() < 0.1001
+
+        sim.run(scenario())
 
 
 def test_time_has_a_limit():
