@@ -1,0 +1,204 @@
+import asyncio
+import contextlib
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from msrt.errors import InvalidModel, NotFound, Unavailable
+from msrt.inference.engine import Engine
+from msrt.inference.keeper import Keeper, load_variant
+from msrt.inference.slots import Slots
+
+from .models import manifest_of, mlp, placed, verify
+
+GOOD, BETTER = mlp(seed=1), mlp(seed=2)
+
+
+class Bench:
+    """A keeper in a loop whose clock only moves when a test says so; artifacts come from a dictionary."""
+
+    def __init__(self, engine=None):
+        self.time = 0.0
+        self.files = {}
+        self.fetched = []
+        self.away = False
+        self.changes = 0
+        self.hold = None
+        self.moved = asyncio.Event()
+        world = SimpleNamespace(now=self.now, offload=self.offload, random=random.Random(0))
+        self.slots = Slots()
+        self.keeper = Keeper(
+            world, self.slots, engine or Engine(), fetch=self.fetch, verify=verify, changed=self.changed
+        )
+
+    def now(self):
+        self.time += 1e-6
+        return self.time
+
+    async def offload(self, work, *args):
+        return work(*args)
+
+    async def fetch(self, digest):
+        self.fetched.append(digest)
+        self.moved.set()
+        if self.hold:
+            await self.hold.wait()
+        if self.away:
+            raise Unavailable("the edge is away")
+        if digest not in self.files:
+            raise NotFound("no artifact of that digest")
+        return self.files[digest]
+
+    def changed(self):
+        self.changes += 1
+        self.moved.set()
+
+    def place(self, files, variant="fp32", **fields):
+        manifest = manifest_of(files, **fields)
+        for name, data in files.items():
+            self.files[manifest.variants[name].digest] = data
+        return placed(manifest, variant)
+
+    def states(self):
+        return [(state.version, state.state) for state in self.slots.reports()]
+
+    async def until(self, *wanted):
+        await self.until_so(lambda: self.states() == list(wanted))
+
+    async def until_so(self, check):
+        async with asyncio.timeout(5):
+            while not check():
+                self.moved.clear()
+                await self.moved.wait()
+
+
+def running(scenario, **options):
+    async def main():
+        bench = Bench(**options)
+        task = asyncio.create_task(bench.keeper.run())
+        try:
+            await scenario(bench)
+            assert not task.done() or task.result()
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+
+
+def test_assigned_model_is_fetched_loaded_warmed_and_measured():
+    """And its parent hears of every step."""
+
+    async def scenario(bench):
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
+        await bench.until((1, "ready"))
+        slot = bench.slots.serving("net")
+        assert slot.latency_us["fp32"] >= 1
+        assert slot.model.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
+        assert bench.changes >= 2
+
+    running(scenario)
+
+
+def test_measure_tries_both_and_keeps_the_faster():
+    """Both latencies are reported; equally fast ones leave the smaller file."""
+
+    async def scenario(bench):
+        small = mlp(sizes=(4, 3))
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD, "int8": small}, "measure")])
+        await bench.until((1, "ready"))
+        report = bench.slots.reports()[0]
+        assert set(report.latency_us) == {"fp32", "int8"}
+        assert report.variant == "int8"
+
+    running(scenario)
+
+
+def test_measure_survives_a_variant_that_this_machine_cannot_run():
+    """int8 does not load here: fp32 serves."""
+
+    async def scenario(bench):
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD, "int8": b"unloadable"}, "measure")])
+        await bench.until((1, "ready"))
+        assert bench.slots.reports()[0].variant == "fp32"
+
+    running(scenario)
+
+
+def test_required_variant_is_the_only_one_loaded():
+    """Nothing else is even fetched."""
+
+    async def scenario(bench):
+        placement = bench.place({"fp32": GOOD, "int8": BETTER}, "measure", require="int8")
+        bench.keeper.assign(1, [placement])
+        await bench.until((1, "ready"))
+        assert len(bench.fetched) == 1
+        assert bench.slots.reports()[0].variant == "int8"
+
+    running(scenario)
+
+
+@pytest.mark.parametrize("fault", ["garbage", "other tensors", "forged", "wrong version", "no such variant"])
+def test_bad_new_version_leaves_the_good_one_serving(fault):
+    """Whatever is wrong with version 2, version 1 answers on and nobody tries 2 again."""
+
+    async def scenario(bench):
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
+        await bench.until((1, "ready"))
+        files = {"garbage": b"?" * 100, "other tensors": mlp(sizes=(4, 2)).replace(b"y", b"q")}
+        new = bench.place({"fp32": files.get(fault, BETTER)}, version=2)
+        changes = {
+            "forged": {"signature": b"x" * 32},
+            "wrong version": {"version": 3},
+            "no such variant": {"variant": "int8"},
+        }
+        fields = {name: getattr(new, name) for name in new.__struct_fields__}
+        new = type(new)(**{**fields, **changes.get(fault, {})})
+        bench.keeper.assign(2, [new])
+        await bench.until((1, "ready"), (new.version, "failed"))
+        assert bench.slots.serving("net").placement.version == 1
+        assert bench.slots.reports()[1].error
+        assert bench.slots.next_retry() is None
+
+    running(scenario)
+
+
+def test_parent_that_is_away_is_asked_again():
+    """A fetch that fails is tried again after a second, and the model comes when the parent is back."""
+
+    async def scenario(bench):
+        bench.away = True
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
+        await bench.until_so(lambda: bench.slots.reports()[0].error)
+        assert bench.states() == [(1, "fetching")]
+        assert 0.9 < bench.slots.next_retry() - bench.time <= 1.0
+        bench.away = False
+        bench.time += 1.0
+        bench.keeper.assign(2, [bench.place({"fp32": GOOD})])
+        await bench.until((1, "ready"))
+
+    running(scenario)
+
+
+def test_load_that_nobody_wants_any_more_is_given_up():
+    """A fetch that hangs does not hold up what is assigned next."""
+
+    async def scenario(bench):
+        bench.hold = asyncio.Event()
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
+        await bench.until_so(lambda: bench.fetched)
+        bench.hold = None
+        bench.keeper.assign(2, [bench.place({"fp32": BETTER}, version=2)])
+        await bench.until((2, "ready"))
+
+    running(scenario)
+
+
+def test_file_is_held_against_its_manifest():
+    """A file with other tensors than were signed is not loaded."""
+    manifest = manifest_of({"fp32": GOOD})
+    with pytest.raises(InvalidModel, match="other tensors"):
+        load_variant(Engine(), mlp().replace(b"x", b"q"), manifest, lambda: 0.0)
