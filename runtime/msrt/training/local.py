@@ -109,7 +109,7 @@ class Local:
         for _ in range(epochs):
             total, seen = 0.0, 0
             for batch in _batches(train, settings.batch, generator):
-                optimiser.zero_grad(set_to_none=True)
+                optimiser.zero_grad()
                 loss = self.task.loss(self.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if settings.clip:

@@ -140,8 +140,10 @@ class Runner:
         self.config = parse_config((sources / CONFIG).read_text())
         _limit(self.config.limits)
         _allow_cpu(self.config.limits.cpu_s)
-        from msrt.training.local import Local, load_task  # noqa: PLC0415 - brings torch, after the limits
-
+        try:
+            from msrt.training.local import Local, load_task  # noqa: PLC0415 - brings torch, after the limits
+        except ModuleNotFoundError as error:
+            raise InvalidJob(f"this node has no {error.name}", hint="pip install 'msrt[train]'") from error
         task = load_task(self.config.task, sources, self.config.options)
         self.local = Local(task, self.config)
         self.residuals = Residuals(Path(command.work))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from msrt.training.bundle import TrainSettings
+    from msrt.training.descent import Optimiser
 
 __all__ = ["Batch", "Data", "Node", "Task"]
 
@@ -56,11 +57,11 @@ class Task(abc.ABC):
         features, labels = batch
         return cross_entropy(model(features), labels)
 
-    def optimiser(self, model: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-        """Made anew each round. Default: SGD with the job's lr, momentum and weight_decay."""
-        from torch.optim import SGD  # noqa: PLC0415 - torch lives in the runner only
+    def optimiser(self, model: torch.nn.Module, settings: TrainSettings) -> Optimiser:
+        """Made anew each round; any of torch.optim will do. Default: SGD with the job's lr, momentum, weight_decay."""
+        from msrt.training.descent import Descent  # noqa: PLC0415 - torch lives in the runner only
 
-        return SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
+        return Descent(model.parameters(), settings.lr, settings.momentum, settings.weight_decay)
 
     def evaluate(self, model: torch.nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
         """Means over the test data by name. Default: loss and accuracy."""
