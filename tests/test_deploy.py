@@ -156,17 +156,17 @@ def broker(tmp_path):
     (tmp_path / "mosquitto.acl").write_text((DEPLOY / "mosquitto.acl").read_text().replace("MASTER", MASTER))
     users = "".join(f"{user}:{mosquitto_password('pw', os.urandom(12))}\n" for user in ("edge", "dev-a", "dev-b"))
     (tmp_path / "mosquitto.users").write_text(users)
-    port = free_port()
-    text = (DEPLOY / "mosquitto.conf").read_text()
-    text = text.replace("/mosquitto/config", str(tmp_path)).replace("listener 1883 ", f"listener {port} ")
-    (tmp_path / "mosquitto.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
-    process = subprocess.Popen([tool, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.PIPE, text=True)
-    with process:
-        for line in process.stderr:
-            if "running" in line:
-                break
-        yield port
-        process.terminate()
+    for _ in range(5):  # another process may take the port between the look and the bind
+        port = free_port()
+        text = (DEPLOY / "mosquitto.conf").read_text()
+        text = text.replace("/mosquitto/config", str(tmp_path)).replace("listener 1883 ", f"listener {port} ")
+        (tmp_path / "mosquitto.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
+        with subprocess.Popen([tool, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.PIPE, text=True) as process:
+            if any("running" in line for line in process.stderr):
+                yield port
+                process.terminate()
+                return
+    pytest.fail("mosquitto did not start")
 
 
 def test_the_example_acl_is_the_one_that_the_edge_asks_for():
