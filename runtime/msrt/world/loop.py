@@ -155,8 +155,7 @@ class _Timer(asyncio.TimerHandle):
         self.due, self.order, self.process = self.when(), order, process
         self._scheduled = True
 
-    def __lt__(self, other: asyncio.TimerHandle) -> bool:
-        assert isinstance(other, _Timer)
+    def __lt__(self, other: _Timer) -> bool:  # type: ignore[override]  # the heap holds no other kind
         return self.due < other.due or (self.due == other.due and self.order < other.order)
 
     def _run(self) -> None:
