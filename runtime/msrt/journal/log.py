@@ -191,7 +191,9 @@ class Log:
     def seal(self, scope: str, frozen: tuple[int, Facts]) -> Snapshot:
         """A signed snapshot of one scope. Blocking."""
         offset, facts = frozen
-        return Snapshot.make(self.log_id, self.epoch, scope, offset, list(chunks_of(facts)), self._sign)
+        starts = [start for _, start in self._epochs]
+        epoch = self._epochs[max(0, bisect_right(starts, offset) - 1)][0]  # ours may never write an entry
+        return Snapshot.make(self.log_id, epoch, scope, offset, list(chunks_of(facts)), self._sign)
 
     def compact(self, frozen: Frozen) -> None:
         """Write the snapshots that a restart begins with, and let go of blocks that are older than the last ones.
