@@ -5,13 +5,12 @@ It must know our ACL (`rules`) and our users; we cannot tell it.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import structlog
 
 from msrt.errors import InvalidConfig
 from msrt.links.broker_files import acl, check_user
 from msrt.links.broker_host import is_loopback
+from msrt.links.endpoint import parse_endpoint
 from msrt.links.link import Credentials
 
 __all__ = ["ExternalBroker"]
@@ -25,8 +24,8 @@ class ExternalBroker:
     managed = False
 
     def __init__(self, url: str, *, master: str, username: str, password: str, fingerprint: str = "") -> None:
-        parts = urlsplit(url)
-        if parts.scheme == "mqtt" and not is_loopback(parts.hostname or ""):
+        endpoint = parse_endpoint(url, "mqtt", "mqtts")
+        if endpoint.scheme == "mqtt" and not is_loopback(endpoint.host):
             raise InvalidConfig(f"{url} would send passwords in the clear", hint="use mqtts:// off loopback")
         self.address = self.local_address = url
         self.master, self.fingerprint = check_user(master), fingerprint

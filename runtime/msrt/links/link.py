@@ -21,10 +21,11 @@ class Sink(Protocol):
         its MQTT user name (the node id, ASCII), or empty."""
 
     def gone(self, route: Route, error: Exception | None) -> None:
-        """The transport saw the peer leave, or (dialled) could not reach it: `error` says why if it is known."""
+        """The transport saw the peer leave, or (dialled) could not reach it: `error` says why if it is known.
+        A listener says `gone(b"", error)` of a client that it refused before it was a peer."""
 
     def writable(self) -> None:
-        """A `send` that returned False may be tried again."""
+        """A `send` that returned False may be tried again. A dialled link says so at every connection."""
 
 
 class Link(Protocol):
@@ -39,8 +40,8 @@ class Link(Protocol):
         """Bind or connect; raises PortInUse, BrokerFailed. A dialled link connects in the background, with backoff."""
 
     def send(self, route: Route, frames: Sequence[Buffer]) -> bool:
-        """Hand over one packet; False when the transport is full for now. Raises Disconnected for an unknown route,
-        FrameTooLarge over the limit."""
+        """Hand over one packet; False when the transport is full, or not connected, for now.
+        Raises Disconnected for an unknown route, FrameTooLarge over the limit."""
 
     def drop(self, route: Route) -> None:
         """Forget a peer: close its connection if the transport has one."""

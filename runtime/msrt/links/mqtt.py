@@ -75,7 +75,8 @@ class _MqttLink:
         size = sum(map(frame_size, frames))
         if size > self.limit:
             raise errors.FrameTooLarge(size, self.limit)
-        assert self._client is not None
+        if self._client is None:
+            raise errors.Disconnected("this link is closed")
         sent = self._client.publish(topic, pack_frames(frames))
         self.sent_bytes += size if sent else 0
         return sent

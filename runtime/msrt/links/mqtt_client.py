@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from msrt import errors
+from msrt.links.endpoint import parse_endpoint
 from msrt.links.link import Credentials
 from msrt.links.mqtt_socket import dial_broker
 
@@ -79,9 +79,9 @@ class BrokerClient:
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self.address = url
-        parts = urlsplit(url)
-        self._tls = parts.scheme == "mqtts"
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or (8883 if self._tls else 1883)
+        endpoint = parse_endpoint(url, "mqtt", "mqtts")
+        self._tls = endpoint.scheme == "mqtts"
+        self._host, self._port = endpoint.host, endpoint.port or (8883 if self._tls else 1883)
         if credentials.fingerprint and not self._tls:
             raise errors.InvalidAddress(f"{url} is not encrypted, but a certificate is expected", hint="use mqtts://")
         self._credentials, self._will, self._events = credentials, will, events

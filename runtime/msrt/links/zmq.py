@@ -14,8 +14,9 @@ from typing import Final
 import zmq
 
 from msrt import errors
+from msrt.links.endpoint import parse_endpoint
 from msrt.links.link import PARENT, Buffer, Credentials, Link, Route, Sink
-from msrt.links.zmq_base import HANDSHAKE_FAILED, Context, Lent, ZmqLink, bind, prepare, secure
+from msrt.links.zmq_base import HANDSHAKE_FAILED, Context, Lent, Peer, ZmqLink, bind, prepare, secure
 from msrt.links.zmq_watch import Authenticator, Monitor, MonitorEvent, Readable, raw_key
 from msrt.protocol.wire import MAX_FRAMES
 
@@ -38,14 +39,6 @@ def dial(url: str, credentials: Credentials) -> Link:
     return ZmqDialer(url, credentials, random_bytes=os.urandom)
 
 
-class _Peer(Lent):
-    """One connection of a listener."""
-
-    def __init__(self, principal: bytes, user: str, fd: int) -> None:
-        super().__init__()
-        self.principal, self.user, self.fd = principal, user, fd
-
-
 class ZmqListener(ZmqLink):
     """A master's end. `allow(public key)` is asked at every handshake; a live connection is ended with `drop`.
 
@@ -57,7 +50,7 @@ class ZmqListener(ZmqLink):
         super().__init__(url, credentials)
         self._allow = allow
         self._zap: Authenticator | None = None
-        self._peers: dict[Route, _Peer] = {}
+        self._peers: dict[Route, Peer] = {}
         self._routes: dict[int, Route] = {}
         self._open: set[int] = set()
         self._dropped: set[int] = set()
@@ -127,7 +120,7 @@ class ZmqListener(ZmqLink):
             return
         self._sink.received(route, peer.principal, frames)
 
-    def _learn(self, route: Route, fd: int, user: str) -> _Peer:
+    def _learn(self, route: Route, fd: int, user: str) -> Peer:
         """Note whose packets come from this descriptor, after hearing what became of its number's last owner."""
         assert self._monitor is not None
         self._monitor.drain()
@@ -141,7 +134,7 @@ class ZmqListener(ZmqLink):
             if len(self._keys) > 10_000:
                 self._keys = {"": b""}
             self._keys[user] = raw_key(user)
-        peer = self._peers[route] = _Peer(self._keys[user], user, fd)
+        peer = self._peers[route] = Peer(self._keys[user], user, fd)
         self._routes[fd] = route
         if fd not in self._open:  # it spoke and died before we listened
             self._lost.append(fd)
@@ -160,6 +153,8 @@ class ZmqListener(ZmqLink):
                         self._readable.again()
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self._refused(errors.NotEnrolled("a client's key was refused"))
+            case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                self._refused(errors.Disconnected("a client gave the handshake up"))
             case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
                 self._refused(errors.WrongServerKey("a client does not know our key, or speaks no CURVE", hint=""))
 
@@ -189,7 +184,7 @@ class ZmqDialer(ZmqLink):
     """
 
     def __init__(self, url: str, credentials: Credentials, *, random_bytes: Callable[[int], bytes]) -> None:
-        super().__init__(url, credentials)
+        super().__init__(parse_endpoint(url, "tcp", "ipc").url, credentials)
         self._random_bytes = random_bytes
         self._lent = Lent()
         self._connected = False

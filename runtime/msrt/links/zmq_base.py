@@ -12,16 +12,16 @@ import socket as sockets
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 import zmq
 
 from msrt import errors
+from msrt.links.endpoint import parse_endpoint
 from msrt.links.link import Buffer, Credentials, Route, Sink
 from msrt.links.zmq_watch import ZAP_DOMAIN, Monitor, Readable
 from msrt.protocol.wire import MAX_FRAMES, ZMQ_LIMIT
 
-__all__ = ["HANDSHAKE_FAILED", "Context", "Lent", "ZmqLink", "bind", "prepare", "secure"]
+__all__ = ["HANDSHAKE_FAILED", "Context", "Lent", "Peer", "ZmqLink", "bind", "prepare", "secure"]
 
 LEND_FROM: Final = 64 << 10
 """Frames of this size and more are sent and received without a copy."""
@@ -92,6 +92,14 @@ class Lent:
         while self._trackers and self._trackers[0][0].done:
             self.bytes -= self._trackers.popleft()[1]
         return self.bytes > LENT_LIMIT
+
+
+class Peer(Lent):
+    """One connection of a listener."""
+
+    def __init__(self, principal: bytes, user: str, fd: int) -> None:
+        super().__init__()
+        self.principal, self.user, self.fd = principal, user, fd
 
 
 class ZmqLink:
@@ -209,20 +217,20 @@ class ZmqLink:
 
 
 def bind(socket: zmq.Socket[bytes], url: str) -> str:
-    """Bind, and give the address with its real port."""
-    parts = urlsplit(url)
-    if parts.scheme == "ipc":
-        _refuse_taken(parts.netloc + parts.path)
-    elif parts.hostname == "localhost":
-        url = f"tcp://127.0.0.1:{parts.port or 0}"
+    """Bind, and give the address with its real port. Raises PortInUse, InvalidAddress."""
+    endpoint = parse_endpoint(url.replace("//*", "//0.0.0.0"), "tcp", "ipc")
+    if endpoint.path:
+        _refuse_taken(endpoint.path)
+    elif endpoint.host == "localhost":
+        endpoint = endpoint._replace(host="127.0.0.1")
     try:
-        socket.bind(url)
+        socket.bind(endpoint.url)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
             raise errors.PortInUse(f"{url} is taken by another process") from error
         raise errors.InvalidAddress(f"cannot listen on {url}: {error.strerror}") from error
-    if parts.scheme == "ipc":
-        os.chmod(parts.netloc + parts.path, 0o600)  # noqa: PTH101
+    if endpoint.path:
+        os.chmod(endpoint.path, 0o600)  # noqa: PTH101
     return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
 
