@@ -25,13 +25,16 @@ from msrt.dispatch.events import (
     WorkerDown,
     WorkerUp,
 )
-from msrt.dispatch.flow import STALLED, Flow
-from msrt.dispatch.retry import FINAL, too_late, verdict
+from msrt.dispatch.flow import BAD_ANSWER, STALLED, Flow
+from msrt.dispatch.retry import FINAL, too_late
 from msrt.dispatch.roster import CANARY, Pool, Roster, Slot, Worker
 from msrt.errors import MsrtError
 from msrt.protocol.messages import InferFailed
 
 __all__ = ["Dispatcher"]
+
+SHELL_SAYS = frozenset({"disconnected", "overloaded"})
+"""Codes that may come from the link and not from the worker: they do not prove that it lives."""
 
 
 class Dispatcher:
@@ -84,6 +87,8 @@ class Dispatcher:
         flow = self.flow
         pools: list[Pool] = []
         for request in event.requests:
+            if request.state is not State.NEW:
+                continue  # cancelled before it came here
             try:
                 pool = flow.admit(request, now)
             except MsrtError as error:
@@ -102,7 +107,9 @@ class Dispatcher:
     def _cancel(self, event: Cancel, now: float) -> list[Action]:
         out: list[Action] = []
         request = event.request
-        if request.id in self.flow.live:
+        if request.state is State.NEW:
+            request.state = State.SETTLED
+        elif request.state is not State.SETTLED:
             self.flow.settle(request, "", out)
             self._pump_all(now, out)
         return out
@@ -147,8 +154,8 @@ class Dispatcher:
         """Nobody gets rows that may be another's: each goes again, alone, with this model at rest for a moment."""
         self.counters.invalid += 1
         ids = tuple([request.id for request in requests if request is not None])
-        why = InferFailed(ids, "bad_answer", "the output's shape or byte count does not match what was asked")
-        self._give_back(worker, requests, why, now, out)
+        why = InferFailed(ids, BAD_ANSWER, "the output's shape or byte count does not match what was asked")
+        self.flow.take_back(worker, requests, why, now, out)
         if slot is not None:
             self._rest(slot, now + self.config.pause_s)
         self._pump_all(now, out)
@@ -159,38 +166,24 @@ class Dispatcher:
         if worker is None or not message.ids:
             return []
         out: list[Action] = []
-        if message.code != "disconnected":  # which the shell says, not the worker
+        if message.code not in SHELL_SAYS:
             self._heard(worker, now)
+        elif worker.suspect:
+            watch.put_off_probe(worker, self.config, now)
         flight = worker.flights.get(message.ids[0])
         slot = self._landed(worker, message.ids, None)
         requests = [self.flow.live.get(number) for number in message.ids]
         if message.code in FINAL:
             if flight is not None and len(flight.ids) > 1:
-                self._give_back(worker, requests, message, now, out)
+                self.flow.take_back(worker, requests, message, now, out)
             else:
-                self._refuse(worker, requests, message, out)
+                self.flow.refuse(worker, requests, message, out)
         else:
             if slot is not None:
                 self._rest(slot, now + max(message.retry_after_ms / 1000, self.config.pause_s))
-            self._give_back(worker, requests, message, now, out)
+            self.flow.take_back(worker, requests, message, now, out)
         self._pump_all(now, out)
         return out
-
-    def _give_back(
-        self, worker: Worker, requests: Iterable[Request | None], why: InferFailed, now: float, out: list[Action]
-    ) -> None:
-        """Those that this worker was the last to have wait again, in their old order. One of them may have spoilt the
-        batch: if that is possible they ride alone."""
-        mine = [request for request in requests if request is not None and _flies_with(request, worker)]
-        spoilt = why.code in FINAL or why.code == "bad_answer"
-        for request in reversed(mine):
-            request.alone = request.alone or spoilt
-            self.flow.give_back(request, why, now, out)
-
-    def _refuse(self, worker: Worker, requests: Iterable[Request | None], why: InferFailed, out: list[Action]) -> None:
-        for request in requests:
-            if request is not None and _flies_with(request, worker):
-                self.flow.reject(request, verdict(request, why.code, why.text, why.hint), out)
 
     def _heard(self, worker: Worker, now: float) -> bool:
         """It said something about its work; true if it was thought to be stuck."""
@@ -241,7 +234,7 @@ class Dispatcher:
         self._rebuild(models)
         ids = tuple(worker.flights)
         why = InferFailed(ids, "disconnected", "the worker went away")
-        self._give_back(worker, list(self.flow.live.values()), why, now, out)
+        self.flow.take_back(worker, list(self.flow.live.values()), why, now, out)
         self._pump_all(now, out)
         return out
 
@@ -282,7 +275,7 @@ class Dispatcher:
         for worker in self.roster.workers.values():
             for flight in watch.overdue(worker, self.config, self.counters, now):
                 why = InferFailed(flight.ids, STALLED, "the worker fell silent")
-                self._give_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)
+                self.flow.take_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)
             watch.wake_slots(worker, self.config.window, now)
         for pool in self.roster.pools.values():
             if pool.items:
@@ -300,8 +293,3 @@ class Dispatcher:
         for pool in self.roster.pools.values():
             if pool.items and pool.open:
                 self.flow.pump(pool, now, out)
-
-
-def _flies_with(request: Request, worker: Worker) -> bool:
-    """Whether this worker was the last to get it, and nobody took it back since."""
-    return request.state is State.FLYING and request.tried[-1] == worker.node

@@ -66,7 +66,9 @@ class Request(msgspec.Struct, eq=False):
     rows: int = 1
     size: int = 0
     since: float = 0.0
-    """When it began to wait."""
+    """When it was submitted."""
+    queued: float = 0.0
+    """When it began to wait, this time."""
     attempts: int = 0
     """How often it was sent."""
     tried: tuple[str, ...] = ()
@@ -147,7 +149,8 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class Send(msgspec.Struct, gc=False, eq=False):
-    """Send this batch to that worker; if the link refuses, come back with Failed(worker, ids, "disconnected")."""
+    """Send this batch to that worker; if the link refuses, come back with Failed and its code,
+    "disconnected" or "overloaded"."""
 
     worker: str
     message: Infer

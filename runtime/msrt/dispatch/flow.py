@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random  # noqa: TID251 - the type only; the object is passed in
+from collections.abc import Iterable
 
 from msrt.dispatch.admission import Admission
 from msrt.dispatch.balance import choose
@@ -11,15 +12,17 @@ from msrt.dispatch.batching import Lane, join
 from msrt.dispatch.config import Config, Counters
 from msrt.dispatch.deadlines import Deadlines
 from msrt.dispatch.events import Action, Recall, Reject, Request, Send, State
-from msrt.dispatch.retry import too_late, verdict
-from msrt.dispatch.roster import CANARY, Flight, Pool, Roster, Slot
+from msrt.dispatch.retry import FINAL, too_late, verdict
+from msrt.dispatch.roster import CANARY, Flight, Pool, Roster, Slot, Worker
 from msrt.errors import FrameTooLarge, MsrtError, NotFound
 from msrt.protocol.messages import Infer, InferFailed
 
-__all__ = ["STALLED", "Flow"]
+__all__ = ["BAD_ANSWER", "STALLED", "Flow"]
 
 STALLED = "stalled"
 """The code, never sent, of work taken back from a silent worker."""
+BAD_ANSWER = "bad_answer"
+"""The same, of an answer that does not have the rows that were asked for."""
 MAX_SKIPPED = 64
 """Requests at the head of a lane that a worker may not take before we stop looking behind them."""
 
@@ -41,6 +44,7 @@ class Flow:
 
     def admit(self, request: Request, now: float) -> Pool:
         """Let it wait. Raises what the caller is to be told."""
+        request.since = now
         if not request.deadline > now:
             raise too_late()
         pool = self._route(request)
@@ -75,7 +79,7 @@ class Flow:
         """Count it as waiting; its lane holds it already."""
         request.state = State.QUEUED
         request.place = pool
-        request.since = now
+        request.queued = now
         pool.items += 1
         self.admission.entered(request.size)
         due = now + (self.config.max_age_s if pool.slots else self.config.unready_s)
@@ -144,7 +148,7 @@ class Flow:
         if len(pool.lanes) == 1:
             for lane in pool.lanes.values():
                 return self._take_from(lane, pool, slot, now, out)
-        for lane, _ in sorted(pool.heads(), key=lambda pair: pair[1].since):
+        for lane, _ in sorted(pool.heads(), key=lambda pair: pair[1].queued):
             batch = self._take_from(lane, pool, slot, now, out)
             if batch:
                 return batch
@@ -182,7 +186,24 @@ class Flow:
 
     # --- back, or done --------------------------------------------------------------------------------------
 
-    def give_back(self, request: Request, why: InferFailed, now: float, out: list[Action]) -> None:
+    def take_back(
+        self, worker: Worker, requests: Iterable[Request | None], why: InferFailed, now: float, out: list[Action]
+    ) -> None:
+        """Those that this worker was the last to have wait again, in their old order. One of them may have spoilt the
+        batch: if that is possible they ride alone."""
+        mine = [request for request in requests if request is not None and _flies_with(request, worker)]
+        spoilt = why.code in FINAL or why.code == BAD_ANSWER
+        for request in reversed(mine):
+            request.alone = request.alone or spoilt
+            self._again(request, why, now, out)
+
+    def refuse(self, worker: Worker, requests: Iterable[Request | None], why: InferFailed, out: list[Action]) -> None:
+        """The requests are at fault: nobody else is asked."""
+        for request in requests:
+            if request is not None and _flies_with(request, worker):
+                self.reject(request, verdict(request, why.code, why.text, why.hint), out)
+
+    def _again(self, request: Request, why: InferFailed, now: float, out: list[Action]) -> None:
         """A worker will not answer this one: let it wait for another, or tell the caller."""
         place = request.place
         assert isinstance(place, Pool)
@@ -218,6 +239,11 @@ class Flow:
             if worker is not None and node != by:
                 worker.forget(request.id, self.config.window)
                 out.append(Recall(node, (request.id,)))
+
+
+def _flies_with(request: Request, worker: Worker) -> bool:
+    """Whether this worker was the last to get it, and nobody took it back since."""
+    return request.state is State.FLYING and request.tried[-1] == worker.node
 
 
 def _may_have(request: Request, slot: Slot, pool: Pool) -> bool:

@@ -11,7 +11,7 @@ from msrt.dispatch.retry import patience, probe_after
 from msrt.dispatch.roster import Flight, Pool, Roster, Worker
 from msrt.errors import Unavailable
 
-__all__ = ["next_wake", "overdue", "shed_old", "wake_slots"]
+__all__ = ["next_wake", "overdue", "put_off_probe", "shed_old", "wake_slots"]
 
 
 def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> list[Flight]:
@@ -25,15 +25,21 @@ def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> l
         lost = [flight]
         if worker.suspect or worker.answered < flight.sent:
             counters.stalled += 1
-            worker.suspect, worker.probing = True, False
-            worker.probe_at = now + probe_after(worker.probes, config)
-            worker.probes += 1
+            worker.suspect = True
+            put_off_probe(worker, config, now)
             lost = worker.batches()
         for each in lost:
             worker.land(each, config.window)
         worker.refresh(config.window)
         given_up += lost
     return given_up
+
+
+def put_off_probe(worker: Worker, config: Config, now: float) -> None:
+    """A silent worker, or one that the link does not reach: ask it again later, and later still the next time."""
+    worker.probing = False
+    worker.probe_at = now + probe_after(worker.probes, config)
+    worker.probes += 1
 
 
 def wake_slots(worker: Worker, window: int, now: float) -> None:
@@ -58,7 +64,7 @@ def shed_old(pool: Pool, flow: Flow, now: float, out: list[Action]) -> None:
     limit, able = _max_wait(pool, flow.config)
     for lane, first in list(pool.heads()):
         head = first
-        while now >= head.since + limit:
+        while now >= head.queued + limit:
             if able:
                 flow.reject(head, flow.admission.overloaded(f"waited {limit:g} s for a worker"), out)
             else:
@@ -85,5 +91,5 @@ def next_wake(roster: Roster, config: Config) -> float:
     for pool in roster.pools.values():
         if pool.items:
             limit, _ = _max_wait(pool, config)
-            wake = min([wake, *(head.since + limit for _, head in pool.heads())])
+            wake = min([wake, *(head.queued + limit for _, head in pool.heads())])
     return wake

@@ -230,6 +230,25 @@ def test_a_cancelled_request_is_forgotten_and_recalled():
     bench.end()
 
 
+def test_a_request_cancelled_before_it_is_submitted_is_never_sent():
+    """The shell collects requests of one loop turn; a caller may leave in between."""
+    bench = Bench("a")
+    request = question()
+    bench.do(Cancel(request))
+    assert bench.ask(request) == []
+    assert not bench.settled
+    bench.end()
+
+
+def test_a_full_link_does_not_prove_that_a_stopped_worker_lives():
+    """What the shell says about the link heals nobody: a probe that the link refuses leaves the worker suspect."""
+    bench = Bench("a")
+    bench.ask(question())
+    (probe,) = bench.until(0.7)
+    bench.do(failed(probe, "overloaded"))
+    assert bench.dispatcher.roster.workers["a"].suspect
+
+
 def test_a_hundred_updates_leave_no_pools_behind():
     """Versions come and go; what is kept does not grow."""
     bench = Bench("a")

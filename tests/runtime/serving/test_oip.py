@@ -126,8 +126,10 @@ def test_a_bad_tensor_is_named(tensor, says):
         b'{"inputs": [], "parameters": {"binary_data_output": true}}',
         b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}',
         b'{"inputs": [{"name": "\xff", "shape": [1], "datatype": "FP32", "data": [1]}]}',
-        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}, '
-        b'{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'),
+        (
+            b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}, '
+            b'{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
+        ),
         b"[" * 100_000,
         b'{"parameters":' * 50_000,
         b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": '
