@@ -32,7 +32,7 @@ __all__ = ["serve"]
 async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
     """Run the cloud until told to stop. Raises StateLocked, StateForeign, StateNewer, PortInUse."""
     logs.configure(config.log_format, config.log_level)
-    folder = Path(config.state) if config.state else default_state("cloud")
+    folder = (Path(config.state) if config.state else default_state("cloud")).absolute()
     with StateDir.open(folder, "cloud") as state:
         world, identity = new_member(folder)
         state.adopt(identity.node)

@@ -29,7 +29,7 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
     Raises StateLocked, StateForeign, NotEnrolled, and the invite errors.
     """
     logs.configure(config.log_format, config.log_level)
-    folder = Path(config.state) if config.state else default_state("device")
+    folder = (Path(config.state) if config.state else default_state("device")).absolute()
     with StateDir.open(folder, "device") as state:
         world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
         metrics = Metrics("device", identity.node, process=True)

@@ -39,7 +39,7 @@ async def serve(config: EdgeConfig, invite: str, stop: asyncio.Event) -> None:
     Raises StateLocked, StateForeign, PortInUse, BrokerFailed, NotEnrolled, and the invite errors.
     """
     logs.configure(config.log_format, config.log_level)
-    folder = Path(config.state) if config.state else default_state("edge")
+    folder = (Path(config.state) if config.state else default_state("edge")).absolute()
     with StateDir.open(folder, "edge") as state:
         world, identity, membership = await admit(folder, "edge", invite, config.name)
         state.adopt(membership.parents[0].node)
