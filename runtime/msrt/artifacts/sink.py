@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
-from msrt.errors import Corrupt, DiskFull, FrameTooLarge, OutOfOrder, StreamCancelled
+from msrt.errors import Corrupt, FrameTooLarge, OutOfOrder, StreamCancelled
 from msrt.links.link import Buffer
 
 if TYPE_CHECKING:
     from msrt.artifacts.store import ArtifactStore
 
-__all__ = ["SLICE", "BlobSink"]
+__all__ = ["BlobSink"]
 
 log = structlog.get_logger()
-SLICE: Final = 1 << 20
-"""Bytes written and hashed at once."""
 
 
 class BlobSink:
@@ -45,12 +43,7 @@ class BlobSink:
                 raise FrameTooLarge(offset + len(data), self._limit, f"artifact {self._digest[:12]}")
             piece = data if isinstance(data, bytes | memoryview) else bytes(data)
             store = self._store
-            try:
-                await store.offload(store.blobs.write, self._digest, offset, piece)
-            except DiskFull:
-                if not await store.evict(len(piece)):
-                    raise
-                await store.offload(store.blobs.write, self._digest, offset, piece)
+            await store.retrying(lambda: store.blobs.write(self._digest, offset, piece))
             self.have = offset + len(data)
 
     async def complete(self, _size: int = -1, _digest: str = "") -> None:
@@ -67,7 +60,7 @@ class BlobSink:
                 self.have = 0
                 store.lost(self._digest, error)
                 raise
-            store.arrived(self._digest, self.have)
+            store.room.add(self._digest, self.have)
 
     def abort(self, error: Exception) -> None:
         """The stream ended early."""

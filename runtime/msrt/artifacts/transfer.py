@@ -88,7 +88,7 @@ class IncomingArtifact:
         if not self._have:
             async with self._store.lock(self._digest):
                 await self._sink.complete(size, digest)
-            await self._store.keep_bound(self._digest)
+            await self._store.room.settle(self._digest)
 
     def abort(self, error: Exception) -> None:
         self._sink.abort(error)
