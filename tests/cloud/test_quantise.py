@@ -225,3 +225,18 @@ def test_convolution_without_zero_points_gives_the_same(tmp_path):
     int8 = Engine().load(Path(prepared.files["int8"].path).read_bytes()).run({"x": x})[0]
     fp32 = Engine().load(data).run({"x": x})[0]
     assert np.linalg.norm(int8 - fp32) / np.linalg.norm(fp32) < 0.05
+
+
+def test_stateful_model_keeps_its_state_through_requests(tmp_path):
+    """Silero's voice detector: the state that one answer gives goes into the next request, and matters."""
+    (tmp_path / "out").mkdir()
+    model = data_file("silero-vad", "silero_vad_16k_op15.onnx")
+    prepared = pushed(tmp_path, model)
+    assert (prepared.batchable, prepared.rowwise) == (False, False)
+    loaded = Engine().load(Path(prepared.files["fp32"].path).read_bytes())
+    sound = np.random.default_rng(0).normal(0, 0.1, (1, 576)).astype(np.float32)
+    fresh = {"input": sound, "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000)}
+    first, state = loaded.run(fresh)
+    second, _ = loaded.run({**fresh, "state": state})
+    assert np.array_equal(first, loaded.run(fresh)[0])
+    assert not np.array_equal(first, second)
