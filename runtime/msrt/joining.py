@@ -25,6 +25,11 @@ __all__ = ["Membership", "admit", "endpoint_for", "hello_of", "join", "load_memb
 
 _KEY = "membership"
 IDENTITY = "identity.json"
+PASSING = (
+    errors.DeadlineExceeded, errors.Disconnected, errors.Unavailable, errors.Overloaded, errors.WrongServerKey,
+    errors.BrokerFailed,
+)  # fmt: skip
+"""What one parent of an invite may be at fault for: the next one is asked."""
 
 
 class Membership(msgspec.Struct, frozen=True):
@@ -90,7 +95,7 @@ async def join(
         )  # fmt: skip
         try:
             enrolled = await enrol(world, _url(parent, link), credentials, request)
-        except (errors.DeadlineExceeded, errors.Unavailable, errors.Overloaded, errors.WrongServerKey) as error:
+        except PASSING as error:
             failure = error
             continue
         if enrolled.cloud_identity != invite.cloud_identity:

@@ -12,6 +12,7 @@ from msrt import errors
 from msrt.hop.peer import Peer
 from msrt.journal.commits import Commits
 from msrt.journal.outbox import Outbox
+from msrt.protocol import wire
 from msrt.protocol.messages import Message
 from msrt.world.world import World
 
@@ -20,6 +21,8 @@ __all__ = ["DurableSender"]
 log = structlog.get_logger()
 AHEAD = 256
 """Messages sent and not acknowledged; the rest waits on disk."""
+LARGEST = wire.MQTT_LIMIT - 2 * wire.HEADER_ROOM
+"""Bytes of one message that every link carries, for the next parent may speak another one."""
 
 
 class DurableSender:
@@ -42,11 +45,15 @@ class DurableSender:
         self._sent: deque[int] = deque()
         """Outbox numbers on the way in this session, oldest first."""
         self._reached = 0
+        self._forgetting: asyncio.Task[None] | None = None
 
     async def put(self, encode: Callable[[int], bytes]) -> int:
-        """Queue a message, given its number; on disk on return. Raises Overloaded, DiskFull (it is kept in memory and
-        goes to disk with a later commit)."""
-        seq = self.outbox.put(encode(self.outbox.next_seq))
+        """Queue a message, given its number; on disk on return. Raises FrameTooLarge (no link could carry it),
+        Overloaded, DiskFull (it is kept in memory and goes to disk with a later commit)."""
+        data = encode(self.outbox.next_seq)
+        if len(data) > LARGEST:
+            raise errors.FrameTooLarge(len(data), LARGEST, "durable message")
+        seq = self.outbox.put(data)
         try:
             await self._commits.commit()
         finally:
@@ -67,7 +74,7 @@ class DurableSender:
         self.pump()
 
     def detach(self, peer: Peer) -> None:
-        """The session is over."""
+        """The session is over for good (`Handler.left` with final=True)."""
         if peer is self._peer:
             self._peer = None
             self._sent.clear()
@@ -92,11 +99,15 @@ class DurableSender:
         for _ in messages:
             last = self._sent.popleft()
         self.outbox.ack(last)
-        asyncio.get_running_loop().create_task(self._forget())
+        self.pump()
+        if self._forgetting is None:
+            self._forgetting = asyncio.get_running_loop().create_task(self._forget())
 
     async def _forget(self) -> None:
+        """Acknowledgements need not be on disk at once: what is sent again is dropped by its number."""
         try:
             await self._commits.commit()
         except errors.DiskFull as error:
             log.warning("outbox.acknowledgement_not_on_disk", error=error.text)
-        self.pump()
+        finally:
+            self._forgetting = None

@@ -122,7 +122,7 @@ class Peer:
         await self.streams.push(kind, meta, data, size=size, digest=digest, answers=answers)
 
     async def fetch(self, method: str, params: dict[str, object], sink: StreamSink, timeout: float = 60.0) -> object:  # noqa: ASYNC109
-        """Call a method whose answer is a stream into `sink`; returns once it is complete. The timeout is of silence."""
+        """Call a method whose answer is a stream into `sink`; returns once it is whole. The timeout is of silence."""
         return await self.streams.fetch(method, params, sink, timeout)
 
     def transmit(self, message: Message, frames: s.Frames, seq: int) -> bool:

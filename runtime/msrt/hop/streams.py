@@ -93,15 +93,15 @@ class Streams:
         answer: asyncio.Future[object],
         opened: asyncio.Future[Incoming],
         begun: float,
-        silence: float,
+        quiet: float,
     ) -> None:
-        """Returns when the call has its answer. Raises DeadlineExceeded after `silence` seconds without a sign of it."""
+        """Returns when the call has its answer. Raises DeadlineExceeded after `quiet` seconds without a sign of it."""
         while not answer.done():
             waited: list[asyncio.Future[Any]] = [answer, *([] if opened.done() else [opened])]
-            await asyncio.wait(waited, timeout=silence / 4, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, timeout=quiet / 4, return_when=asyncio.FIRST_COMPLETED)
             since = opened.result().touched if opened.done() else begun
-            if not answer.done() and self.peer.world.now() - since >= silence:
-                raise errors.DeadlineExceeded(f"{self.peer.name} sent nothing of {method} for {silence:g} s")
+            if not answer.done() and self.peer.world.now() - since >= quiet:
+                raise errors.DeadlineExceeded(f"{self.peer.name} sent nothing of {method} for {quiet:g} s")
 
     def received(self, message: Message, frames: list[Buffer]) -> None:
         """A stream message of the peer. What is of no stream here is told so, that its sender does not wait in vain."""
@@ -167,7 +167,7 @@ class Streams:
 
     def fail(self, error: Exception) -> None:
         """The session is void: the other end forgot these streams."""
-        halves = [*self._out.values(), *self._in.values()]
+        halves: list[Outgoing | Incoming] = [*self._out.values(), *self._in.values()]
         self._out.clear()
         self._in.clear()
         for half in halves:

@@ -26,7 +26,13 @@ RESUME_S = 0.7
 """How long a lost parent may take to take us back when there is another one."""
 PAUSE_S = 0.3
 PAUSE_MAX_S = 5.0
-FATAL = (errors.Revoked, errors.NotEnrolled, errors.BadSignature, errors.Forbidden)
+BRIEF_S = 1.0
+"""A session shorter than this did not help: before the next one comes a pause."""
+ENROL_AGAIN_S = 0.25
+UNREACHABLE_S = 3.0
+"""A parent to which there is no connection for so long is not there."""
+FATAL = (errors.Revoked, errors.NotEnrolled, errors.BadSignature, errors.Forbidden, errors.WrongServerKey)
+"""Trying again alone will not help."""
 
 Endpoint = Callable[[Parent], tuple[str, Credentials] | None]
 """The URL and credentials by which this node reaches a parent, None if it cannot."""
@@ -51,6 +57,8 @@ class Uplink:
         self._attempt = 0
         self._previous = ""
         self._changed = asyncio.Event()
+        self._hopeless = False
+        """Every parent has sent us away since one last took us."""
         self._closing = False
 
     async def run(self) -> None:
@@ -60,12 +68,15 @@ class Uplink:
             parents = [p for p in self.parents if self._endpoint(p) is not None]
             if not parents:
                 raise errors.CallerError("no parent can be reached over this link", hint="join with a new invite")
-            parent = parents[turn % len(parents)]
+            parent, began = parents[turn % len(parents)], self._world.now()
             joined = await self._with(parent, alone=len(parents) == 1)
+            brief = self._world.now() - began < BRIEF_S
             turn = 0 if joined and self.parents[0].node != parent.node else turn + 1
-            if joined:
+            if joined and not brief:
                 pause = PAUSE_S
             elif turn % len(parents) == 0:
+                self._hopeless = not joined and isinstance(self.refused, FATAL)
+                self._changed.set()
                 await self._sleep(pause * (1 + self._world.random.random()))
                 pause = min(pause * 2, PAUSE_MAX_S)
 
@@ -97,7 +108,7 @@ class Uplink:
 
     def live(self, peer: Peer) -> None:
         """A parent took us in."""
-        self.peer, self.refused = peer, None
+        self.peer, self.refused, self._hopeless = peer, None, False
         offered = peer.session.welcome.parents if peer.session.welcome else ()
         if offered and list(offered) != self.parents:
             self.parents = list(offered)
@@ -105,13 +116,14 @@ class Uplink:
         self._changed.set()
 
     async def wait(self, timeout: float) -> Peer:  # noqa: ASYNC109
-        """The live parent. Raises Disconnected (or why we were refused) if there is none within `timeout` seconds."""
+        """The live parent. Raises Disconnected if there is none within `timeout` seconds, or why we were refused: at
+        once when every parent has sent us away for good."""
         until = self._world.now() + timeout
         while self.peer is None or not self.peer.live:
             left = until - self._world.now()
-            if left <= 0:
+            if self._closing or left <= 0 or self._hopeless:
                 raise self.refused or errors.Disconnected("no parent can be reached", hint="is it running?")
-            await self._sleep(min(left, 0.05))
+            await self._sleep(left)
         return self.peer
 
     async def call(self, method: str, params: dict[str, object] | None = None, timeout: float = 30.0) -> object:  # noqa: ASYNC109
@@ -154,7 +166,8 @@ class _Conversation:
     async def run(self, greet_s: float, resume_s: float) -> None:
         try:
             await self._link.start(self)
-        except errors.LocalError as error:
+        except (errors.LocalError, errors.InvalidAddress) as error:
+            log.warning("hop.cannot_dial", parent=self._parent.node, code=error.code, error=error.text)
             self._uplink.refused = error
             return
         self.peer.perform(self.peer.session.connect(self._world.now()))
@@ -241,41 +254,54 @@ class _Answer:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.future: asyncio.Future[Enrolled] = asyncio.get_running_loop().create_future()
+        self.unreachable: Exception | None = None
+        """The link's last word, while nothing else came."""
 
     def received(self, _route: Route, _principal: bytes, frames: list[Buffer]) -> None:
         if self.future.done():
             return
-        message = wire.decode(frames, self._limit).message
+        try:
+            message = wire.decode(frames, self._limit).message
+        except errors.PeerError as error:
+            log.warning("hop.refused", code=error.code, error=error.text)
+            return
         if isinstance(message, Enrolled):
             self.future.set_result(message)
         elif isinstance(message, Refuse):
             self.future.set_exception(errors.from_wire(message.code, message.text, message.hint))
 
     def gone(self, _route: Route, error: Exception | None) -> None:
-        if error is not None and not self.future.done():
+        if isinstance(error, errors.Disconnected):
+            self.unreachable = error
+        elif error is not None and not self.future.done():
             self.future.set_exception(error)
 
     def writable(self) -> None:
-        """The next resend goes out."""
+        """Connected; the next resend goes out."""
+        self.unreachable = None
 
 
 async def enrol(world: World, url: str, credentials: Credentials, request: Enrol, timeout: float = 15.0) -> Enrolled:  # noqa: ASYNC109
-    """Spend an invite at a parent. Raises the invite errors, WrongServerKey, Unavailable, DeadlineExceeded.
+    """Spend an invite at a parent. Raises the invite errors, WrongServerKey, Unavailable, Disconnected (nobody is
+    there), DeadlineExceeded.
 
-    Said again every second until answered: a parent answers a repeated request of the same key with the same
+    Said again and again until answered: a parent answers a repeated request of the same key with the same
     certificate.
     """
     link = world.links.dial(url, credentials)
     answer = _Answer(link.limit)
     await link.start(answer)
-    until = world.now() + timeout
+    began = world.now()
     try:
         while True:
             link.send(PARENT, wire.encode(request))
-            done, _ = await asyncio.wait([answer.future], timeout=min(1.0, max(0.01, until - world.now())))
+            left = began + timeout - world.now()
+            done, _ = await asyncio.wait([answer.future], timeout=min(ENROL_AGAIN_S, max(0.01, left)))
             if done:
                 return answer.future.result()
-            if world.now() >= until:
+            if answer.unreachable is not None and world.now() - began > min(UNREACHABLE_S, timeout):
+                raise answer.unreachable
+            if world.now() - began >= timeout:
                 raise errors.DeadlineExceeded(
                     f"{url} did not answer within {timeout:g} s",
                     hint="check that it runs, and that the address and key in the invite are still its own",

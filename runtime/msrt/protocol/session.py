@@ -44,8 +44,13 @@ WINDOW: Final = 512
 """Unacknowledged messages per class on the wire; more wait."""
 QUEUE_BYTES: Final = 16 << 20
 """Waiting and unacknowledged bytes per session, above which `send` is refused."""
+HELD_BYTES: Final = QUEUE_BYTES
+"""Bytes of messages that came before their turn. No sender has more than its queue on the wire."""
 SEEN_BITS: Final = 4096
 """Transient sequence numbers remembered to drop duplicates."""
+LEASE_MIN_S: Final = 0.02
+LEASE_MAX_S: Final = 3600.0
+"""What a child takes for a lease; anything else in a welcome is a fault of the parent."""
 
 Frames = Sequence[bytes | bytearray | memoryview]
 
@@ -180,6 +185,8 @@ class _Packet(Protocol):
     def message(self) -> Message: ...
     @property
     def frames(self) -> Frames: ...
+    @property
+    def size(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -204,7 +211,9 @@ class _Channel:
     """Highest sequence delivered, in order."""
     acked: int = 0
     """What our acknowledgements say: `received`, or for durable what is on disk."""
-    early: dict[int, tuple[Message, Frames]] = field(default_factory=dict)
+    early: dict[int, tuple[Message, Frames, int]] = field(default_factory=dict)
+    """By sequence, with its bytes on the wire."""
+    early_bytes: int = 0
     settled: list[Message] = field(default_factory=list)
     """Acknowledged since the application was last told."""
 
@@ -248,19 +257,22 @@ class _Channel:
         self.resend_at = now + self.resend_s if self.unacked else float("inf")
         return list(self.unacked)
 
-    def take(self, seq: int, message: Message, frames: Frames) -> list[tuple[int, Message, Frames]]:
-        """Put a received message in its place; returns what can be delivered, in order."""
-        if seq <= self.received:
+    def take(self, seq: int, message: Message, frames: Frames, size: int) -> list[tuple[int, Message, Frames]]:
+        """Put a received message in its place; returns what can be delivered, in order. What no honest sender would
+        have on the wire by now is dropped: it comes again when its time has come."""
+        if seq <= self.received or seq > self.acked + 2 * WINDOW:
             return []
         if seq > self.received + 1:
-            if seq <= self.received + 2 * WINDOW:
-                self.early[seq] = (message, frames)
+            if seq not in self.early and self.early_bytes + size <= HELD_BYTES:
+                self.early[seq] = (message, frames, size)
+                self.early_bytes += size
             return []
         out = [(seq, message, frames)]
         self.received = seq
         while self.early and (held := self.early.pop(self.received + 1, None)) is not None:
             self.received += 1
-            out.append((self.received, *held))
+            self.early_bytes -= held[2]
+            out.append((self.received, held[0], held[1]))
         return out
 
     def messages(self) -> tuple[Message, ...]:
@@ -323,6 +335,11 @@ class Session:
         """Parent: the hello was checked; `welcome` holds session id, epoch, lease and parents to offer."""
         return self._step(Event.HELLO, (hello, welcome), now)
 
+    def stale(self, hello: Hello) -> bool:
+        """Parent: this greeting is older than the session that is here, a straggler of the network."""
+        known = self.state is not State.NEW and hello.boot == self.peer_boot
+        return known and hello.attempt < self._attempt
+
     def lost(self, now: float) -> list[Action]:
         """The transport says that the peer is gone."""
         if (self.side, self.state, Event.LOST) not in TABLE:
@@ -375,13 +392,13 @@ class Session:
     def tick(self, now: float) -> list[Action]:
         """Timers: heartbeats, acknowledgements, resends, leases."""
         beat = self.lease_s / 3
-        if now - self._ticked > beat:
+        if now - self._ticked > 2 * beat:  # twice what `deadline` asks for
             # This process was itself stopped or starved: give the peer's queued packets a chance to be read first.
             self._heard = max(self._heard, now - beat)
         self._ticked = now
         if self.state is State.GREETING and now >= self._greet_at:
             return self.connect(now)
-        if self.state in (State.LIVE, State.SILENT) and now - self._heard > self.lease_s:
+        if self.state in (State.LIVE, State.SILENT) and now >= self._heard + self.lease_s:
             return self._step(Event.LEASE_OUT, None, now)
         if self.state is not State.LIVE:
             return []
@@ -389,7 +406,7 @@ class Session:
         for channel in (self._session, self._durable):
             if now >= channel.resend_at:
                 out += [Transmit(s.message, s.frames, s.seq) for s in channel.resend(now)]
-        if now >= self._ack_at or now - self._said >= beat:
+        if now >= self._ack_at or now >= self._said + beat:
             out.append(Transmit(Heartbeat(), (), 0))
         if out:
             self._said, self._ack_at = now, float("inf")
@@ -400,7 +417,7 @@ class Session:
         if self.state is State.GREETING:
             return self._greet_at
         if self.state is State.SILENT:
-            return self._heard + self.lease_s
+            return min(self._heard + self.lease_s, self._ticked + self.lease_s / 3)
         if self.state is not State.LIVE:
             return float("inf")
         return min(
@@ -424,6 +441,8 @@ class Session:
     def _control(self, message: Message, now: float) -> list[Action]:
         match message:
             case Welcome():
+                if not LEASE_MIN_S <= message.lease_s <= LEASE_MAX_S:  # NaN is not between anything
+                    raise errors.MalformedFrame(f"a welcome with a lease of {message.lease_s} s")
                 return self._step(Event.WELCOME, message, now)
             case Refuse():
                 return self._step(Event.REFUSE, message, now)
@@ -455,7 +474,7 @@ class Session:
             return out
         durable = packet.delivery == DeliveryClass.DURABLE
         channel = self._durable if durable else self._session
-        for seq, message, frames in channel.take(packet.seq, packet.message, packet.frames):
+        for seq, message, frames in channel.take(packet.seq, packet.message, packet.frames, packet.size):
             out.append(Persist(message, frames, seq) if durable else Deliver(message, frames))
         if not durable:
             channel.acked = channel.received
@@ -497,7 +516,7 @@ class Session:
         assert isinstance(payload, tuple)
         hello, offer = payload
         known = before is not State.NEW and hello.boot == self.peer_boot
-        if known and hello.attempt < self._attempt:
+        if self.stale(hello):
             self.state = before
             return []
         same = known and hello.attempt == self._attempt and before is not State.OVER

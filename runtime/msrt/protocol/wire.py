@@ -101,6 +101,8 @@ class Packet(NamedTuple):
     """The sender has every durable message up to here on disk."""
     message: messages.Message
     frames: list[Buffer]
+    size: int
+    """Bytes of all frames, the header's too."""
 
 
 _by_tag: Final[dict[str, type[Any]]] = {cls.__struct_config__.tag: cls for cls in messages.Message.__args__}
@@ -187,6 +189,7 @@ def decode(frames: Sequence[Buffer], limit: int) -> Packet:
         head.ack_durable,
         message,
         list(frames[1:]),
+        size,
     )
 
 

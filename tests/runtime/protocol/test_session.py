@@ -26,6 +26,7 @@ class Packet:
     ack_session: int
     ack_durable: int
     frames: tuple[bytes, ...] = ()
+    size: int = 0
 
     @property
     def delivery(self) -> int:
@@ -274,3 +275,47 @@ def test_a_session_that_is_resumed_loses_nothing(seed, loss, cuts):
     assert hop.both_live()
     assert [m.id for m in hop.parent.got if isinstance(m, Call)] == list(range(1, 41))
     assert [m.seq for m in hop.parent.persisted if isinstance(m, Event)] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("late", [0.0, 0.004])
+def test_silence_is_noticed_by_timers_that_come_late(late):
+    """A peer that died unseen is given up after its lease, though each timer fires a little after its time."""
+    hop = Hop()
+    hop.run(1.0)
+    parent, end = hop.parent.session, hop.now
+    while parent.state is not s.State.OVER:
+        end = parent.deadline() + late
+        parent.tick(end)
+        assert end < hop.now + 2 * LEASE
+    hop = Hop()
+    hop.run(1.0)
+    hop.parent.session.lost(hop.now)
+    while hop.parent.session.state is not s.State.OVER:
+        end = hop.parent.session.deadline() + late
+        hop.parent.session.tick(end)
+        assert end < hop.now + 2 * LEASE
+
+
+@pytest.mark.parametrize("lease", [float("nan"), float("inf"), -1.0, 0.0, 1e9])
+def test_a_lease_that_is_none_is_refused(lease):
+    """A child believes no parent whose lease is no time, and goes on greeting."""
+    child = s.Session(s.Side.CHILD, "c", 1, 0.0, hello=Hello("c", 1, b"", attempt=1))
+    child.connect(0.0)
+    with pytest.raises(errors.MalformedFrame, match="lease"):
+        child.receive(Packet(Welcome("p", 1, 1, False, 1, lease), 0, 0, 0, 0), 0.0)
+    assert child.state is s.State.GREETING
+
+
+def test_what_comes_before_its_turn_is_bounded_in_bytes():
+    """A peer that leaves the first message out cannot fill our memory with the ones behind it."""
+    hop = Hop()
+    hop.run(0.1)
+    parent = hop.parent.session
+    size = 1 << 20
+    for seq in range(2, 500):
+        parent.receive(Packet(Call(seq, "x"), seq, parent.epoch, 0, 0, (), size), hop.now)
+    assert parent._session.early_bytes <= s.HELD_BYTES
+    assert len(parent._session.early) <= s.HELD_BYTES // size
+    first = parent.receive(Packet(Call(1, "x"), 1, parent.epoch, 0, 0, (), size), hop.now)
+    assert ids([a.message for a in first if isinstance(a, s.Deliver)]) == list(range(1, s.HELD_BYTES // size + 2))
+    assert parent._session.early_bytes == 0
