@@ -57,7 +57,6 @@ def mosquitto_conf(folder: Path, host: str, port: int, *, tls: bool, root: bool)
         "allow_anonymous false",
         f"password_file {folder / 'broker.users'}",
         f"acl_file {folder / 'broker.acl'}",
-        "use_username_as_clientid true",  # nobody can take another's connection over
         "set_tcp_nodelay true",  # without it a packet waits 44 ms for the one before
         f"max_packet_size {PACKET_LIMIT}",
         f"memory_limit {MEMORY_LIMIT}",
@@ -70,6 +69,8 @@ def mosquitto_conf(folder: Path, host: str, port: int, *, tls: bool, root: bool)
         "log_type error",
         "connection_messages false",
         f"listener {port} {host}",
+        # Nobody can take another's connection over. Above its listener this line opens a second one, on 0.0.0.0:1883.
+        "use_username_as_clientid true",
     ]
     if tls:
         lines += [f"certfile {folder / 'broker.crt'}", f"keyfile {folder / 'broker.key'}"]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from msrt import errors
@@ -89,6 +90,21 @@ def test_it_is_started_again_on_its_port(tmp_path, engine):
                 await asyncio.sleep(0.02)
         assert broker.address == address
         await broker.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_listens_where_it_says_and_nowhere_else(tmp_path, engine):
+    """One listening socket: an option in the wrong place makes mosquitto open 0.0.0.0:1883 too."""
+
+    async def scenario():
+        broker = make(tmp_path, engine)
+        await broker.start()
+        ports = psutil.Process(broker._child.pid).net_connections("inet")
+        await broker.close()
+        listening = [tuple(port.laddr) for port in ports if port.status == psutil.CONN_LISTEN]
+        assert listening == [("127.0.0.1", port_of(broker))]
 
     asyncio.run(scenario())
 

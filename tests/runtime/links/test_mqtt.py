@@ -124,6 +124,30 @@ def test_a_wrong_password_disturbs_nobody(broker_rig):
     broker_rig.run(scenario)
 
 
+def test_a_device_cannot_take_anothers_connection_over(broker_rig):
+    """MQTT ends the older of two connections with one client id; ours are bound to the user."""
+
+    async def scenario(rig):
+        master, node, route = await greeted(rig)
+        thief = Client(rig)
+        make = thief.client._make
+
+        def with_another_id(socket):
+            client = make(socket)
+            client._client_id = A.encode()
+            return client
+
+        thief.client._make = with_another_id
+        await until(lambda: thief.client.up or thief.downs)
+        await master.send([b"down"], route)
+        assert (await node.packet())[2] == [b"down"]
+        assert not node.gones
+        assert not master.gones
+        await thief.client.close()
+
+    broker_rig.run(scenario)
+
+
 def test_the_will_of_an_old_connection_does_not_end_the_new_one(broker_rig):
     """The broker may notice a half-dead connection after the device is long back."""
 
