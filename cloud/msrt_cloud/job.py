@@ -29,6 +29,8 @@ __all__ = ["RunningJob"]
 log = structlog.get_logger()
 WORK_S: Final = 300.0
 GATHER_S: Final = 0.25
+AWAY_S: Final = 3.0
+"""The devices of a dead edge have that long to come back at another one."""
 RETRIES: Final = 5
 """Rounds without quorum in a row, after which the job fails."""
 
@@ -41,7 +43,11 @@ class _Round:
         self.sum = RunningSum(machine.size)
         self.payloads: dict[str, tuple[UpdateMeta, bytes]] = {}
         self.lock = asyncio.Lock()
+        self.away: dict[str, float] = {}
+        """Participants that no edge has, since when."""
         self.bytes_up = 0
+        self.ratio: float | None = None
+        """Bytes of one update, its meta included, against the same vector in float32."""
         self.over: asyncio.Future[e.Finish | e.Abandon] = asyncio.get_running_loop().create_future()
 
 
@@ -148,14 +154,16 @@ class RunningJob:
                 peer.send(msgspec.structs.replace(current.message, deadline_s=left))
 
     def living(self, living: set[str]) -> None:
-        """Who is away is not waited for once the quorum is met."""
+        """Who is away for long is not waited for once the quorum is met; one that only changes its edge is."""
         current = self._round
         if current is None or current.over.done():
             return
         now = self._t.world.now()
         for node in current.machine.participants:
-            event = e.Joined(node) if node in living else e.Left(node)
-            self._later(current, current.machine.handle(event, now))
+            if node not in living:
+                current.away.setdefault(node, now)
+            elif current.away.pop(node, None) is not None:
+                self._later(current, current.machine.handle(e.Joined(node), now))
 
     def wants(self, meta: UpdateMeta) -> bool:
         """Is this update of the open round?"""
@@ -177,6 +185,9 @@ class RunningJob:
         key = str(self._keys)
         current.payloads[key] = (meta, payload)
         current.bytes_up += len(payload)
+        if payload:
+            whole = len(payload) + len(msgspec.msgpack.encode(meta))
+            current.ratio = round(whole / (4 * current.machine.size), 4)
         actions = current.machine.handle(e.Arrived(key, meta, norm, fault), self._t.world.now())
         await self._perform(current, actions)
         refused = [action for action in actions if isinstance(action, e.Refuse)]
@@ -186,7 +197,11 @@ class RunningJob:
     async def _tick(self, current: _Round) -> None:
         while True:
             await asyncio.sleep(0.05)
-            await self._perform(current, current.machine.handle(e.Tick(), self._t.world.now()))
+            now = self._t.world.now()
+            for node in [n for n, since in current.away.items() if now - since > AWAY_S]:
+                del current.away[node]
+                await self._perform(current, current.machine.handle(e.Left(node), now))
+            await self._perform(current, current.machine.handle(e.Tick(), now))
 
     def _later(self, current: _Round, actions: list[e.RoundAction]) -> None:
         if actions:
@@ -221,6 +236,7 @@ class RunningJob:
             "round": number, "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
             "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
             "bytes_down": len(data) * len(t.edges()), "nodes": len(included), "failed": outcome.failed,
+            "update_bytes_ratio": current.ratio,
         }  # fmt: skip
         await t.record(self.name, f"{number:06d}", row)
         log.info("round.closed", job=self.name, round=number, nodes=len(included), **metrics)

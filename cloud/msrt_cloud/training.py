@@ -186,7 +186,7 @@ class Training:
         accuracy = last.get("accuracy") or (rounds[-1]["accuracy"] if rounds else None)
         return {
             "rounds": rounds, "accuracy": accuracy, "alone_mean": last.get("alone_mean"), "pooled": last.get("pooled"),
-            "parameters": last.get("parameters"), "update_bytes_ratio": last.get("update_bytes_ratio"),
+            "parameters": last.get("parameters"), "update_bytes_ratio": rounds[-1].get("update_bytes_ratio") if rounds else None,
             "published": last.get("published"),
         }  # fmt: skip
 

@@ -25,8 +25,10 @@ from msrt.world.world import World
 __all__ = ["RegionTraining"]
 
 log = structlog.get_logger()
-MARGIN: Final = 0.9
-"""Share of a round's deadline after which the region's sum goes up with what there is."""
+MARGIN: Final = 0.8
+PATIENCE: Final = 2.0
+GRACE_S: Final = 0.5
+"""A region seals earlier than the cloud stops waiting, or its sum would come too late (see learning.rounds.Pace)."""
 RESEND_S: Final = 1.0
 UPDATE_LIMIT: Final = 1 << 30
 
@@ -89,7 +91,7 @@ class RegionTraining:
         now = self._world.now()
         here = self._devices()
         mine = [node for node in message.participants if node in here]
-        pace = Pace(now, now + message.deadline_s * MARGIN, max(1, len(mine)))
+        pace = Pace(now, now + message.deadline_s * MARGIN, max(1, len(mine) // 2), PATIENCE, GRACE_S)
         guard = self._guards.setdefault(message.job, NormGuard())
         one = RegionRound(message.job, message.round, size, self._me, mine, pace, guard)
         self._open[message.job] = opened = _Open(message, now + message.deadline_s, one, RunningSum(size))
