@@ -242,6 +242,8 @@ class Edge:
                     self._neighbours = others
                     self._store.put(NEIGHBOURS, wire.pack(others))
                     await self.world.offload(self._store.commit)
+                    if self.downlink is not None:
+                        self.downlink.offer_parents()
             await asyncio.sleep(EDGES_S if self._neighbours else 1.0)
 
     async def _report(self) -> None:

@@ -13,7 +13,7 @@ from msrt.hop.handler import Handler
 from msrt.hop.peer import Peer
 from msrt.links.link import Buffer, Link, Route
 from msrt.protocol import wire
-from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Refuse, Welcome
+from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Parents, Refuse, Welcome
 from msrt.protocol.session import Session, Side
 from msrt.trust.certificate import Certificate
 from msrt.trust.roles import check_message
@@ -174,6 +174,12 @@ class Downlink:
         except errors.MsrtError as error:
             log.warning("hop.enrolment_refused", name=enrol.name, code=error.code, error=error.text)
             self._say(sink, route, Refuse(error.code, error.text, error.hint))
+
+    def offer_parents(self) -> None:
+        """The list of parents changed: tell every child."""
+        for peer in list(self.peers.values()):
+            if peer.live and peer.certificate is not None:
+                peer.send(Parents(self._gate.parents(peer.certificate)))
 
     def expel(self, node: str, error: errors.MsrtError) -> None:
         """End a node's session with a reason (a revoked node)."""

@@ -32,6 +32,8 @@ __all__ = ["Reader", "Streams"]
 
 LINGER_S: Final = s.DEFAULT_PATIENCE_S + 5.0
 """How long an ended half answers a peer that did not hear the end: longer than the other half goes on asking."""
+CHUNK: Final = wire.chunk_limit(wire.MQTT_LIMIT)
+"""Bytes of a chunk on every link: on a slow one a larger chunk would hold heartbeats and messages up for too long."""
 MAX_INCOMING: Final = 64
 """Streams received at once from one peer; more are refused."""
 FETCH_S: Final = 3600.0
@@ -57,9 +59,7 @@ class Streams:
         reader = _slices(data) if isinstance(data, bytes) else data
         ident = self._next
         self._next += 1
-        sender = s.StreamSender(
-            ident, kind, meta, size, digest, wire.chunk_limit(self.peer.limit), self.peer.world.now(), answers=answers
-        )
+        sender = s.StreamSender(ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers)
         out = self._out[ident] = Outgoing(self.peer, sender, reader)
         try:
             out.perform(sender.tick(self.peer.world.now()))
@@ -161,9 +161,13 @@ class Streams:
 
     def reconnected(self) -> None:
         """The session is live again: every open sender opens again."""
-        now, limit = self.peer.world.now(), wire.chunk_limit(self.peer.limit)
+        now = self.peer.world.now()
         for out in list(self._out.values()):
-            out.perform(out.sender.reconnected(now, limit))
+            out.perform(out.sender.reconnected(now, self._chunk))
+
+    @property
+    def _chunk(self) -> int:
+        return min(CHUNK, wire.chunk_limit(self.peer.limit))
 
     def fail(self, error: Exception) -> None:
         """The session is void: the other end forgot these streams."""

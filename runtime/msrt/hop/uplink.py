@@ -13,7 +13,7 @@ from msrt.hop.handler import Handler, StreamSink
 from msrt.hop.peer import Peer
 from msrt.links.link import PARENT, Buffer, Credentials, Link, Route
 from msrt.protocol import wire
-from msrt.protocol.messages import Enrol, Enrolled, Hello, Message, Parent, Refuse, StreamOpen
+from msrt.protocol.messages import Enrol, Enrolled, Hello, Message, Parent, Parents, Refuse, StreamOpen
 from msrt.protocol.session import Session, Side, State
 from msrt.world.world import World
 
@@ -109,11 +109,14 @@ class Uplink:
     def live(self, peer: Peer) -> None:
         """A parent took us in."""
         self.peer, self.refused, self._hopeless = peer, None, False
-        offered = peer.session.welcome.parents if peer.session.welcome else ()
-        if offered and list(offered) != self.parents:
-            self.parents = list(offered)
-            self.on_parents(self.parents)
+        self.offered(peer.session.welcome.parents if peer.session.welcome else ())
         self._changed.set()
+
+    def offered(self, parents: Sequence[Parent]) -> None:
+        """The parent says where else to go, best first."""
+        if parents and list(parents) != self.parents:
+            self.parents = list(parents)
+            self.on_parents(self.parents)
 
     async def wait(self, timeout: float) -> Peer:  # noqa: ASYNC109
         """The live parent. Raises Disconnected if there is none within `timeout` seconds, or why we were refused: at
@@ -236,6 +239,9 @@ class _Conversation:
         self._wake.set()
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
+        if isinstance(message, Parents):
+            self._uplink.offered(message.parents)
+            return
         self._handler.message(peer, message, frames)
 
     async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:

@@ -156,6 +156,13 @@ class Enrolled(_Control, frozen=True, tag="enrolled"):
     mqtt_password: str = ""
 
 
+class Parents(_Session, frozen=True, tag="parents"):
+    """Parent to child: the list of parents changed; it takes the place of the welcome's."""
+
+    parents: tuple[Parent, ...]
+    """Where else to go, best first."""
+
+
 # --- calls: a question with one answer ----------------------------------------------------------------------
 
 
@@ -494,7 +501,7 @@ class Event(_Durable, frozen=True, tag="event"):
 
 
 Message = (
-    Hello | Welcome | Refuse | Heartbeat | Fence | Bye | Enrol | Enrolled
+    Hello | Welcome | Refuse | Heartbeat | Fence | Bye | Enrol | Enrolled | Parents
     | Call | Return | Failed
     | StreamOpen | StreamCredit | StreamChunk | StreamEnd | StreamDone | StreamCancel
     | Infer | Inferred | InferFailed | InferCancel

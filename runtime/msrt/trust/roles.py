@@ -53,10 +53,10 @@ _TRAIN: Final = {m.RoundOpen, m.RoundClosed}
 
 MESSAGES: Final[dict[str, frozenset[type]]] = {
     Role.CLOUD: frozenset(
-        {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrolled, m.Assign, m.JournalBlock, m.FollowRefused, m.Event}
+        {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrolled, m.Parents, m.Assign, m.JournalBlock, m.FollowRefused, m.Event}
     ),
     Role.EDGE: frozenset(
-        {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrol, m.Enrolled, m.Assign, m.Load, m.FleetReport, m.Follow}
+        {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrol, m.Enrolled, m.Parents, m.Assign, m.Load, m.FleetReport, m.Follow}
         | {m.TrainProgress, m.Event}
     ),
     Role.DEVICE: frozenset({*_SESSION, *_ANSWER, m.Enrol, m.DeviceReport, m.Load, m.TrainProgress, m.Event}),
