@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 
 from msrt import errors
-from msrt.links.broker_files import acl, check_user, mosquitto_conf, parse_passwords
+from msrt.links.broker_files import acl, check_entry, check_user, mosquitto_conf, parse_passwords
 from msrt.links.broker_host import AMQTT, MOSQUITTO, amqtt_command, find_engine, free_port, is_loopback, stale
 from msrt.links.broker_probe import admitted
 from msrt.links.endpoint import Endpoint, parse_endpoint
@@ -113,14 +113,21 @@ class Broker:
 
     async def set_user(self, name: str, password: str) -> None:
         """Let a user in; on return the broker knows it. Raises InvalidAddress, DiskFull, BrokerFailed."""
-        self._users[check_user(name)] = mosquitto_password(password, self._world.random.randbytes(12))
+        self._users[self._foreign(name)] = mosquitto_password(password, self._world.random.randbytes(12))
         await self._publish()
 
     async def replace_users(self, lines: Mapping[str, str]) -> None:
-        """Let in exactly these users, each with its ready-made hash; on return the broker knows. Raises DiskFull."""
-        own = {name: self._users[name] for name in (self.master, PROBE) if name in self._users}
-        wanted = {check_user(name): line for name, line in lines.items()} | own
-        if wanted.keys() != self._users.keys() or any(self._users[name] != line for name, line in wanted.items()):
+        """Let in exactly these users, each with its ready-made hash; on return the broker knows.
+
+        A malformed one is left out, so that it cannot keep the others away. Raises DiskFull, BrokerFailed.
+        """
+        wanted = {name: self._users[name] for name in (self.master, PROBE) if name in self._users}
+        for name, line in lines.items():
+            try:
+                wanted[self._foreign(name)] = check_entry(line)
+            except errors.InvalidAddress as error:
+                log.warning("broker.user_left_out", user=name[:100], error=error.text)
+        if wanted != self._users:
             self._users = wanted
             await self._publish()
 
@@ -145,6 +152,11 @@ class Broker:
             self._child = None
         (self._folder / "broker.pid").unlink(missing_ok=True)
 
+    def _foreign(self, name: str) -> str:
+        if name in (self.master, PROBE):
+            raise errors.InvalidAddress(f"{name!r} is the master's own MQTT user")
+        return check_user(name)
+
     # --- files
 
     def _prepare(self) -> None:
@@ -157,16 +169,13 @@ class Broker:
         known = parse_passwords((read_private(self._folder / "broker.users") or b"").decode())
         self._users = known | self._users
         self._users[self.master] = mosquitto_password(self._password, self._world.random.randbytes(12))
-        self._write_users()
+        write_private(self._folder / "broker.users", self._user_lines())
 
-    def _write_users(self) -> str:
+    def _user_lines(self) -> bytes:
         """The password file, with a fresh probe: whoever gets in with it has read this very file."""
-        probe = self._world.random.randbytes(12).hex()
-        self._users[PROBE] = mosquitto_password(probe, self._world.random.randbytes(12))
-        lines = "".join(f"{name}:{entry}\n" for name, entry in self._users.items())
-        write_private(self._folder / "broker.users", lines.encode())
-        self._probe = probe
-        return probe
+        self._probe = self._world.random.randbytes(12).hex()
+        self._users[PROBE] = mosquitto_password(self._probe, self._world.random.randbytes(12))
+        return "".join(f"{name}:{entry}\n" for name, entry in self._users.items()).encode()
 
     def _write_config(self) -> Path:
         path = self._folder / ("broker.conf" if self.engine == MOSQUITTO else "broker.json")
@@ -188,17 +197,18 @@ class Broker:
             if self._written >= mine:
                 return
             now = self._wanted
-            probe = await self._world.offload(self._write_users)
+            lines = self._user_lines()
+            await self._world.offload(write_private, self._folder / "broker.users", lines)
             self._written = now
             if self._child is not None and self._child.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._child.send_signal(signal.SIGHUP)
-                await self._until(probe, RELOAD_S)
+                await self._until_read(RELOAD_S)
 
-    async def _until(self, probe: str, patience_s: float) -> None:
-        """Wait until the broker lets the probe in. Raises BrokerFailed."""
+    async def _until_read(self, patience_s: float) -> None:
+        """Wait until the broker lets the newest probe in: it runs and has read the users. Raises BrokerFailed."""
         until = self._world.now() + patience_s
-        while not await admitted(self._reach, self._port, PROBE, probe, tls=self._scheme == "mqtts"):
+        while not await admitted(self._reach, self._port, PROBE, self._probe, tls=self._scheme == "mqtts"):
             if self._child is None or self._child.returncode is not None:
                 raise errors.BrokerFailed(f"{self.engine} ended at once: {' / '.join(self._said) or 'no word'}")
             if self._world.now() > until:
@@ -218,7 +228,7 @@ class Broker:
         listener = asyncio.create_task(self._listen(child))
         try:
             await self._world.offload(write_private, self._folder / "broker.pid", f"{child.pid}\n".encode())
-            await self._until(self._probe, START_S)
+            await self._until_read(START_S)
         except errors.MsrtError:
             await stop_child(child)
             raise

@@ -16,11 +16,21 @@ from typing import Final
 from msrt.errors import InvalidAddress
 from msrt.protocol.wire import MQTT_LIMIT
 
-__all__ = ["PACKET_LIMIT", "Acl", "acl", "check_user", "mosquitto_conf", "parse_passwords", "password_matches"]
+__all__ = [
+    "PACKET_LIMIT",
+    "Acl",
+    "acl",
+    "check_entry",
+    "check_user",
+    "mosquitto_conf",
+    "parse_passwords",
+    "password_matches",
+]
 
 PACKET_LIMIT: Final = MQTT_LIMIT + (4 << 10)
 """Largest MQTT packet: our largest payload, its packing, and the topic."""
 MEMORY_LIMIT: Final = 256 << 20
+_ENTRY: Final = re.compile(r"\$7\$[0-9]{1,7}\$[A-Za-z0-9+/=]{1,200}\$[A-Za-z0-9+/=]{1,200}")
 _USER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,126}")
 
 
@@ -29,6 +39,13 @@ def check_user(name: str) -> str:
     if not _USER.fullmatch(name):
         raise InvalidAddress(f"{name!r} cannot be an MQTT user", hint="a good one is a node id, or invite-ID")
     return name
+
+
+def check_entry(entry: str) -> str:
+    """A password hash that is safe in a line of its own. Raises InvalidAddress."""
+    if not _ENTRY.fullmatch(entry):
+        raise InvalidAddress("a password entry is malformed", hint="a good one is $7$ITERATIONS$SALT$HASH")
+    return entry
 
 
 def acl(master: str, username: str = "") -> str:

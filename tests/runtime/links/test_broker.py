@@ -59,6 +59,30 @@ def test_users_come_in_while_it_runs_and_are_known_after_a_restart(tmp_path, eng
     asyncio.run(scenario())
 
 
+def test_a_whole_list_of_users_replaces_the_old_one(tmp_path):
+    """What the journal says is what the broker knows; a malformed line keeps no other away; the master's account stays its own."""
+
+    async def scenario():
+        broker = make(tmp_path)
+        await broker.start()
+        await broker.set_user(A, "old")
+        await broker.replace_users({B: mosquitto_password("new", b"0123456789ab")})
+        assert broker.users == {B}
+        assert await lets_in(broker, B, "new")
+        assert not await lets_in(broker, A, "old")
+        assert await lets_in(broker, MASTER, broker.credentials().password)
+        good = mosquitto_password("x", b"0123456789ab")
+        wrong = {MASTER: good, "probe": good, "a:b": good, A: f"{good}\n{MASTER}:{good}", "c": "plain"}
+        await broker.replace_users({**wrong, "d": good})
+        assert broker.users == {"d"}
+        assert await lets_in(broker, MASTER, broker.credentials().password)
+        with pytest.raises(errors.InvalidAddress):
+            await broker.set_user(MASTER, "mine")
+        await broker.close()
+
+    asyncio.run(scenario())
+
+
 def test_users_that_come_together_are_all_known(tmp_path):
     """A wave of enrolments shares a few rewrites of the file."""
 
