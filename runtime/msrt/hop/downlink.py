@@ -22,6 +22,8 @@ from msrt.world.world import World
 __all__ = ["Downlink", "Gate"]
 
 log = structlog.get_logger()
+CHILDREN = 4096
+"""At a time; one more is told to go elsewhere."""
 MAX_ENROLMENTS = 64
 """At work at once; more are told to come back."""
 
@@ -69,11 +71,20 @@ class Downlink:
     """
 
     def __init__(
-        self, world: World, node: str, boot: int, handler: Handler, gate: Gate, *, lease_s: float, epoch: int
+        self,
+        world: World,
+        node: str,
+        boot: int,
+        handler: Handler,
+        gate: Gate,
+        *,
+        lease_s: float,
+        epoch: int,
+        children: int = CHILDREN,
     ) -> None:
         self._world, self._node, self._boot = world, node, boot
         self._handler, self._gate, self._lease_s = handler, gate, lease_s
-        self._epoch = epoch
+        self._epoch, self._children = epoch, children
         self._sinks: list[_LinkSink] = []
         self._enrolling: set[asyncio.Task[None]] = set()
         self.peers: dict[str, Peer] = {}
@@ -134,6 +145,10 @@ class Downlink:
         if peer is not None and peer.session.stale(hello):
             return
         if peer is None:
+            if len(self.peers) >= self._children:
+                raise errors.Overloaded(
+                    f"{self._children} nodes are here already", hint="raise `workers`, or add an edge"
+                )
             session = Session(Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s)
             peer = Peer(self._world, session, self._handler, certificate, hello.node)
             peer.on_over = self._over

@@ -46,10 +46,17 @@ class Uplink:
     """
 
     def __init__(
-        self, world: World, hello: Hello, parents: Sequence[Parent], endpoint: Endpoint, handler: Handler
+        self,
+        world: World,
+        hello: Hello,
+        parents: Sequence[Parent],
+        endpoint: Endpoint,
+        handler: Handler,
+        *,
+        pause_max_s: float = PAUSE_MAX_S,
     ) -> None:
         self._world, self._hello, self._endpoint, self._handler = world, hello, endpoint, handler
-        self.parents = list(parents)
+        self.parents, self._pause_max_s = list(parents), pause_max_s
         self.peer: Peer | None = None
         self.refused: errors.MsrtError | None = None
         """Why the last parent sent us away, while no other has taken us."""
@@ -78,7 +85,7 @@ class Uplink:
                 self._hopeless = not joined and isinstance(self.refused, FATAL)
                 self._changed.set()
                 await self._sleep(pause * (1 + self._world.random.random()))
-                pause = min(pause * 2, PAUSE_MAX_S)
+                pause = min(pause * 2, self._pause_max_s)
 
     async def _sleep(self, seconds: float) -> None:
         self._changed.clear()
