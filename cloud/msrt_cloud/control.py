@@ -37,7 +37,8 @@ class InviteCreate(_Params, frozen=True):
     role: str
     region: str = ""
     labels: dict[str, str] = {}
-    ttl_s: float = 86_400.0
+    ttl_s: float = 0.0
+    """0: as the cloud's settings say."""
 
 
 class NodeName(_Params, frozen=True):
@@ -151,6 +152,13 @@ class Control:
             raise errors.CallerError(f"{method}: {error}") from None
         return await run(peer, typed)
 
+    def _bounded(self, digest: str, limit: int, what: str) -> None:
+        size = self._cloud.artifacts.size(digest)
+        if size is None:
+            raise errors.NotFound(f"no {what} {digest[:12]} was sent here", hint="send it first")
+        if size > limit:
+            raise errors.FrameTooLarge(size, limit, what)
+
     # --- invites and nodes ----------------------------------------------------------------------------------
 
     async def _invite(self, peer: Peer, p: InviteCreate) -> object:
@@ -163,7 +171,8 @@ class Control:
                 raise errors.Unavailable(f"no edge{where} has joined yet", hint="start one first: msrt edge join")
         region = p.region or (parents[0].region if p.role == Role.DEVICE else "")
         invite = Invite.make(
-            cloud.identity, cloud.world.random.randbytes, role=p.role, parents=parents, expires=wall + p.ttl_s,
+            cloud.identity, cloud.world.random.randbytes, role=p.role, parents=parents, 
+            expires=wall + (p.ttl_s or cloud.setup.config.invite_ttl_s),
             region=region, labels=p.labels,
         )  # fmt: skip
         record = invite.record
@@ -174,7 +183,7 @@ class Control:
         if p.role == Role.DEVICE:
             salt = cloud.world.random.randbytes(12)
             line = await cloud.world.offload(mosquitto_password, invite.secret.hex(), salt)
-            facts.append(BrokerAccount(f"invite-{invite.id}", line, region, wall))
+            facts.append(BrokerAccount(f"invite-{invite.id}", line, wall=wall))
         await cloud.writer.append(*facts)
         return {"invite": invite.encode()}
 
@@ -199,7 +208,7 @@ class Control:
         wall = self._cloud.world.wall()
         await self._cloud.writer.append(
             NodeRevoked(node.node, node.enrolled.serial, p.reason, wall),
-            BrokerAccount(node.node, "", node.region, wall),
+            BrokerAccount(node.node, "", wall=wall),
         )
         self._cloud.downlink.expel(node.node, errors.Revoked(f"{node.name} was removed from the tree"))
         return {"node": node.node}
@@ -228,6 +237,7 @@ class Control:
     # --- models ----------------------------------------------------------------------------------------------
 
     async def _model_push(self, _peer: Peer, p: Push) -> object:
+        self._bounded(p.file, self._cloud.setup.config.model_bytes, "model")
         return await self._cloud.registry.push(p)
 
     async def _model_list(self, _peer: Peer, _p: Nothing) -> object:
@@ -249,6 +259,7 @@ class Control:
     # --- training and events -----------------------------------------------------------------------------------
 
     async def _train_run(self, peer: Peer, p: TrainRun) -> object:
+        self._bounded(p.bundle, self._cloud.setup.config.job_bundle_bytes, "job bundle")
         return {"job": await self._cloud.training.create(p.bundle, peer.name)}
 
     async def _train_status(self, _peer: Peer, p: JobName) -> object:

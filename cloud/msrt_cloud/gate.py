@@ -65,7 +65,7 @@ class CloudGate:
     def _let_in(self, state: State, enrol: Enrol, node: str, line: str) -> list[Entry]:
         wall = self._world.wall()
         record = state.invites.check(enrol.invite, enrol.secret, wall, node)
-        account = BrokerAccount(node, line, record.region, wall)
+        account = BrokerAccount(node, line, wall=wall)
         if record.spent_by:
             return [account] if record.role == Role.DEVICE else []
         if any(other.node != node and other.role == record.role for other in state.named(enrol.name)):
@@ -79,7 +79,7 @@ class CloudGate:
             ),
         ]  # fmt: skip
         if record.role == Role.DEVICE:
-            out += [account, BrokerAccount(f"invite-{enrol.invite}", "", record.region, wall)]
+            out += [account, BrokerAccount(f"invite-{enrol.invite}", "", wall=wall)]
         return out
 
     def _next_serial(self, state: State) -> int:

@@ -236,6 +236,7 @@ class RunningJob:
             "round": number, "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
             "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
             "bytes_down": len(data) * len(t.edges()), "nodes": len(included), "failed": outcome.failed,
+            "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio,
         }  # fmt: skip
         await t.record(self.name, f"{number:06d}", row)

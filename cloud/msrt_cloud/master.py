@@ -36,6 +36,7 @@ from msrt_cloud.feed import Feed
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.gate import CloudGate
 from msrt_cloud.registry import Prepare, Registry
+from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
 from msrt_cloud.training import Training
 
@@ -111,7 +112,8 @@ class Cloud:
         self.writer = Writer(opened, world.offload, compact_every=config.journal_snapshot_entries)
         self.events = Events(world, world.disk.store("events"), config.event_bytes)
         self.registry = Registry(world, self.identity, self.writer, self.artifacts, setup.prepare)
-        self.rollouts = Rollouts(world, self.writer, self.fleet, config.rollout_window_s)
+        pace = Pace(config.rollout_window_s, config.rollout_ready_s, config.rollout_failures)
+        self.rollouts = Rollouts(world, self.writer, self.fleet, pace)
         self.training = Training(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
             setup.workshop,
@@ -121,7 +123,16 @@ class Cloud:
         gate = CloudGate(world, self.identity, self.writer, self._parents)
         self._gate = gate
         boot = world.random.getrandbits(63)
-        self.downlink = Downlink(world, self.identity.node, boot, self, gate, lease_s=config.lease_s, epoch=boots << 24)
+        self.downlink = Downlink(
+            world,
+            self.identity.node,
+            boot,
+            self,
+            gate,
+            lease_s=config.lease_s,
+            epoch=boots << 24,
+            children=config.workers,
+        )
         for url, credentials in setup.listen:
             link = world.links.listen(url, credentials, lambda _principal: True)
             await self.downlink.listen(link)

@@ -14,7 +14,7 @@ from typing import Final
 from msrt.dispatch.canary import is_canary
 from msrt.protocol.messages import DeviceRecord, ModelState
 
-__all__ = ["TABLE", "Decision", "Rollout", "Seen", "Stage", "Verdict"]
+__all__ = ["TABLE", "Decision", "Pace", "Rollout", "Seen", "Stage", "Verdict"]
 
 
 class Stage(enum.Enum):
@@ -46,11 +46,20 @@ TABLE: Final[dict[tuple[Stage, Verdict], Stage]] = {
 }
 """(stage, verdict) -> next stage. What is not here stays."""
 
-READY_S: Final = 120.0
-"""How long devices may take to fetch, load and warm a version."""
-FAILURE_SHARE: Final = 0.02
 MIN_FAILURES: Final = 3
-"""A version is unhealthy when it failed this often, and in more than that share of its requests."""
+"""A version is unhealthy when it failed this often, and in more than `Pace.failures` of its requests."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How patient a rollout is."""
+
+    window_s: float = 5.0
+    """How long every device must be ready and healthy before the next stage."""
+    ready_s: float = 120.0
+    """How long devices may take to fetch, load and warm a version."""
+    failures: float = 0.02
+    """Share of a device's requests that may fail."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,10 @@ class Decision:
 
 
 class Rollout:
-    """Watches one version of one model.
+    """Watches one version of one model."""
 
-    `window_s`: how long every device must be ready and healthy before the next stage.
-    """
-
-    def __init__(self, model: str, version: int, canary: str, stage: Stage, *, window_s: float, now: float) -> None:
-        self.model, self.version, self.canary, self.stage, self.window_s = model, version, canary, stage, window_s
+    def __init__(self, model: str, version: int, canary: str, stage: Stage, *, pace: Pace, now: float) -> None:
+        self.model, self.version, self.canary, self.stage, self.pace = model, version, canary, stage, pace
         self._since = now
         self._healthy_since: float | None = None
         self.ready = self.expected = 0
@@ -103,18 +109,18 @@ class Rollout:
                 continue
             if model.state == "failed":
                 return Verdict.BAD, f"{device.name} could not load it: {model.error}"
-            if model.failures >= MIN_FAILURES and model.failures > FAILURE_SHARE * model.requests:
+            if model.failures >= MIN_FAILURES and model.failures > self.pace.failures * model.requests:
                 return Verdict.BAD, f"{device.name} failed {model.failures} of {model.requests} requests"
         if self.ready < self.expected:
             self._healthy_since = None
-            if now - self._since > READY_S:
-                return Verdict.BAD, f"{self.expected - self.ready} devices were not ready after {READY_S:g} s"
+            if now - self._since > self.pace.ready_s:
+                return Verdict.BAD, f"{self.expected - self.ready} devices were not ready after {self.pace.ready_s:g} s"
             return Verdict.WAITING, ""
         if self._healthy_since is None:
             self._healthy_since = now
-        if now - self._healthy_since < self.window_s:
+        if now - self._healthy_since < self.pace.window_s:
             return Verdict.HEALTHY, ""
-        return Verdict.PROVEN, f"{self.ready} devices ready and healthy for {self.window_s:g} s"
+        return Verdict.PROVEN, f"{self.ready} devices ready and healthy for {self.pace.window_s:g} s"
 
     def _state(self, device: DeviceRecord) -> ModelState | None:
         for model in device.models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -12,7 +13,7 @@ from msrt.journal.facts import RolloutSet
 from msrt.journal.writer import Writer
 from msrt.world.world import World
 from msrt_cloud.fleet import Fleet
-from msrt_cloud.rollout import Decision, Rollout, Stage
+from msrt_cloud.rollout import Decision, Pace, Rollout, Stage
 
 __all__ = ["Rollouts"]
 
@@ -23,8 +24,8 @@ EVERY_S = 0.25
 class Rollouts:
     """All rollouts of one cloud. What the journal says survives; the clocks begin again after a restart."""
 
-    def __init__(self, world: World, writer: Writer, fleet: Fleet, window_s: float) -> None:
-        self._world, self._writer, self._fleet, self._window_s = world, writer, fleet, window_s
+    def __init__(self, world: World, writer: Writer, fleet: Fleet, pace: Pace) -> None:
+        self._world, self._writer, self._fleet, self._pace = world, writer, fleet, pace
         self._active: dict[str, Rollout] = {}
         self._windows: dict[str, float] = {}
         self._done: dict[str, tuple[int, str]] = {}
@@ -43,8 +44,8 @@ class Rollouts:
         now = self._world.now()
         active = self._active.get(fact.model)
         if active is None or active.version != fact.version:
-            window = self._windows.get(fact.model, self._window_s)
-            active = Rollout(fact.model, fact.version, fact.canary, Stage(fact.state), window_s=window, now=now)
+            pace = replace(self._pace, window_s=self._windows.get(fact.model, self._pace.window_s))
+            active = Rollout(fact.model, fact.version, fact.canary, Stage(fact.state), pace=pace, now=now)
             self._active[fact.model] = active
         decision = active.observe(self._fleet.matching(fact.selector), now)
         if decision is not None:
@@ -95,7 +96,7 @@ class Rollouts:
         if previous == version:
             previous = before.previous if before else 0
         state = Stage.CANARY.value if canary and targets else Stage.LIVE.value
-        self._windows[model] = window_s or self._window_s
+        self._windows[model] = window_s or self._pace.window_s
         self._active.pop(model, None)
         self._done.pop(model, None)
         fact = RolloutSet(model, version, previous, selector, canary, state, "", self._world.wall())

@@ -114,7 +114,8 @@ def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
         "model": manifest.model, "version": manifest.version, "inputs": specs(manifest.inputs),
         "outputs": specs(manifest.outputs), "batchable": manifest.batchable,
         "variants": {n: f"{v.size} bytes, {v.latency_us} us, {v.method}" for n, v in manifest.variants.items()},
-        "chosen": manifest.chosen, "require": manifest.require, "labels": list(manifest.labels), **report,
+        "chosen": manifest.chosen, "require": manifest.require, "labels": list(manifest.labels),
+        "files": {n: v.digest for n, v in manifest.variants.items()}, **report,
     }  # fmt: skip
 
 

@@ -200,6 +200,13 @@ class Training:
         return sorted((seen.device for seen in self.fleet.matching(select)), key=lambda d: d.name)
 
 
+def _update_bytes_ratio(rounds: list[dict[str, Any]], last: dict[str, Any]) -> float | None:
+    """Mean bytes of a device's update as it travelled, against its parameters in float32."""
+    found = [row["update_bytes"] for row in rounds if row.get("update_bytes")]
+    size = last.get("parameters")
+    return sum(found) / len(found) / (4 * size) if found and size else None
+
+
 class _UpdateSink:
     """Collects one update in memory."""
 

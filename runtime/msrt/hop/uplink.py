@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -14,7 +16,7 @@ from msrt.hop.peer import Peer
 from msrt.links.link import PARENT, Buffer, Credentials, Link, Route
 from msrt.protocol import wire
 from msrt.protocol.messages import Enrol, Enrolled, Hello, Message, Parent, Parents, Refuse, StreamOpen
-from msrt.protocol.session import Session, Side, State
+from msrt.protocol.session import Session, Side
 from msrt.world.world import World
 
 __all__ = ["Uplink", "enrol"]
@@ -76,7 +78,7 @@ class Uplink:
             if not parents:
                 raise errors.CallerError("no parent can be reached over this link", hint="join with a new invite")
             parent, began = parents[turn % len(parents)], self._world.now()
-            joined = await self._with(parent, alone=len(parents) == 1)
+            joined = await self._with(parent)
             brief = self._world.now() - began < BRIEF_S
             turn = 0 if joined and self.parents[0].node != parent.node else turn + 1
             if joined and not brief:
@@ -94,7 +96,7 @@ class Uplink:
         except TimeoutError:
             return
 
-    async def _with(self, parent: Parent, *, alone: bool) -> bool:
+    async def _with(self, parent: Parent) -> bool:
         """One session with one parent, until it is over. True if it ever was live."""
         found = self._endpoint(parent)
         assert found is not None
@@ -105,13 +107,20 @@ class Uplink:
         )  # fmt: skip
         conversation = _Conversation(self, parent, self._world.links.dial(*found), hello)
         try:
-            await conversation.run(GREET_S * 4 if alone else GREET_S, self._world.now() + 1e9 if alone else RESUME_S)
+            await conversation.run()
         finally:
             await conversation.close()
             self.peer = None
         if conversation.welcomed:
             self._previous = parent.node
         return conversation.welcomed
+
+    def patience(self, *, resuming: bool) -> float:
+        """Seconds that the present parent gets: less where there is another one to go to."""
+        alone = sum(self._endpoint(parent) is not None for parent in self.parents) < 2
+        if resuming:
+            return math.inf if alone else RESUME_S
+        return GREET_S * 4 if alone else GREET_S
 
     def live(self, peer: Peer) -> None:
         """A parent took us in."""
@@ -173,7 +182,8 @@ class _Conversation:
         self._wake = asyncio.Event()
         self.welcomed = False
 
-    async def run(self, greet_s: float, resume_s: float) -> None:
+    async def run(self) -> None:
+        """Until the session is over, or the parent took longer to (re)welcome us than we have patience."""
         try:
             await self._link.start(self)
         except (errors.LocalError, errors.InvalidAddress) as error:
@@ -181,16 +191,19 @@ class _Conversation:
             self._uplink.refused = error
             return
         self.peer.perform(self.peer.session.connect(self._world.now()))
-        patience = greet_s
+        away_since = self._world.now()
         while not self.peer.over and not self._uplink.closing:
             self._wake.clear()
-            greeting = self.peer.session.state is not State.LIVE
-            try:
-                await asyncio.wait_for(self._wake.wait(), patience if greeting else None)
-            except TimeoutError:
-                if self.peer.session.state is not State.LIVE:
-                    self.peer.close("no welcome")
-            patience = resume_s if self.welcomed else greet_s
+            if self.peer.live:
+                await self._wake.wait()
+                away_since = self._world.now()
+                continue
+            left = away_since + self._uplink.patience(resuming=self.welcomed) - self._world.now()
+            if left <= 0:
+                self.peer.close("no welcome")
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(left, RESUME_S))
 
     async def close(self) -> None:
         self.peer.close("stopping")

@@ -113,23 +113,18 @@ class NodeLabelled(_Fact, frozen=True, tag="node.labelled"):
 
 
 class BrokerAccount(_Fact, frozen=True, tag="broker.account"):
-    """Who may log in at the region's MQTT brokers: an enrolled device, or the holder of an open invite."""
+    """Who may log in at an edge's MQTT broker: an enrolled device, or the holder of an open invite. Global: a device
+    whose edges are all gone turns up in another region."""
 
     user: str
     """A node id, or invite-ID."""
     line: str
     """As it stands in mosquitto's password file, without the user: a salted hash. Empty: no longer."""
-    region: str = ""
-    """Where; empty: at every edge."""
     wall: float = 0.0
 
     @property
     def key(self) -> Key:
         return ("account", self.user)
-
-    @property
-    def scope(self) -> str:
-        return self.region or GLOBAL
 
 
 class InviteIssued(_Fact, frozen=True, tag="invite.issued"):
