@@ -48,12 +48,8 @@ class NodeConfig(_Settings, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     drain_s: Seconds = 5.0
     """How long work in progress may take to finish when the process is told to stop."""
-    call_timeout_s: Seconds = 30.0
-    """How long a call to another node may take."""
     cache_bytes: Bytes = 4 * GIB
     """Artifacts kept beyond those in use, the least recently used go first; 0 keeps none."""
-    fetch_attempts: Count = 5
-    """How often a damaged or broken artifact transfer is tried again before it counts as failed."""
 
 
 class MasterConfig(NodeConfig, frozen=True, kw_only=True):
@@ -71,27 +67,16 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     """Largest request body."""
     http_connections: Count = 2048
     """Open HTTP connections; one more is answered 503."""
-    http_idle_s: Seconds = 30.0
+    http_idle_s: Seconds = 75.0
     """An idle connection is closed after this time."""
     advertise: str = ""
     """Host name or address that invites and parent lists show for this node; empty: the one it listens on."""
     lease_s: Seconds = 1.5
-    """A worker silent for longer is dead: its work goes to others."""
-    heartbeat_s: Seconds = 0.4
-    """How often an idle worker says that it lives; at most half the lease."""
+    """A worker silent for longer is dead: its work goes to others. It speaks at least three times in that time."""
     workers: Count = 4096
-    """Sessions at a time; one more is refused as overloaded."""
-    session_queue_bytes: Bytes = 16 * MIB
-    """Unacknowledged messages kept for one peer; one that falls further behind is dropped and starts afresh."""
-    stream_window_bytes: Annotated[int, msgspec.Meta(ge=64 << 10)] = 4 * MIB
-    """Credit of one incoming stream."""
+    """Nodes and clients below this one at a time; one more is refused as overloaded."""
 
     def __post_init__(self) -> None:
-        if self.heartbeat_s * 2 > self.lease_s:
-            raise InvalidConfig(
-                f"heartbeat_s = {self.heartbeat_s:g} is more than half of lease_s = {self.lease_s:g}",
-                hint="one lost heartbeat would kill a worker; raise lease_s or lower heartbeat_s",
-            )
         if self.listen:
             split_address(self.listen, "listen")
         if self.http and not is_loopback(self.http, "http") and not self.http_api_key:
@@ -105,45 +90,27 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """The cloud master: `msrt cloud start --config cloud.toml`."""
 
     invite_ttl_s: Seconds = 86_400.0
-    """How long an invite may be used."""
+    """How long an invite may be used, where its maker does not say."""
     journal_snapshot_entries: Count = 20_000
     """A snapshot is taken and the tail before it trimmed after so many entries."""
-    journal_keep_entries: Count = 10_000
-    """Entries before the last snapshot that stay, so that a follower that was away briefly needs no snapshot."""
-    journal_batch: Count = 512
-    """Entries that share one fsync and one signature at most."""
     model_bytes: Bytes = 2 * GIB
     """Largest ONNX file that `msrt model push` takes."""
     quantise_timeout_s: Seconds = 900.0
     """How long the child process that checks and quantises a model may run."""
-    quantise_memory_bytes: Bytes = 8 * GIB
-    """Address space of that child; 0: no limit."""
     rollout_ready_s: Seconds = 120.0
     """How long devices may take to fetch and warm a new version before the rollout is rolled back."""
     rollout_window_s: Seconds = 5.0
     """How long a new version must stay healthy before the rollout goes on."""
     rollout_failures: Share = 0.02
-    """Share of failed requests in that window that rolls back; 0: a single one."""
-    rollout_slowdown: Annotated[float, msgspec.Meta(ge=1)] = 5.0
-    """A new version whose calls take so many times the previous one's time is rolled back."""
-    round_deadline_s: Seconds = 120.0
-    """How long a training round may take, where the job does not say."""
-    round_quorum: Share = 0.67
-    """Share of the participants that must report for a round to count, where the job does not say."""
-    round_retries: Annotated[int, msgspec.Meta(ge=0)] = 3
-    """How often a round without quorum is opened again before the job fails."""
-    job_seconds: Seconds = 86_400.0
-    """How long a whole job may take."""
+    """Share of a device's requests that may fail; above it, and with at least three failures, the rollout is undone."""
     job_bundle_bytes: Bytes = 64 * MIB
     """Largest job bundle."""
-    job_memory_bytes: Bytes = 0
-    """Address space of a job's process on the cloud; 0: no limit."""
     event_bytes: Bytes = 256 * MIB
     """Events kept for `msrt events`; the oldest go first and are counted."""
 
 
 class EdgeConfig(MasterConfig, frozen=True, kw_only=True):
-    """An edge master: `msrt edge start --config edge.toml`, after `msrt edge join INVITE`."""
+    """An edge master: `msrt edge join [INVITE] --config edge.toml`; the invite is for the first time."""
 
     secrets: ClassVar[frozenset[str]] = frozenset({"http_api_key", "mqtt_password", "webhook_secret"})
 
@@ -230,8 +197,8 @@ class SourceConfig(_Settings, frozen=True, kw_only=True):
     """replay: begin again at the end."""
     dtype: str = "float32"
     """Of raw .bin files."""
-    min_score: float = 0.0
-    """Post an event only when the best score reaches this."""
+    min_score: float | None = None
+    """Post an event only when the best score reaches this (a score may be negative where a model ends in logits)."""
     on_change: bool = False
     """Post an event only when the label differs from the last one."""
     options: dict[str, Any] = {}
@@ -239,7 +206,7 @@ class SourceConfig(_Settings, frozen=True, kw_only=True):
 
 
 class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
-    """A device worker: `msrt device start --config device.toml`, after `msrt device join INVITE`."""
+    """A device worker: `msrt device join [INVITE] --config device.toml`; the invite is for the first time."""
 
     link: Literal["zmq", "mqtt"] = "zmq"
     """How it talks to its edge."""
@@ -249,12 +216,10 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """Labels it reports beside those of its invite."""
     cache_bytes: Bytes = 512 * MIB
     """Models kept beyond those in use."""
-    memory_bytes: Bytes = 0
-    """Memory that loaded models may take in all; a placement beyond it is refused; 0: no bound."""
     engine_threads: Count = 1
     """Threads of one onnxruntime call."""
     engine_queue: Count = 64
-    """Batches waiting for the engine; one more is answered as overloaded."""
+    """Batches of slow models that may wait; one more is refused, and the edge tries another device."""
     reconnect_max_s: Seconds = 5.0
     """Longest pause between two tries of the whole list of parents."""
     source: tuple[SourceConfig, ...] = ()
@@ -265,12 +230,8 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """Takes part in training rounds (needs msrt[train])."""
     data: str = ""
     """Directory that jobs find as the node's own data."""
-    train_memory_bytes: Bytes = 0
-    """Address space of the trainer's process; 0: no limit."""
-    train_nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
-    """Added to the trainer's priority number."""
     train_pause_ms: Annotated[float, msgspec.Meta(ge=0)] = 50.0
-    """Training pauses while a model's calls take longer than this, milliseconds; 0: never."""
+    """Training pauses for a moment when a model's call took longer than this, milliseconds; 0: never."""
 
     def __post_init__(self) -> None:
         if self.metrics not in {"", "off"} and not is_loopback(self.metrics, "metrics"):

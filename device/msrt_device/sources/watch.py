@@ -93,7 +93,8 @@ class Watch:
         self._store.put(self._key, self._read.to_bytes(8, "big"))
 
     def _worth(self, data: dict[str, Any]) -> bool:
-        if data.get("score", 1.0) < self._config.min_score:
+        least = self._config.min_score
+        if least is not None and data.get("score", least) < least:
             return False
         changed = data.get("label") != self._last_label
         self._last_label = data.get("label")
