@@ -60,7 +60,7 @@ def test_users_come_in_while_it_runs_and_are_known_after_a_restart(tmp_path, eng
 
 
 def test_a_whole_list_of_users_replaces_the_old_one(tmp_path):
-    """What the journal says is what the broker knows; a malformed line keeps no other away; the master's account stays its own."""
+    """The broker knows what the journal says; a malformed line keeps no other away, nor the master out."""
 
     async def scenario():
         broker = make(tmp_path)
