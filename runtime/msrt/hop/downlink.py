@@ -16,7 +16,7 @@ from msrt.protocol import wire
 from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Parents, Refuse, Welcome
 from msrt.protocol.session import Session, Side
 from msrt.trust.certificate import Certificate
-from msrt.trust.roles import check_message
+from msrt.trust.roles import Role, check_message
 from msrt.world.world import World
 
 __all__ = ["Downlink", "Gate"]
@@ -26,6 +26,8 @@ CHILDREN = 4096
 """At a time; one more is told to go elsewhere."""
 MAX_ENROLMENTS = 64
 """At work at once; more are told to come back."""
+MANY = (Role.CLIENT, Role.OPERATOR)
+"""Roles whose identity may be used by several processes at a time: an application and a command beside it."""
 
 
 class Gate(Protocol):
@@ -88,6 +90,7 @@ class Downlink:
         self._sinks: list[_LinkSink] = []
         self._enrolling: set[asyncio.Task[None]] = set()
         self.peers: dict[str, Peer] = {}
+        """By node id; by node id and boot where one identity may have many processes (see MANY)."""
         self.refused = 0
         """Packets that were no messages, or not allowed."""
         self.on_traffic: Callable[[str, int, int], None] = lambda _link, _sent, _received: None
@@ -141,7 +144,8 @@ class Downlink:
 
     def _hello(self, sink: _LinkSink, route: Route, principal: bytes, hello: Hello) -> None:
         certificate = self._gate.admit(hello, principal)
-        peer = self.peers.get(hello.node)
+        key = f"{hello.node}/{hello.boot}" if certificate.role in MANY else hello.node
+        peer = self.peers.get(key)
         if peer is not None and peer.session.stale(hello):
             return
         if peer is None:
@@ -152,7 +156,7 @@ class Downlink:
             session = Session(Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s)
             peer = Peer(self._world, session, self._handler, certificate, hello.node)
             peer.on_over = self._over
-            self.peers[hello.node] = peer
+            self.peers[key] = peer
         elif peer.link is not sink.link or peer.route != route:
             self._forget_route(peer)
         peer.certificate, peer.principal = certificate, principal
@@ -172,8 +176,9 @@ class Downlink:
                 sink.link.drop(peer.route)
 
     def _over(self, peer: Peer, _error: Exception | None) -> None:
-        if self.peers.get(peer.node) is peer:
-            del self.peers[peer.node]
+        for key in (peer.node, f"{peer.node}/{peer.session.peer_boot}"):
+            if self.peers.get(key) is peer:
+                del self.peers[key]
         self._forget_route(peer)
 
     def _enrol(self, sink: _LinkSink, route: Route, principal: bytes, enrol: Enrol) -> None:
@@ -197,9 +202,8 @@ class Downlink:
                 peer.send(Parents(self._gate.parents(peer.certificate)))
 
     def expel(self, node: str, error: errors.MsrtError) -> None:
-        """End a node's session with a reason (a revoked node)."""
-        peer = self.peers.get(node)
-        if peer is not None:
+        """End a node's sessions with a reason (a revoked node)."""
+        for peer in [peer for peer in self.peers.values() if peer.node == node]:
             peer.refuse(error)
 
     async def close(self, reason: str = "") -> None:

@@ -17,6 +17,14 @@ from msrt.world.network import Faults
 from tests.runtime.hop.tree import CLOUD, LEASE_S, certificate, identity, parent_of, simulate, until
 
 
+class Quiet:
+    """A handler that needs to hear nothing."""
+
+    def joined(self, peer): ...
+
+    def left(self, peer, error, *, final): ...
+
+
 class Ear:
     """Hears as a bare link does."""
 
@@ -300,5 +308,30 @@ def test_an_invite_is_spent_once_the_parent_answers():
         tree.sim.crash("p")
         with pytest.raises((errors.DeadlineExceeded, errors.Disconnected)):
             await enrol(tree.sim.world("x"), "mem://p", credentials, request, 3)
+
+    simulate(scenario)
+
+
+def test_one_operator_may_have_many_processes():
+    """Commands that run beside each other under one identity do not end each other's sessions; removed, all end."""
+
+    async def scenario(tree):
+        ups, loop = [], asyncio.get_running_loop()
+        credentials = Credentials(secret_key=identity("op").link_secret)
+        for boot in (1, 2):
+            hello = Hello(identity("op").node, boot, certificate("op", "operator"))
+            up = Uplink(tree.sim.world(f"x{boot}"), hello, [parent_of("p")], lambda p: (p.zmq, credentials), Quiet())
+            ups.append((up, loop.create_task(up.run())))
+        for _ in range(20):
+            for up, _task in ups:
+                assert await up.call("echo", {"x": 1}) == {"x": 1}
+            await asyncio.sleep(0.2)
+        assert len(tree.p.down.peers) == 3
+        tree.p.gate.revoked.add(identity("op").node)
+        tree.p.down.expel(identity("op").node, errors.Revoked("removed"))
+        await until(lambda: len(tree.p.down.peers) == 1)
+        for up, task in ups:
+            up.close()
+            await task
 
     simulate(scenario)
