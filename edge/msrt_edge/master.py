@@ -166,7 +166,7 @@ class Edge:
         )
         self.downlink = Downlink(
             self.world, self.node, self._hello.boot, _Below(self), gate,
-            lease_s=self.setup.config.lease_s, epoch=boots << 24,
+            lease_s=self.setup.config.lease_s, epoch=boots << 24, children=self.setup.config.workers,
         )  # fmt: skip
         for url, credentials in self.setup.listen:
             link = self.world.links.listen(url, credentials, lambda _principal: True)
@@ -201,10 +201,10 @@ class Edge:
         self.refresh_tables()
         self.setup.accounts(state.accounts)
         if self.downlink is not None:
-            for node, peer in list(self.downlink.peers.items()):
+            for peer in list(self.downlink.peers.values()):
                 serial = peer.certificate.serial if peer.certificate else 0
-                if state.is_revoked(node, serial):
-                    self.downlink.expel(node, errors.Revoked(f"{peer.name} was removed from the tree"))
+                if state.is_revoked(peer.node, serial):
+                    self.downlink.expel(peer.node, errors.Revoked(f"{peer.name} was removed from the tree"))
         self._prefetch_due.set()
 
     async def _prefetch(self) -> None:
