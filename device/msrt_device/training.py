@@ -126,6 +126,8 @@ class Training:
                 trainer = self._trainer_for(message.job)
                 await trainer.start(await self._fetch(message.bundle))
                 self._trainers[message.job] = trainer
+                if self.paused:
+                    trainer.pause()
             weights = await self._fetch(message.weights)
             index = message.participants.get(self._node.id, 0)
             node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
@@ -146,8 +148,9 @@ class Training:
             await self._keep(meta, b"")
             return
         log.info("training.round_done", job=message.job, round=message.round, **done.metrics)
+        metrics = done.metrics | {"update_bytes": float(len(done.payload))}
         meta = UpdateMeta(
-            message.job, message.round, {self._node.id: done.samples}, first, done.encoding, done.size, done.metrics
+            message.job, message.round, {self._node.id: done.samples}, first, done.encoding, done.size, metrics
         )
         await self._keep(meta, done.payload)
 

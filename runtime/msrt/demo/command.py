@@ -1,0 +1,45 @@
+"""`msrt demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+__all__ = ["demo"]
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the tree running, and print the commands to play with it.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write what was measured (JSON) there.")
+@click.option("--state", type=click.Path(path_type=Path), help="Where the nodes keep everything. Default: a new one.")
+def demo(*, keep: bool, report: Path | None, state: Path | None) -> None:
+    """The whole story on this machine: train, quantise, roll out, serve, and lose nothing to three kills.
+
+    One cloud, two edges and six devices in processes of their own, on loopback. Exit status 0 only if everything held.
+    """
+    from msrt.demo.play import Outcome, play  # noqa: PLC0415 - --help stays quick
+    from msrt.process import run  # noqa: PLC0415
+
+    fresh = state is None
+    folder = (state or Path(tempfile.mkdtemp(prefix="msrt-demo-"))).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = Outcome()
+
+    async def main(stop: asyncio.Event) -> None:
+        await play(folder, stop, outcome, keep=keep)
+
+    status = run(main, drain_s=30.0)
+    if report is not None and outcome.report is not None:
+        report.write_bytes(outcome.report.encode())
+    if fresh and not keep and outcome.ok:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder)
+    elif not keep:
+        click.echo(f"logs and state are in {folder}", err=True)
+    sys.exit(status or (130 if outcome.stopped else 0 if outcome.ok else 1))
