@@ -23,7 +23,7 @@ test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -q -m slow --timeout 1200
 
 bench: $(VENV)/.installed-dev
-	$(PYTEST) -q -s tests/bench --timeout 1200
+	$(BIN)/python -m tests.bench $(PART)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
