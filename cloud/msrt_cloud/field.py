@@ -16,6 +16,7 @@ from msrt.protocol.messages import Parent
 from msrt.serving.front import open_front
 from msrt.settings import CloudConfig
 from msrt.telemetry import logs
+from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
 from msrt.training.host import TrainerHost
 from msrt.trust.certificate import Certificate, issue
@@ -48,6 +49,16 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
             metrics=metrics,
         )
         node = Cloud(world, setup)
+        metrics.tally(
+            "link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: link_bytes(node.downlink.links)
+        )
+        metrics.tally(
+            "refused_total", "Packets that were no messages, or not allowed.", (), lambda: {(): node.downlink.refused}
+        )
+        metrics.tally(
+            "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
+            lambda: {("events",): node.events.dropped},
+        )  # fmt: skip
         front = await open_front(CloudFront(node), state, config)
         node.address = msgspec.structs.replace(node.address, http=front.address)
         try:

@@ -15,6 +15,7 @@ from msrt.life import live, tell
 from msrt.process import StateDir, default_state
 from msrt.settings import DeviceConfig
 from msrt.telemetry import logs
+from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
 from msrt.training.trainer import Trainer
 from msrt.world.world import World
@@ -69,6 +70,20 @@ async def _metrics(
         metrics.event_backlog.set(node.events.outbox.size)
         return metrics.render()
 
+    metrics.tally(
+        "engine_requests_total", "Inference requests of this device.", ("code",),
+        lambda: {
+            ("ok",): node.requests.answered, ("refused",): node.requests.refused, ("expired",): node.requests.expired,
+        },
+    )  # fmt: skip
+    metrics.tally(
+        "link_bytes_total", "Bytes of packets of the present session.", ("link", "direction"),
+        lambda: link_bytes([node.uplink.peer.link] if node.uplink.peer and node.uplink.peer.link else []),
+    )  # fmt: skip
+    metrics.tally(
+        "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
+        lambda: {("events",): node.events.outbox.dropped},
+    )  # fmt: skip
     host, port = state.address("metrics", config.metrics)
     server = await serve_metrics(render, host, port)
     stack.callback(server.close)

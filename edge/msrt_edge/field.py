@@ -26,6 +26,7 @@ from msrt.trust.identity import Identity
 from msrt.world.world import World
 from msrt_edge.front import EdgeFront
 from msrt_edge.master import Edge, EdgeSetup
+from msrt_edge.observe import observe
 from msrt_edge.webhook import Webhook
 
 __all__ = ["serve"]
@@ -51,7 +52,8 @@ async def serve(config: EdgeConfig, invite: str, stop: asyncio.Event) -> None:
                 tell=tell(folder, config), accounts=accounts, metrics=metrics,
             )  # fmt: skip
             node = Edge(world, setup)
-            front = await open_front(EdgeFront(node), state, config)
+            observe(node)
+            front = await open_front(EdgeFront(node), state, config, deadline_s=config.request_deadline_s)
             stack.push_async_callback(front.close)
             node.address = msgspec.structs.replace(node.address, http=front.address)
             if node.events.hook is not None:

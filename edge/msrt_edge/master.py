@@ -21,7 +21,7 @@ from msrt.artifacts.transfer import fetch_from, serve
 from msrt.dispatch import Config, Dispatcher
 from msrt.hop import Downlink, Peer, StreamSink, Uplink
 from msrt.joining import Membership, endpoint_for, hello_of, next_boot
-from msrt.links.link import Buffer, Credentials
+from msrt.links.link import Buffer, Credentials, Link
 from msrt.protocol import wire
 from msrt.protocol.messages import (
     DeviceReport,
@@ -174,6 +174,18 @@ class Edge:
             kind = "mqtt" if link.address.startswith("mqtt") else "zmq"
             self.address = msgspec.structs.replace(self.address, **{kind: link.address})
         self.uplink.say_address(self.address)
+
+    @property
+    def links(self) -> list[Link]:
+        """Every open link, down and up."""
+        down = self.downlink.links if self.downlink is not None else []
+        up = self.uplink.peer.link if self.uplink.peer is not None else None
+        return [*down, *([up] if up is not None else [])]
+
+    @property
+    def refused(self) -> int:
+        """Packets from below that were no messages, or not allowed."""
+        return self.downlink.refused if self.downlink is not None else 0
 
     @property
     def known_edges(self) -> tuple[Parent, ...]:
@@ -418,6 +430,11 @@ class _Below:
                 return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in edge.known_edges]
             case "models":
                 return sorted(edge.follower.state.rollouts)
+            case "metadata":
+                model, version = params.get("model"), params.get("version", 0)
+                if not isinstance(model, str) or not isinstance(version, int):
+                    raise errors.CallerError("metadata takes a model's name, and perhaps a version")
+                return msgspec.to_builtins(edge.fleet.metadata(model, version))
         raise errors.NotFound(f"an edge has no method {method!r}")
 
     def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:

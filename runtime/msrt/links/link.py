@@ -33,6 +33,8 @@ class Link(Protocol):
 
     limit: int
     """Largest packet in bytes, all frames together."""
+    sent_bytes: int
+    received_bytes: int
     address: str
     """Where it listens or what it dials, as a URL with the real port."""
 

@@ -1,22 +1,23 @@
 """Everything a node counts, in one object with its own registry: a simulation has many nodes in one process.
 
-Cheap on the hot path: get a child once (`metrics.request_meter(...)`, `metrics.link_bytes.labels(...)`) and keep it; a
-`labels()` call costs more than the count.
+Cheap on the hot path: get a child once (`metrics.request_meter(...)`) and keep it, a `labels()` call costs more than
+the count; what a part counts by itself is only read when somebody looks (`watch`, `tally`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE", "Metrics", "RequestMeter"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY: Final = (.0005, .001, .002, .004, .008, .016, .032, .064, .128, .25, .5, 1.0, 2.0, 5.0, 10.0)  # fmt: skip
+Tally = Mapping[tuple[str, ...], float]
 LAG: Final = (.001, .002, .005, .01, .02, .05, .1, .25, 1.0)  # fmt: skip
 
 
@@ -27,7 +28,6 @@ class Metrics:
         """`process`: also memory, CPU and open files; for the one node of a real process."""
         self.registry = CollectorRegistry()
         self._serving()
-        self._hops()
         self._keeping()
         self._training()
         self.info = self._gauge("node_info", "Who this is, always 1.", "role", "node")
@@ -40,43 +40,19 @@ class Metrics:
         self.requests = self._counter("requests_total", "Inference requests answered.", "model", "code")
         """code: ok, or the error's code. model: only names that exist, else a caller could fill the memory."""
         self.request_seconds = self._histogram("request_seconds", "Time to the answer.", LATENCY, "model")
-        self.batch_rows = self._histogram("batch_rows", "Rows that rode together.", (1, 2, 4, 8, 16, 32, 64), "model")
-        self.engine_seconds = self._histogram("engine_seconds", "One call of the model.", LATENCY, "model", "variant")
-        self.retries = self._counter("retries_total", "Requests tried on another device.", "reason")
         self.model_version = self._gauge("model_version", "Version that takes traffic.", "model", "variant")
         self.queue_depth = self._gauge("queue_depth", "Waiting now.", "queue")
-        self.queue_bytes = self._gauge("queue_bytes", "The same in bytes.", "queue")
-        self.dropped = self._counter("dropped_total", "Thrown away by a queue's stated policy.", "queue", "reason")
-
-    def _hops(self) -> None:
-        self.leases = self._gauge("leases", "Workers that live.", "role")
-        self.lost = self._counter("lost_total", "Workers that died or left.", "role", "reason")
-        self.sessions = self._counter("sessions_total", "Sessions begun.", "outcome")
-        """outcome: new, resumed, or the code of the refusal."""
-        self.resent = self._counter("resent_total", "Messages sent again.", "delivery")
-        self.refused = self._counter("refused_total", "Bad input refused.", "code")
-        self.link_bytes = self._counter("link_bytes_total", "Bytes of packets.", "link", "direction")
-        """link: zmq, mqtt, http. direction: in, out."""
-        self.link_packets = self._counter("link_packets_total", "Packets.", "link", "direction")
 
     def _keeping(self) -> None:
+        self.leases = self._gauge("leases", "Workers that live.", "role")
         self.journal_offset = self._gauge("journal_offset", "Last entry on disk.", "scope")
         self.parent_away = self._gauge("parent_away_seconds", "Time without a parent, 0 while there is one.")
-        self.events = self._counter("events_total", "Durable events.", "step")
-        """step: made, taken (from below), passed (upwards), delivered (webhook, followers)."""
         self.event_backlog = self._gauge("event_backlog_bytes", "Events on disk not yet taken.")
-        self.artifact_bytes = self._counter("artifact_bytes_total", "Bytes of artifacts moved.", "direction")
-        self.artifact_corrupt = self._counter("artifact_corrupt_total", "Damaged artifacts found.", "where")
-        """where: disk, transfer."""
         self.artifact_stored = self._gauge("artifact_stored_bytes", "Bytes of artifacts on disk.")
 
     def _training(self) -> None:
         self.round = self._gauge("round", "Training round now open.", "job")
         self.round_progress = self._gauge("round_progress", "Share of participants that reported.", "job")
-        self.rounds = self._counter("rounds_total", "Training rounds ended.", "job", "outcome")
-        self.updates = self._counter("updates_total", "Training updates received.", "outcome")
-        self.update_bytes = self._counter("update_bytes_total", "Bytes of training updates.", "direction")
-        self.train_paused = self._gauge("train_paused", "1 while training waits for serving.")
 
     def request_meter(self, model: str) -> RequestMeter:
         """Bound once per model: what the hot path calls."""
@@ -85,6 +61,10 @@ class Metrics:
     def watch(self, name: str, help_: str, read: Callable[[], float]) -> None:
         """A gauge that is read when somebody looks: costs nothing in between."""
         self.registry.register(_Watched(f"msrt_{name}", help_, read))
+
+    def tally(self, name: str, help_: str, labels: tuple[str, ...], read: Callable[[], Tally]) -> None:
+        """A counter whose numbers a part keeps by itself: read when somebody looks, label values to number."""
+        self.registry.register(_Tallied(f"msrt_{name}", help_, labels, read))
 
     def render(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -122,6 +102,20 @@ class RequestMeter:
         if count is None:
             count = self._codes[code] = self._metrics.requests.labels(self._model, code).inc
         count()
+
+
+class _Tallied(Collector):
+    def __init__(self, name: str, help_: str, labels: tuple[str, ...], read: Callable[[], Tally]) -> None:
+        self._name, self._help, self._labels, self._read = name, help_, labels, read
+
+    def describe(self) -> list[Metric]:
+        return [CounterMetricFamily(self._name, self._help, labels=self._labels)]
+
+    def collect(self) -> list[Metric]:
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for values, number in self._read().items():
+            family.add_metric(values, number)
+        return [family]
 
 
 class _Watched(Collector):

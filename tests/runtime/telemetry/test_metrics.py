@@ -56,7 +56,10 @@ def test_a_real_process_shows_its_memory():
 
 def test_the_issues_words_are_all_there():
     """Requests, latency, queues, leases, bytes per link, round progress, model versions, loop lag."""
-    page = Metrics().render().decode()
+    metrics = Metrics()
+    metrics.tally("link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: {("zmq", "in"): 3.0})
+    page = metrics.render().decode()
+    assert 'msrt_link_bytes_total{direction="in",link="zmq"} 3.0' in page
     for name in (
         "requests_total", "request_seconds", "queue_depth", "leases", "link_bytes_total", "round_progress",
         "model_version", "loop_lag_seconds",

@@ -1,0 +1,33 @@
+"""What an edge's parts count by themselves, shown at /metrics; nothing here runs until somebody looks."""
+
+from __future__ import annotations
+
+from msrt.telemetry.links import link_bytes
+from msrt_edge.master import Edge
+
+__all__ = ["observe"]
+
+
+def observe(edge: Edge) -> None:
+    """Register the edge's counters with its metrics."""
+    tally, counters = edge.metrics.tally, edge.dispatcher.counters
+    tally(
+        "retries_total", "Requests tried again, and workers that fell silent.", ("reason",),
+        lambda: {("retried",): counters.retried, ("stalled",): counters.stalled},
+    )  # fmt: skip
+    tally(
+        "answers_refused_total", "Answers of devices that were late or of the wrong shape.", ("reason",),
+        lambda: {("late",): counters.late, ("invalid",): counters.invalid},
+    )  # fmt: skip
+    tally("batches_total", "Batches sent to devices.", (), lambda: {(): counters.sent})
+    tally("refused_total", "Packets that were no messages, or not allowed.", (), lambda: {(): edge.refused})
+    tally("link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: link_bytes(edge.links))
+    tally(
+        "events_total", "Durable events of devices.", ("step",),
+        lambda: {("taken",): edge.events.received, ("duplicate",): edge.events.duplicates},
+    )  # fmt: skip
+    tally(
+        "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
+        lambda: {("events",): edge.events.dropped},
+    )  # fmt: skip
+    tally("artifact_corrupt_total", "Damaged artifacts found.", ("where",), lambda: {("disk",): edge.artifacts.corrupt})
