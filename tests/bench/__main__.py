@@ -5,7 +5,7 @@ Each part runs in a process of its own. Exit status 1 when a figure misses what 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib
 import subprocess
 import sys
@@ -53,8 +53,9 @@ def main(argv: list[str]) -> int:
         rows += new
     if not argv:
         minutes = (time.monotonic() - began) / 60
-        today = datetime.datetime.now(datetime.UTC).date()
-        head = f"# Measured\n{machine()} {today}, `make bench`, {minutes:.0f} minutes. `python -m tests.bench PART` runs one part.\n\n"
+        today = dt.datetime.now(dt.UTC).date()
+        how = f"{today}, `make bench`, {minutes:.0f} minutes. `python -m tests.bench PART` runs one part."
+        head = f"# Measured\n{machine()} {how}\n\n"
         RESULTS.write_text(head + markdown(rows))
     failed = any(row.value is None and row.peer.startswith("failed") for row in rows)
     return int(failed or not all(row.holds for row in rows))

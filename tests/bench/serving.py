@@ -81,8 +81,8 @@ def rows() -> list[Row]:
             done = sum(run.rate for run in mine) * SECONDS
             spent = [1e6 * (p.cpu_s() - b) / done for p, b in zip((edge, device), before, strict=True)]
             table += _rows(clients, mine, other)
-            table.append(Row(f"HTTP infer, {clients} clients: CPU of the edge a request", spent[0], "us"))
-            table.append(Row(f"HTTP infer, {clients} clients: CPU of the device a request", spent[1], "us"))
+            table.append(Row(f"HTTP infer at {clients}: CPU of the edge a request", spent[0], "us"))
+            table.append(Row(f"HTTP infer at {clients}: CPU of the device a request", spent[1], "us"))
         if missing:
             table.append(Row("MLServer", None, "", peer=f"skipped: {missing}"))
         return table
