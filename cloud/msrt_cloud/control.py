@@ -139,7 +139,7 @@ class Control:
         }
 
     async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:
-        """Answer a call. Raises Forbidden, CallerError that names the parameter at fault, and what the method raises."""
+        """Answer a call. Raises Forbidden, CallerError that names the bad parameter, and what the method raises."""
         check_call(peer.role, method)
         found = self._table.get(method)
         if found is None:
@@ -171,7 +171,7 @@ class Control:
                 raise errors.Unavailable(f"no edge{where} has joined yet", hint="start one first: msrt edge join")
         region = p.region or (parents[0].region if p.role == Role.DEVICE else "")
         invite = Invite.make(
-            cloud.identity, cloud.world.random.randbytes, role=p.role, parents=parents, 
+            cloud.identity, cloud.world.random.randbytes, role=p.role, parents=parents,
             expires=wall + (p.ttl_s or cloud.setup.config.invite_ttl_s),
             region=region, labels=p.labels,
         )  # fmt: skip

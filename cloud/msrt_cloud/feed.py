@@ -17,6 +17,8 @@ from msrt.protocol.messages import Follow, FollowRefused
 __all__ = ["Feed"]
 
 log = structlog.get_logger()
+PAUSE_S = 0.01
+PATIENCE_S = 30.0
 AHEAD_BYTES = 4 << 20
 """Blocks that a follower has not acknowledged; the next one waits."""
 
@@ -42,11 +44,17 @@ class Feed:
         if task is not None:
             task.cancel()
 
+    async def _room(self, peer: Peer) -> None:
+        """Wait until the follower has acknowledged enough."""
+        until = PATIENCE_S / PAUSE_S
+        while peer.session.queued_bytes > AHEAD_BYTES and until > 0:
+            until -= 1
+            await asyncio.sleep(PAUSE_S)
+
     async def _tail(self, peer: Peer, follow: Follow) -> None:
         try:
             async for piece in self._writer.tail(follow):
-                while peer.session.queued_bytes > AHEAD_BYTES:
-                    await asyncio.sleep(0.01)
+                await self._room(peer)
                 if isinstance(piece, Block):
                     peer.send(piece.message(), (piece.payload,))
                 else:

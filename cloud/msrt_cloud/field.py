@@ -1,4 +1,4 @@
-"""The cloud on a real machine: its state directory, keys, listeners, child processes, and the operator it comes with."""
+"""The cloud on a real machine: state directory, keys, listeners, child processes, and the operator it comes with."""
 
 from __future__ import annotations
 

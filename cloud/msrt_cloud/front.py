@@ -1,4 +1,4 @@
-"""What the cloud offers over HTTP: health, metrics, where the edges are, the models of the registry. It runs no model."""
+"""What the cloud offers over HTTP: health, metrics, where the edges are, the registry. It runs no model."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from msrt_cloud.gate import CloudGate
 from msrt_cloud.registry import Prepare, Registry
 from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
-from msrt_cloud.training import Training
+from msrt_cloud.training import Means, Training
 
 __all__ = ["Cloud", "CloudSetup", "build"]
 
@@ -114,10 +114,11 @@ class Cloud:
         self.registry = Registry(world, self.identity, self.writer, self.artifacts, setup.prepare)
         pace = Pace(config.rollout_window_s, config.rollout_ready_s, config.rollout_failures)
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace)
-        self.training = Training(
+        means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
             setup.workshop,
         )  # fmt: skip
+        self.training = Training(means)
         self.feed = Feed(self.writer)
         self.control = Control(self)
         gate = CloudGate(world, self.identity, self.writer, self._parents)

@@ -1,7 +1,7 @@
 """The coordinator: opens rounds, applies what comes back, checkpoints, and goes on after any death.
 
-What is decided is in `msrt.learning.rounds`; what is durable is the journal (job created, round advanced, job ended) and
-the artifact store (bundle, weights). Each job runs in a task of its own: none can block another.
+What is decided is in `msrt.learning.rounds`; what is durable is the journal (job created, round advanced, job ended)
+and the artifact store (bundle, weights). Each job runs in a task of its own: none can block another.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,21 +31,41 @@ from msrt_cloud.job import RunningJob
 from msrt_cloud.registry import Registry
 from msrt_cloud.rollouts import Rollouts
 
-__all__ = ["Training"]
+__all__ = ["Means", "Training"]
 
 log = structlog.get_logger()
 UPDATE_LIMIT = 1 << 30
 
 
+@dataclass(frozen=True)
+class Means:
+    """What the coordinator works with."""
+
+    world: World
+    identity: Identity
+    writer: Writer
+    artifacts: ArtifactStore
+    fleet: Fleet
+    edges: Callable[[], Sequence[Peer]]
+    """Live sessions of edges."""
+    registry: Registry
+    rollouts: Rollouts
+    workshop: Callable[[str], Workshop]
+    """Job name to the process that makes its first weights and its finished model."""
+
+
 class Training:
     """All jobs of one cloud."""
 
-    def __init__(
-        self, world: World, identity: Identity, writer: Writer, artifacts: ArtifactStore, fleet: Fleet,
-        edges: Callable[[], Sequence[Peer]], registry: Registry, rollouts: Rollouts, workshop: Callable[[str], Workshop],
-    ) -> None:  # fmt: skip
-        self.world, self.identity, self.writer, self.artifacts = world, identity, writer, artifacts
-        self.fleet, self.edges, self.registry, self.rollouts, self.workshop = fleet, edges, registry, rollouts, workshop
+    def __init__(self, means: Means) -> None:
+        self.world, self.identity, self.writer, self.artifacts = (
+            means.world,
+            means.identity,
+            means.writer,
+            means.artifacts,
+        )
+        self.fleet, self.edges, self.workshop = means.fleet, means.edges, means.workshop
+        self.registry, self.rollouts = means.registry, means.rollouts
         self._jobs: dict[str, RunningJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._curves = world.disk.store("curves")
@@ -186,8 +207,8 @@ class Training:
         accuracy = last.get("accuracy") or (rounds[-1]["accuracy"] if rounds else None)
         return {
             "rounds": rounds, "accuracy": accuracy, "alone_mean": last.get("alone_mean"), "pooled": last.get("pooled"),
-            "parameters": last.get("parameters"), "update_bytes_ratio": rounds[-1].get("update_bytes_ratio") if rounds else None,
-            "published": last.get("published"),
+            "parameters": last.get("parameters"), "published": last.get("published"),
+            "update_bytes_ratio": rounds[-1].get("update_bytes_ratio") if rounds else None,
         }  # fmt: skip
 
     async def record(self, name: str, key: str, value: dict[str, Any]) -> None:

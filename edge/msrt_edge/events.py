@@ -1,4 +1,4 @@
-"""Durable events of this edge's devices: on disk before they are acknowledged, then to the cloud, followers, webhook."""
+"""Durable events of the devices: on disk before they are acknowledged, then to the cloud, followers, webhook."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Follower:
                     opened = await self._world.offload(self.replica.open, piece)
                     new = self.replica.take(opened)
                 except errors.MsrtError as error:
-                    log.error("journal.block_refused", code=error.code, error=str(error))
+                    log.warning("journal.block_refused", code=error.code, error=str(error))
                     await asyncio.sleep(RETRY_S)
                     if peer.live:
                         self.attach(peer)

@@ -1,4 +1,4 @@
-"""The dispatcher's shell: requests come from HTTP and from client peers, batches go to device peers, answers go back."""
+"""The dispatcher's shell: requests come from HTTP and client peers, batches go to device peers, answers go back."""
 
 from __future__ import annotations
 
@@ -192,13 +192,17 @@ class Requests:
 
     def _send(self, action: Send) -> None:
         worker = self._workers.get(action.worker)
+        if worker is None:
+            self._refused(action, errors.Disconnected("the device is away"))
+            return
         try:
-            if worker is None:
-                raise errors.Disconnected("the device is away")
             worker.send(action.message, action.frames)
         except (errors.Disconnected, errors.Overloaded) as error:
-            failed = InferFailed(action.message.ids, error.code, error.text)
-            asyncio.get_running_loop().call_soon(self._handle, Failed(action.worker, failed))
+            self._refused(action, error)
+
+    def _refused(self, action: Send, error: errors.MsrtError) -> None:
+        failed = InferFailed(action.message.ids, error.code, error.text)
+        asyncio.get_running_loop().call_soon(self._handle, Failed(action.worker, failed))
 
     def _reject(self, action: Reject, now: float) -> None:
         token, error = action.request.token, action.error

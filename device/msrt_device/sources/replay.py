@@ -37,9 +37,9 @@ def _readings(config: SourceConfig) -> Iterator[Reading]:
         )
 
 
-async def replay(_world: World, config: SourceConfig, skip: int) -> Source:
+async def replay(world: World, config: SourceConfig, skip: int) -> Source:
     """Yield each recorded reading; ends unless `loop` is set."""
-    if not Path(config.path).exists():
+    if not await world.offload(Path(config.path).exists):
         raise errors.InvalidConfig(f"source {config.name!r}: {config.path} does not exist")
     while True:
         count = 0
