@@ -68,7 +68,7 @@ class Training:
         self.registry, self.rollouts = means.registry, means.rollouts
         self._jobs: dict[str, RunningJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._curves = world.disk.store("curves")
+        self._curves = means.world.disk.store("curves")
 
     async def resume(self) -> None:
         """Go on with every job that the journal says is not over."""

@@ -60,6 +60,7 @@ class MemoryListener:
         allow: Callable[[bytes], bool],
     ) -> None:
         self.limit, self.address, self.process = limit, address, process
+        self.sent_bytes = self.received_bytes = 0
         self.key = public_key(credentials.secret_key)
         self._network, self._allow = network, allow
         self._sink: Sink | None = None
@@ -75,7 +76,9 @@ class MemoryListener:
         wire = self._wires.get(route)
         if wire is None:
             raise errors.Disconnected("no such peer on this link")
-        return wire.down.put(frames, self.limit)
+        taken = wire.down.put(frames, self.limit)
+        self.sent_bytes += sum(map(len, frames)) if taken else 0
+        return taken
 
     def drop(self, route: Route) -> None:
         wire = self._wires.pop(route, None)
@@ -127,6 +130,7 @@ class MemoryListener:
     def received(self, wire: Wire, frames: list[Buffer]) -> None:
         if self._wires.get(wire.route) is wire and self._sink is not None:
             wire.heard = True
+            self.received_bytes += sum(map(len, frames))
             self._sink.received(wire.route, wire.principal, frames)
         else:
             wire.down.hang_up()
@@ -152,6 +156,7 @@ class MemoryDialer:
         self, network: Network, process: Process, node: str, address: str, limit: int, credentials: Credentials
     ) -> None:
         self.limit, self.address, self.process, self.node = limit, address, process, node
+        self.sent_bytes = self.received_bytes = 0
         self._network = network
         self._server_key = credentials.server_key
         self._principal = public_key(credentials.secret_key) or credentials.username.encode()
@@ -168,7 +173,9 @@ class MemoryDialer:
     def send(self, route: Route, frames: Sequence[Buffer]) -> bool:
         if route != PARENT or self._sink is None:
             raise errors.Disconnected("no such peer on this link")
-        return self._wire.up.put(frames, self.limit) if self._wire is not None else False
+        taken = self._wire.up.put(frames, self.limit) if self._wire is not None else False
+        self.sent_bytes += sum(map(len, frames)) if taken else 0
+        return taken
 
     def drop(self, route: Route) -> None:
         if route == PARENT and self._wire is not None:
@@ -203,6 +210,7 @@ class MemoryDialer:
 
     def received(self, wire: Wire, frames: list[Buffer]) -> None:
         if self._wire is wire and self._sink is not None:
+            self.received_bytes += sum(map(len, frames))
             self._sink.received(PARENT, self._server_key, frames)
         else:
             wire.up.hang_up()

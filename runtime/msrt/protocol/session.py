@@ -88,6 +88,7 @@ class Event(enum.Enum):
 
 
 C, P = Side.CHILD, Side.PARENT
+ALIVE: Final = (State.NEW, State.GREETING, State.LIVE, State.SILENT)
 TABLE: Final[dict[tuple[Side, State, Event], tuple[State, str]]] = {
     (C, State.NEW, Event.CONNECT): (State.GREETING, "greet"),
     (C, State.GREETING, Event.CONNECT): (State.GREETING, "greet"),
@@ -105,8 +106,8 @@ TABLE: Final[dict[tuple[Side, State, Event], tuple[State, str]]] = {
     (P, State.OVER, Event.HELLO): (State.LIVE, "admitted"),
     **{(side, State.LIVE, Event.LOST): (State.SILENT, "silent") for side in Side},
     **{(side, State.SILENT, Event.DATA): (State.LIVE, "revived") for side in Side},
-    **{(side, state, Event.BYE): (State.OVER, "left") for side in Side for state in State if state is not State.OVER},
-    **{(side, state, Event.LEASE_OUT): (State.OVER, "expired") for side in Side for state in State if state is not State.OVER},
+    **{(side, state, Event.BYE): (State.OVER, "left") for side in Side for state in ALIVE},
+    **{(side, state, Event.LEASE_OUT): (State.OVER, "expired") for side in Side for state in ALIVE},
     **{(side, state, Event.CLOSE): (State.OVER, "closed") for side in Side for state in State},
 }  # fmt: skip
 """(side, state, event) -> (next state, what is done). What is not here is out of order and refused."""

@@ -189,9 +189,10 @@ def test_too_much_waiting_is_refused_not_dropped():
     hop = Hop()
     hop.run(0.2)
     hop.loss = 1.0
+    for n in range(15):
+        hop.child.session.send(Call(n, "x"), (bytes(1 << 20),), hop.now)
     with pytest.raises(errors.Overloaded):
-        for n in range(100):
-            hop.child.session.send(Call(n, "x"), (bytes(1 << 20),), hop.now)
+        hop.child.session.send(Call(15, "x"), (bytes(1 << 20),), hop.now)
 
 
 @settings(max_examples=150, deadline=None)
