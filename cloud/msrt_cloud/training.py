@@ -35,6 +35,8 @@ __all__ = ["Means", "Training"]
 
 log = structlog.get_logger()
 UPDATE_LIMIT = 1 << 30
+AGAIN_S = 1.0
+"""Pause before a job goes on after the disk was full."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ class Training:
         state, reason = "finished", ""
         try:
             await running.run()
+        except errors.DiskFull as error:  # this machine's fault, not the job's: go on from the last checkpoint
+            log.warning("job.held", job=name, error=error.text, again_in_s=AGAIN_S)
+            running.waiting = error.text
+            await asyncio.sleep(AGAIN_S)
+            self._start(name)
+            return
         except errors.MsrtError as error:
             state, reason = "failed", str(error)
             log.warning("job.failed", job=name, error=reason)
@@ -107,8 +115,13 @@ class Training:
 
     async def _end(self, name: str, state: str, reason: str) -> None:
         job = self.writer.state.jobs[name]
-        if job.ended is None:
-            await self.writer.append(JobEnded(name, state, reason, self.world.wall()))
+        while job.ended is None:
+            try:
+                await self.writer.append(JobEnded(name, state, reason, self.world.wall()))
+                break
+            except errors.DiskFull as error:
+                log.warning("job.end_not_written", job=name, error=error.text)
+                await asyncio.sleep(AGAIN_S)
         self.tell(RoundClosed(name, job.round, (), state))
         log.info("job.ended", job=name, state=state)
 

@@ -80,6 +80,7 @@ class RegionTraining:
         """The cloud opened a round, or says so again after it was away."""
         known = self._open.get(message.job)
         if known is not None and known.message.round == message.round:
+            known.message, known.deadline = message, self._world.now() + message.deadline_s
             known.delivered.clear()
             self._announce(known, self._devices())
             await self._send_up(known)

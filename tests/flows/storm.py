@@ -79,9 +79,11 @@ class Workload:
             else:
                 return
 
-    def settled(self):
-        """Requests at edges that live on; who asked a killed one saw the connection break."""
-        return [front for front, _, node in self.fronts if any(node is self.tree[edge] for edge in self.tree.edges)]
+    def settled(self, schedule):
+        """Requests at edges that live on; who asked a killed or stopped one saw the connection break or stand."""
+        stopped = {fault.nodes[0] for fault in schedule if fault.kind == "stop"}
+        living = [self.tree[edge] for edge in self.tree.edges if edge not in stopped]
+        return [front for front, _, node in self.fronts if any(node is one for one in living)]
 
 
 def storm(seed):
@@ -106,7 +108,7 @@ def storm(seed):
             work.over = True
             await asking
             await asyncio.sleep(TIMEOUT_S + 1)
-            await invariants.hold(tree, work.asked, work.settled(), work.acknowledged)
+            await invariants.hold(tree, work.asked, work.settled(schedule), work.acknowledged)
 
         sim.run(run(), until=900)
         return sim.log_bytes()

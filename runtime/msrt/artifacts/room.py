@@ -16,8 +16,9 @@ log = structlog.get_logger()
 
 
 class Room:
-    """Sizes by digest, least recently used first; at most `bound` bytes together (0: no bound).
+    """Sizes by digest, least recently used first; at most `bound` bytes together.
 
+    A bound of 0 is an origin's: nobody has what it holds, so nothing goes, and a full disk is only reported.
     `delete` takes a blob from the disk.
     """
 
@@ -91,6 +92,8 @@ class Room:
 
     async def evict(self, excess: int) -> int:
         """Let the least recently used go until so many bytes are free; how many are."""
+        if not self.bound:
+            return 0
         pinned = frozenset().union(*self._pins.values())
         freed = 0
         for digest, size in list(self.sizes.items()):

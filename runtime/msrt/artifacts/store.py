@@ -44,7 +44,8 @@ class Lent:
 
 
 class ArtifactStore:
-    """The artifacts on this node's disk, at most `bound_bytes` of them together (0: no bound).
+    """The artifacts on this node's disk, at most `bound_bytes` of them together (0: no bound, and no cache
+    either: nothing is ever evicted).
 
     Beyond the bound the least recently used go, but never a pinned one nor one in use: when only those are left,
     DiskFull is raised. Pin what must stay before the first `put` or `ensure` after a start.
