@@ -265,7 +265,7 @@ class Tree:
 
     # --- what the operator does
 
-    async def ask(self, method, timeout=10.0, **params):
+    async def ask(self, method, timeout=10.0, **params):  # noqa: ASYNC109 - as Uplink.call
         """One call to the cloud."""
         await until(lambda: self.sim.node("operator") is not None)
         return await self.sim.node("operator").uplink.call(method, params, timeout)

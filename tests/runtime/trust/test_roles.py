@@ -13,7 +13,8 @@ from msrt.trust.roles import CALLS, MESSAGES
     [
         ("operator", "model.push"), ("operator", "invite.create"), ("operator", "status"),
         ("operator", "events.follow"),
-        ("edge", "artifact.get"), ("edge", "edges"), ("device", "artifact.get"), ("client", "infer"), ("cloud", "node.logs"),
+        ("edge", "artifact.get"), ("edge", "edges"), ("device", "artifact.get"), ("client", "infer"),
+        ("cloud", "node.logs"),
     ],
 )  # fmt: skip
 def test_what_a_role_may_call(role, method):
