@@ -17,6 +17,7 @@ from msrt.inference.signature import Signature
 from msrt.journal.state import State
 from msrt.links.link import Buffer
 from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, FleetReport, ModelState, Placement, TensorSpec
+from msrt.serving.backend import ModelInfo
 from msrt.trust.identity import Purpose, verify
 from msrt_edge.placement import Device, Measured, place, version_table
 
@@ -173,6 +174,14 @@ class Fleet:
         if signature is None:
             raise errors.Unavailable(f"{model} is not here yet")
         return signature.check(inputs, frames)
+
+    def metadata(self, model: str, version: int) -> ModelInfo:
+        """What a caller needs to know to ask. Raises NotFound, Unavailable."""
+        manifest = self.manifests.get((model, self.serving(model, version)))
+        if manifest is None:
+            raise errors.Unavailable(f"{model} is not here yet")
+        versions = tuple(sorted(v for name, v in self.manifests if name == model))
+        return ModelInfo(model, versions, manifest.inputs, manifest.outputs)
 
     def ready_somewhere(self, model: str, version: int) -> bool:
         """Has any device this version ready?"""

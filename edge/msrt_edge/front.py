@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
-from msrt import errors
 from msrt.protocol.messages import Event, Parent
 from msrt.serving.backend import InferAnswer, InferRequest, ModelInfo
 from msrt_edge.master import Edge
@@ -22,12 +21,7 @@ class EdgeFront:
         return self._edge.requests.infer(request)
 
     def metadata(self, model: str, version: int = 0) -> ModelInfo:
-        fleet = self._edge.fleet
-        manifest = fleet.manifests.get((model, fleet.serving(model, version)))
-        if manifest is None:
-            raise errors.Unavailable(f"{model} is not here yet")
-        versions = tuple(sorted(v for name, v in fleet.manifests if name == model))
-        return ModelInfo(model, versions, manifest.inputs, manifest.outputs)
+        return self._edge.fleet.metadata(model, version)
 
     def ready(self, model: str = "", version: int = 0) -> bool:
         if not model:

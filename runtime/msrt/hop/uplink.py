@@ -44,7 +44,7 @@ class Uplink:
     """Keeps a session with one of several parents.
 
     `hello` is said to each (the machine fills in attempt and resume fields). `peer` is the parent while a session
-    is live, else None.
+    is live, else None. `roams`: whether it goes to the parents that a parent offers; else it stays with its own.
     """
 
     def __init__(
@@ -56,7 +56,9 @@ class Uplink:
         handler: Handler,
         *,
         pause_max_s: float = PAUSE_MAX_S,
+        roams: bool = True,
     ) -> None:
+        self._roams = roams
         self._world, self._hello, self._endpoint, self._handler = world, hello, endpoint, handler
         self.parents, self._pause_max_s = list(parents), pause_max_s
         self.peer: Peer | None = None
@@ -130,7 +132,7 @@ class Uplink:
 
     def offered(self, parents: Sequence[Parent]) -> None:
         """The parent says where else to go, best first."""
-        if parents and list(parents) != self.parents:
+        if self._roams and parents and list(parents) != self.parents:
             self.parents = list(parents)
             self.on_parents(self.parents)
 
@@ -150,6 +152,11 @@ class Uplink:
         until = self._world.now() + timeout
         peer = await self.wait(timeout)
         return await peer.call(method, params, max(0.01, until - self._world.now()))
+
+    @property
+    def hopeless(self) -> errors.MsrtError | None:
+        """Why every parent has sent us away for good, None while there is hope."""
+        return self.refused if self._hopeless else None
 
     def say_address(self, address: Parent) -> None:
         """Where this node listens itself; said from the next greeting on."""

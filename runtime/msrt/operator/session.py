@@ -10,14 +10,12 @@ from typing import Any, TypeVar
 
 import click
 
-from msrt import errors
-from msrt.hop import Peer, StreamSink, Uplink
+from msrt.client.known import member_folder
+from msrt.client.peers import Quiet
+from msrt.hop import Uplink
 from msrt.joining import endpoint_for, hello_of, load_member
-from msrt.links.link import Buffer
-from msrt.process import default_state
-from msrt.protocol.messages import Message, StreamOpen
 
-__all__ = ["Ask", "ask", "cloud", "member_folder", "state_option"]
+__all__ = ["Ask", "ask", "cloud", "state_option"]
 
 T = TypeVar("T")
 WAIT_S = 5.0
@@ -27,28 +25,6 @@ state_option = click.option(
     help="Directory with the operator identity: the cloud's own, or one made by `msrt login`. "
     "Default: the cloud's on this machine, else the client's.",
 )  # fmt: skip
-
-
-class _Quiet:
-    """A client hears nothing unasked."""
-
-    def joined(self, peer: Peer) -> None:
-        """The session is live."""
-
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
-        """The session is gone; calls fail by themselves."""
-
-    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
-        """Nothing is sent to clients but answers."""
-
-    async def called(self, _peer: Peer, method: str, _params: dict[str, object]) -> object:
-        raise errors.Forbidden(f"a client does not answer {method}")
-
-    def stream(self, _peer: Peer, opened: StreamOpen) -> StreamSink:
-        raise errors.Forbidden(f"a client takes no stream {opened.kind}")
-
-    async def stored(self, _peer: Peer, _messages: list[Message]) -> None:
-        raise errors.Forbidden("a client keeps nothing")
 
 
 class Ask:
@@ -63,8 +39,7 @@ class Ask:
 
     async def upload(self, path: Path) -> str:
         """Send a file to the cloud's artifact store; its digest."""
-        data = path.read_bytes()
-        return await self.upload_bytes(data)
+        return await self.upload_bytes(path.read_bytes())  # noqa: ASYNC240 - a command has nothing else to do
 
     async def upload_bytes(self, data: bytes) -> str:
         """The same for bytes at hand."""
@@ -76,28 +51,12 @@ class Ask:
         return digest
 
 
-def member_folder(state: Path | None) -> Path:
-    """Where the identity lies: STATE/operator for a cloud's state, STATE itself for one made by `msrt login`.
-
-    Raises NotEnrolled when there is none.
-    """
-    candidates = [state] if state else [default_state("cloud"), default_state("client")]
-    for folder in candidates:
-        for found in (folder / "operator", folder):
-            if (found / "identity.json").exists() and not (found / "operator").exists():
-                return found
-    raise errors.NotEnrolled(
-        f"no identity in {' or '.join(str(c) for c in candidates)}",
-        hint="run this where the cloud runs, name its directory with --state, or log in: msrt login INVITE",
-    )
-
-
 @contextlib.asynccontextmanager
 async def cloud(state: Path | None) -> AsyncIterator[Ask]:
     """A session with the cloud. Raises NotEnrolled; Disconnected comes from the first call."""
     world, identity, membership = await load_member(member_folder(state))
     hello = hello_of(world, identity, membership)
-    uplink = Uplink(world, hello, membership.parents[:1], endpoint_for(identity, membership), _Quiet())
+    uplink = Uplink(world, hello, membership.parents[:1], endpoint_for(identity, membership), Quiet(), roams=False)
     task = asyncio.get_running_loop().create_task(uplink.run())
     try:
         await uplink.wait(WAIT_S)

@@ -21,7 +21,7 @@ class Role(enum.StrEnum):
     OPERATOR = "operator"
 
 
-_READ: Final = {"infer", "models", "edges", "ping"}
+_READ: Final = {"infer", "models", "metadata", "edges", "ping"}
 
 CALLS: Final[dict[str, frozenset[str]]] = {
     # The parent asks its child to act: calls that travel down.

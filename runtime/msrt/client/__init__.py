@@ -1,0 +1,26 @@
+"""The client library: ask the models of a tree, over ZeroMQ or HTTP, through the death of any edge.
+
+    with msrt.connect(["tcp://edge:5570", "tcp://other:5570"], state="~/.local/state/msrt/client") as client:
+        answer = client.infer("digits", {"input": rows})
+
+`request` a question and its answer; `core` where all of them are until settled; `front` one edge, spoken to by `peers`
+or `http`; `known` which edges there are; `aio` and `sync` what the caller sees; `watch` events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msrt.client.aio import AsyncClient
+from msrt.client.request import Answer
+from msrt.client.sync import Client
+
+__all__ = ["Answer", "AsyncClient", "Client", "connect"]
+
+
+def connect(
+    urls: Sequence[str] = (), *, state: Path | str | None = None, api_key: str = "", deadline_s: float = 10.0
+) -> Client:
+    """A Client of these edges (tcp:// or http://), or of those that the cloud names. See AsyncClient."""
+    return Client(urls, state=state, api_key=api_key, deadline_s=deadline_s)

@@ -1,0 +1,253 @@
+"""The client in an event loop: keeps edges at hand, asks one, moves to another when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from msrt import errors
+from msrt.client.core import Core
+from msrt.client.front import Front
+from msrt.client.http import HttpFront
+from msrt.client.known import Known, ask_cloud, member_folder
+from msrt.client.peers import Member, PeerFront
+from msrt.client.request import Answer, Request, fitted, needs_model, tensors_of
+from msrt.client.watch import watch_events
+from msrt.joining import load_member
+from msrt.protocol.address import ModelName
+from msrt.protocol.messages import Event, Parent
+from msrt.serving.backend import ModelInfo
+
+__all__ = ["AsyncClient"]
+
+log = structlog.get_logger()
+WARM: Final = 2
+"""Edges kept connected: one is asked, the other takes over without a handshake."""
+REFRESH_S: Final = 30.0
+LOOK_S: Final = 0.25
+LOST_S: Final = 2.0
+"""Without any edge for so long, more of them are tried, and the cloud is asked for new ones."""
+CLOUD_S: Final = 3.0
+
+
+class AsyncClient:
+    """Ask models for answers, from an event loop. Use it in an `async with`.
+
+    urls: edges, `tcp://HOST:PORT` or `http://HOST:PORT`; none: those that the cloud names. state: the directory of the
+    identity that `msrt login` made (or a cloud's own); an http:// address on loopback needs none. api_key: for http://
+    off loopback. deadline_s: of requests that name none.
+    """
+
+    def __init__(
+        self, urls: Sequence[str] = (), *, state: Path | str | None = None, api_key: str = "",
+        deadline_s: float = 10.0, member: Member | None = None,
+    ) -> None:  # fmt: skip
+        self._given, self._state, self._key = list(urls), Path(state) if state else None, api_key
+        self._deadline_s, self._member = deadline_s, member
+        self._core: Core
+        self._known: Known
+        self._tasks: dict[Front, asyncio.Task[None]] = {}
+        self._tending: asyncio.Task[None] | None = None
+        self._models: dict[tuple[str, int], ModelInfo] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- life
+
+    async def open(self) -> None:
+        """Find the edges and begin to connect. Raises NotEnrolled, InvalidAddress, NotFound (no edge there),
+        Disconnected (the cloud must be asked, and is away)."""
+        if self._member is None and not (self._given and all(u.startswith("http") for u in self._given)):
+            self._member = await load_member(member_folder(self._state))
+        self._core = Core()
+        self._known = Known(self._given, self._member)
+        if self._member is not None and (self._known.unknown or not self._known.urls):
+            await self._ask_cloud(self._member)
+            if unknown := self._known.unknown:
+                raise errors.NotFound(
+                    f"no edge of this tree listens at {unknown[0]}",
+                    hint=f"it has {', '.join(e.zmq for e in self._known.edges.values()) or 'none yet'}",
+                )
+        if not self._known.urls:
+            raise errors.Unavailable("this tree has no edge yet", hint="start one first: msrt edge join")
+        self._connect()
+        self._tending = asyncio.get_running_loop().create_task(self._tend())
+
+    async def close(self) -> None:
+        """Say goodbye; requests without an answer fail as Disconnected."""
+        tasks = [*self._tasks.values(), *([self._tending] if self._tending else [])]
+        self._core.close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._tasks.clear()
+
+    def _connect(self, most: int = WARM) -> None:
+        """Have so many edges at hand, of those that are not yet."""
+        there = {front.url for front in self._core.fronts}
+        for url in self._known.urls:
+            if len(self._core.fronts) >= most:
+                return
+            if url not in there:
+                front = self._front(url)
+                if front is not None:
+                    self._core.fronts.append(front)
+                    self._tasks[front] = asyncio.get_running_loop().create_task(front.run())
+
+    def _front(self, url: str) -> Front | None:
+        if url.startswith("http"):
+            return HttpFront(url, self._core, api_key=self._key)
+        edge = self._known.edge_at(url)
+        return PeerFront(self._member, edge, self._core) if edge and self._member else None
+
+    async def _tend(self) -> None:
+        """Look after the list of edges."""
+        loop = asyncio.get_running_loop()
+        lost_at = refresh_at = loop.time()
+        while True:
+            live = [front for front in self._core.fronts if front.live]
+            now = loop.time()
+            if live:
+                lost_at = now
+                if now >= refresh_at:
+                    refresh_at = now + REFRESH_S
+                    await self._refresh(live[0])
+                    self._connect()
+            elif now - lost_at > LOST_S:
+                await self._seek()
+                lost_at = loop.time()
+            self._judge()
+            await asyncio.sleep(LOOK_S)
+
+    async def _refresh(self, front: Front) -> None:
+        with contextlib.suppress(errors.MsrtError):
+            if self._known.learn(await front.edges()):
+                await self._known.save()
+
+    async def _seek(self) -> None:
+        """Nobody answers: one more of those that we know; edges may have moved, and the cloud knows where to."""
+        if self._member is not None:
+            with contextlib.suppress(errors.MsrtError):
+                await self._ask_cloud(self._member)
+        for front in list(self._core.fronts):
+            edge = self._known.edges.get(front.edge.node) if isinstance(front, PeerFront) else None
+            if isinstance(front, PeerFront) and edge is not None and edge != front.edge:
+                self._drop(front)
+        self._connect(len(self._core.fronts) + 1)
+
+    def _drop(self, front: Front) -> None:
+        self._core.fronts.remove(front)
+        self._tasks.pop(front).cancel()
+
+    async def _ask_cloud(self, member: Member) -> None:
+        if self._known.learn(await ask_cloud(member, CLOUD_S)):
+            await self._known.save()
+
+    def _judge(self) -> None:
+        """When every edge has sent us away for good, waiting is no use."""
+        fronts = self._core.fronts
+        refusals = [front.refused for front in fronts if isinstance(front, PeerFront | HttpFront)]
+        if refusals and all(refusals):
+            assert refusals[0] is not None
+            self._core.give_up(refusals[0])
+
+    # --- asking
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Any] | Any, *, deadline: float | None = None,
+        outputs: Sequence[str] = (), request_id: int = 0,
+    ) -> Answer:  # fmt: skip
+        """Ask [NAMESPACE/]NAME[@VERSION] for an answer.
+
+        inputs: arrays by input name, axis 0 the rows; or one array for a model with one input; lists are made what the
+        model takes. deadline: seconds. outputs: names, all if none. request_id: your own, so that asking again is the
+        same request; 0 makes one. Raises InvalidTensor, NotFound, Overloaded, Unavailable, DeadlineExceeded,
+        Disconnected.
+        """
+        return await (await self._submit(model, [inputs], deadline, tuple(outputs), request_id))[0]
+
+    async def infer_many(
+        self, model: str, many: Sequence[Mapping[str, Any] | Any], *, deadline: float | None = None,
+        outputs: Sequence[str] = (),
+    ) -> list[Answer]:  # fmt: skip
+        """The same for many requests at once: they travel together. When all are settled, raises the first error."""
+        futures = await self._submit(model, many, deadline, tuple(outputs), 0)
+        if futures:
+            await asyncio.wait(futures)
+        return [future.result() for future in futures]
+
+    async def _submit(
+        self, model: str, many: Sequence[Any], deadline: float | None, outputs: tuple[str, ...], request_id: int
+    ) -> list[asyncio.Future[Answer]]:
+        loop = asyncio.get_running_loop()
+        name = ModelName.parse(model)
+        ends = loop.time() + (self._deadline_s if deadline is None else deadline)
+        if any(map(needs_model, many)):
+            info = await self._info(name, ends)
+            many = [fitted(inputs, info) if needs_model(inputs) else inputs for inputs in many]
+        requests = []
+        for inputs in many:
+            specs, frames = tensors_of(inputs)
+            ident = request_id or self._core.next_id()
+            requests.append(Request(ident, name.name, name.version, outputs, specs, frames, ends, loop.create_future()))
+        return [self._core.submit(request) for request in requests]
+
+    async def metadata(self, model: str, *, deadline: float | None = None) -> ModelInfo:
+        """Inputs, outputs and versions of a model. Raises NotFound, Unavailable, Disconnected."""
+        name = ModelName.parse(model)
+        ends = asyncio.get_running_loop().time() + (self._deadline_s if deadline is None else deadline)
+        return await self._ask_info(name, ends)
+
+    async def _info(self, name: ModelName, ends: float) -> ModelInfo:
+        key = (name.name, name.version)
+        if key not in self._models:
+            self._models[key] = await self._ask_info(name, ends)
+        return self._models[key]
+
+    async def _ask_info(self, name: ModelName, ends: float) -> ModelInfo:
+        loop = asyncio.get_running_loop()
+        error: errors.MsrtError = errors.Disconnected("no edge could be reached within the deadline")
+        while True:
+            live = [front for front in self._core.fronts if front.live]
+            for front in live:
+                try:
+                    return await front.metadata(name.name, name.version)
+                except errors.MsrtError as failed:
+                    error = failed
+            passing = isinstance(error, errors.Disconnected | errors.Unavailable | errors.Overloaded)
+            if self._core.hopeless or (live and not passing) or loop.time() >= ends:
+                raise self._core.hopeless or error
+            await asyncio.sleep(0.05)
+
+    @property
+    def edges(self) -> list[Parent]:
+        """All edges known, as of the last refresh."""
+        return list(self._known.edges.values())
+
+    async def events(self, *, model: str = "", device: str = "") -> AsyncGenerator[Event, None]:
+        """What devices find in their own readings, from now on, of all edges that speak HTTP; each event once.
+
+        Goes on over the death of an edge; ends never. Raises Unavailable when no edge speaks HTTP.
+        """
+        urls = [u for u in self._known.urls if u.startswith("http")]
+        urls += [edge.http for edge in self._known.edges.values() if edge.http and edge.http not in urls]
+        if not urls:
+            raise errors.Unavailable("no edge that we know speaks HTTP", hint="name one: http://HOST:PORT")
+        fronts = [HttpFront(url, self._core, api_key=self._key) for url in urls]
+        async with contextlib.aclosing(watch_events(fronts, model, device)) as events:
+            async for event in events:
+                yield event

@@ -1,0 +1,138 @@
+"""The client without an event loop of the caller's: one daemon thread runs an AsyncClient.
+
+Threads are World.offload's elsewhere; this one belongs to the caller's process, which is no node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from msrt import errors
+from msrt.client.aio import AsyncClient
+from msrt.client.request import Answer
+from msrt.protocol.messages import Event, Parent
+from msrt.serving.backend import ModelInfo
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Ask models for answers, from any thread. Use it in a `with`, or `close` it. The parameters are AsyncClient's."""
+
+    def __init__(
+        self, urls: Sequence[str] = (), *, state: Path | str | None = None, api_key: str = "", deadline_s: float = 10.0
+    ) -> None:
+        self._loop = _loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="msrt-client", daemon=True)
+        self._thread.start()
+        self._closed = False
+        self._client = AsyncClient(urls, state=state, api_key=api_key, deadline_s=deadline_s)
+        try:
+            self._run(self._client.open())
+        except BaseException:
+            self._end()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Say goodbye. Requests without an answer fail as Disconnected."""
+        if not self._closed:
+            self._run(self._client.close())
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        if self._closed:
+            work.close()
+            raise errors.Disconnected("the client was closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._start(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    # --- asking
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Any] | Any, *, deadline: float | None = None,
+        outputs: Sequence[str] = (), request_id: int = 0,
+    ) -> Answer:  # fmt: skip
+        """See AsyncClient.infer."""
+        ask = self._client.infer(model, inputs, deadline=deadline, outputs=outputs, request_id=request_id)
+        return self._run(ask)
+
+    def submit(
+        self, model: str, inputs: Mapping[str, Any] | Any, *, deadline: float | None = None,
+        outputs: Sequence[str] = (), request_id: int = 0,
+    ) -> concurrent.futures.Future[Answer]:  # fmt: skip
+        """The same without waiting."""
+        ask = self._client.infer(model, inputs, deadline=deadline, outputs=outputs, request_id=request_id)
+        return self._start(ask)
+
+    def infer_many(
+        self, model: str, many: Sequence[Mapping[str, Any] | Any], *, deadline: float | None = None,
+        outputs: Sequence[str] = (),
+    ) -> list[Answer]:  # fmt: skip
+        """See AsyncClient.infer_many: thousands of requests a second, for they travel together."""
+        return self._run(self._client.infer_many(model, many, deadline=deadline, outputs=outputs))
+
+    def metadata(self, model: str, *, deadline: float | None = None) -> ModelInfo:
+        """See AsyncClient.metadata."""
+        return self._run(self._client.metadata(model, deadline=deadline))
+
+    @property
+    def edges(self) -> list[Parent]:
+        """All edges known, as of the last refresh."""
+        return self._client.edges
+
+    def events(self, *, model: str = "", device: str = "") -> Iterator[Event]:
+        """See AsyncClient.events."""
+        events = self._client.events(model=model, device=device)
+
+        async def take() -> Event:
+            return await anext(events)
+
+        async def end() -> None:
+            with contextlib.suppress(RuntimeError):  # it is waited for right now
+                await events.aclose()
+
+        try:
+            while True:
+                yield self._run(take())
+        finally:
+            if not self._closed:
+                self._run(end())
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
