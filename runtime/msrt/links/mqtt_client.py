@@ -65,7 +65,7 @@ class _Paho(paho.Client):
 class BrokerClient:
     """Connects, subscribes, and does so again with backoff until `close`.
 
-    `will`: asked at each connection for the topic and payload that the broker publishes when it dies without a goodbye.
+    `will`: where there is one, asked at each connection for the topic and payload that the broker publishes when it dies without a goodbye.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BrokerClient:
         credentials: Credentials,
         *,
         subscriptions: Sequence[str],
-        will: Callable[[], tuple[str, bytes]],
+        will: Callable[[], tuple[str, bytes]] | None = None,
         events: Events,
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -174,7 +174,9 @@ class BrokerClient:
         client.connected_socket = socket
         if name:
             client.username_pw_set(name, self._credentials.password)
-        client.will_set(*self._will())
+        if self._will is not None:
+            if self._will is not None:
+            client.will_set(*self._will())
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
