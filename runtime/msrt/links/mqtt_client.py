@@ -175,7 +175,6 @@ class BrokerClient:
         if name:
             client.username_pw_set(name, self._credentials.password)
         if self._will is not None:
-            if self._will is not None:
             client.will_set(*self._will())
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
