@@ -74,8 +74,9 @@ def test_the_unit_starts_what_exists(role):
     unit.read(DEPLOY / "systemd" / f"msrt-{role}.service")
     service = unit["Service"]
     command = shlex.split(service["ExecStart"])
+    verb = "start" if role == "cloud" else "join"
     assert command == [
-        "/opt/msrt/bin/msrt", role, "start", "--config", f"/etc/msrt/{role}.toml", "--state", f"/var/lib/msrt/{role}",
+        "/opt/msrt/bin/msrt", role, verb, "--config", f"/etc/msrt/{role}.toml", "--state", f"/var/lib/msrt/{role}",
     ]  # fmt: skip
     assert service["KillMode"] == "mixed"
     assert service["Restart"] == "on-failure"

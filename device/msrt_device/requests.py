@@ -12,7 +12,7 @@ from msrt.hop import Peer
 from msrt.inference.answer import answer
 from msrt.inference.slots import Slots
 from msrt.links.link import Buffer
-from msrt.protocol.messages import Infer, InferFailed
+from msrt.protocol.messages import Infer, InferFailed, Inferred
 from msrt.world.world import World
 
 __all__ = ["Requests"]
@@ -20,15 +20,17 @@ __all__ = ["Requests"]
 log = structlog.get_logger()
 INLINE_US: Final = 1000
 """A model whose call takes less runs in the event loop; a slower one would hold it and goes to a thread."""
-WAITING: Final = 64
-"""Batches of slow models that may wait; one more is refused, and the edge tries another device."""
 
 
 class Requests:
-    """Answers the edge's batches. `device`: this node's name, said in each answer."""
+    """Answers the edge's batches. `device`: this node's name, said in each answer.
 
-    def __init__(self, world: World, slots: Slots, device: str) -> None:
-        self._world, self._slots, self._device = world, slots, device
+    `bound`: batches of slow models that may wait; one more is refused, and the edge tries another device.
+    """
+
+    def __init__(self, world: World, slots: Slots, device: str, bound: int) -> None:
+        self._world, self._slots, self._device, self._bound = world, slots, device, bound
+        self._slowest_us = 0
         self._waiting: deque[tuple[Peer, Infer, list[Buffer], float]] = deque()
         self._cancelled: set[int] = set()
         self._working = False
@@ -38,6 +40,11 @@ class Requests:
     def queued(self) -> int:
         """Batches that wait for a thread."""
         return len(self._waiting)
+
+    def take_slowest_us(self) -> int:
+        """The longest call since this was last asked."""
+        slowest, self._slowest_us = self._slowest_us, 0
+        return slowest
 
     def received(self, peer: Peer, message: Infer, frames: list[Buffer]) -> None:
         """One batch."""
@@ -51,8 +58,8 @@ class Requests:
         if not slow and not self._waiting:
             self._answer(peer, message, frames)
             return
-        if len(self._waiting) >= WAITING:
-            self._refuse(peer, message, errors.Overloaded(f"{WAITING} batches wait on {self._device}"))
+        if len(self._waiting) >= self._bound:
+            self._refuse(peer, message, errors.Overloaded(f"{self._bound} batches wait on {self._device}"))
             return
         self._waiting.append((peer, message, frames, self._world.now() + message.deadline_ms / 1000))
         if not self._working:
@@ -80,8 +87,12 @@ class Requests:
         except errors.MsrtError as error:
             self._refuse(peer, message, error)
             return
-        self.answered += len(message.ids)
+        self._count(reply)
         peer.send(reply, outputs)
+
+    def _count(self, reply: Inferred) -> None:
+        self.answered += len(reply.ids)
+        self._slowest_us = max(self._slowest_us, reply.compute_us)
 
     async def _work(self) -> None:
         try:
@@ -104,7 +115,7 @@ class Requests:
                 )
             finally:
                 self._slots.give_back(slot)
-            self.answered += len(message.ids)
+            self._count(reply)
             peer.send(reply, outputs)
         except errors.Disconnected:
             log.info("infer.answer_undeliverable", model=message.model, count=len(message.ids))

@@ -54,6 +54,7 @@ __all__ = ["Device", "DeviceSetup", "build", "device_class"]
 
 log = structlog.get_logger()
 LOAD_S: Final = 2.0
+YIELD_S: Final = 0.5
 KEEP: Final = "assignment"
 
 
@@ -98,16 +99,17 @@ class Device:
         self._cloud = setup.membership.cloud_identity
         hello = hello_of(world, setup.identity, setup.membership, device_class=setup.device_class)
         endpoint = endpoint_for(setup.identity, setup.membership, config.link)
-        self.uplink = Uplink(world, hello, setup.membership.parents, endpoint, self)
+        self.uplink = Uplink(world, hello, setup.membership.parents, endpoint, self, pause_max_s=config.reconnect_max_s)
         self.uplink.on_parents = self._new_parents
         self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
         self._fetch_blob = fetch_from(self.uplink)
         self.slots = Slots()
         self.keeper = Keeper(
             world, self.slots, Engine(threads=config.engine_threads), fetch=self.fetch,
-            verify=lambda data, signature: verify(self._cloud, data, signature, Purpose.MANIFEST), changed=self._changed,
+            verify=lambda data, signature: verify(self._cloud, data, signature, Purpose.MANIFEST),
+            changed=self._changed,
         )  # fmt: skip
-        self.requests = Requests(world, self.slots, self.certificate.name)
+        self.requests = Requests(world, self.slots, self.certificate.name, config.engine_queue)
         self.events = DurableSender(
             world,
             Outbox(world.disk.store("events"), "events", bound_bytes=config.event_bytes),
@@ -136,7 +138,8 @@ class Device:
             side = [
                 group.create_task(work)
                 for work in (
-                    self.keeper.run(), self._report(), self._load(), *(watch.run() for watch in self.watches)
+                    self.keeper.run(), self._report(), self._load(), self._yield_to_serving(),
+                    *(watch.run() for watch in self.watches),
                 )
             ]  # fmt: skip
             try:
@@ -152,7 +155,7 @@ class Device:
         self.uplink.close()
 
     def _recall(self) -> None:
-        """The assignment on disk is in force until an edge says otherwise: a reboot alone brings the same models back."""
+        """The assignment on disk is in force until an edge says otherwise: a reboot brings the same models back."""
         found = dict(self._store.scan(KEEP)).get(KEEP)
         if found:
             assign = wire.unpack(found, Assign)
@@ -264,6 +267,13 @@ class Device:
             if now != failures:
                 failures = now
                 self._report_due.set()
+
+    async def _yield_to_serving(self) -> None:
+        """Serving comes first: training stands still for a moment after a call that took too long."""
+        limit_us = self.setup.config.train_pause_ms * 1000
+        while self.training is not None and limit_us:
+            await asyncio.sleep(YIELD_S)
+            self.training.pause(paused=self.requests.take_slowest_us() > limit_us)
 
     def _values(self) -> dict[str, float]:
         return {

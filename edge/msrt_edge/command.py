@@ -1,4 +1,4 @@
-"""`msrt edge join` and `msrt edge start`."""
+"""`msrt edge join`: the first time with an invite, later without."""
 
 from __future__ import annotations
 

@@ -160,8 +160,6 @@ class EdgeConfig(MasterConfig, frozen=True, kw_only=True):
     """Longest pause between tries; an unreachable webhook never blocks anything else."""
     update_streams: Count = 4
     """Training updates received at a time; the others wait for credit."""
-    update_bytes: Bytes = 2 * GIB
-    """Updates on disk that are not in a closed round."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

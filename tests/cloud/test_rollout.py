@@ -7,7 +7,7 @@ import pytest
 from msrt import errors
 from msrt.dispatch.canary import is_canary, parse_canary
 from msrt.protocol.messages import DeviceRecord, ModelState
-from msrt_cloud.rollout import Decision, Rollout, Seen, Stage
+from msrt_cloud.rollout import Decision, Pace, Rollout, Seen, Stage
 
 
 def seen(node: str, region: str = "north", state: str = "ready", **more) -> Seen:
@@ -16,7 +16,7 @@ def seen(node: str, region: str = "north", state: str = "ready", **more) -> Seen
 
 
 def rollout(stage: Stage = Stage.CANARY, canary: str = "north") -> Rollout:
-    return Rollout("m", 2, canary, stage, window_s=5.0, now=0.0)
+    return Rollout("m", 2, canary, stage, pace=Pace(window_s=5.0), now=0.0)
 
 
 def test_a_canary_that_stays_healthy_for_the_window_goes_live():

@@ -26,11 +26,15 @@ class Front:
         await self._server.close()
 
 
-async def open_front(backend: Backend, state: StateDir, config: MasterConfig) -> Front:
-    """Listen as the config says, else on a free loopback port that is kept. Raises PortInUse, InvalidConfig."""
+async def open_front(backend: Backend, state: StateDir, config: MasterConfig, *, deadline_s: float = 10.0) -> Front:
+    """Listen as the config says, else on a free loopback port that is kept. `deadline_s`: of a request that names none.
+
+    Raises PortInUse, InvalidConfig.
+    """
     host, port = state.address("http", config.http)
-    app = App(backend, AppConfig(api_key=config.http_api_key, max_body=config.http_body_bytes), version=version("msrt"))
-    server = HttpServer(app, host, port)
+    bounds = AppConfig(api_key=config.http_api_key, max_body=config.http_body_bytes, timeout_s=deadline_s)
+    app = App(backend, bounds, version=version("msrt"))
+    server = HttpServer(app, host, port, connections=config.http_connections, idle_s=config.http_idle_s)
     port = await server.start()
     state.remember("http", port)
     return Front(server, f"http://{config.advertise or host}:{port}")

@@ -18,10 +18,10 @@ BACKLOG = 2048
 
 
 class HttpServer:
-    """Serves an App at HOST:PORT until closed. Port 0 takes a free one."""
+    """Serves an App at HOST:PORT until closed. Port 0 takes a free one. Beyond `connections` callers get 503."""
 
-    def __init__(self, app: App, host: str, port: int) -> None:
-        self._app = app
+    def __init__(self, app: App, host: str, port: int, *, connections: int | None = None, idle_s: float = 75.0) -> None:
+        self._app, self._connections, self._idle_s = app, connections, idle_s
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
         self._listener: socket.socket | None = None
@@ -47,7 +47,8 @@ class HttpServer:
             server_header=False,
             date_header=False,
             backlog=BACKLOG,
-            timeout_keep_alive=75,
+            timeout_keep_alive=max(1, round(self._idle_s)),
+            limit_concurrency=self._connections,
             timeout_graceful_shutdown=2,
         )
         # What uvicorn.Server.serve() does, without its signal handlers: signals are the process's own.
