@@ -60,7 +60,8 @@ async def _rate(ask, callers: int) -> float:
     async def caller(number: int) -> None:
         nonlocal done
         while time.perf_counter() < end:
-            done += await ask(number)
+            got = await ask(number)  # `done +=` would read `done` before it waits
+            done += got
 
     began = time.perf_counter()
     await asyncio.gather(*map(caller, range(callers)))
