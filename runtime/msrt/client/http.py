@@ -123,6 +123,7 @@ class HttpFront(Front):
 
     def send(self, requests: Sequence[Request]) -> None:
         for request in requests:
+            request.alone = True  # JSON has one request a body
             task = asyncio.get_running_loop().create_task(self._infer(request))
             self._tasks[request.id] = task
             task.add_done_callback(partial(self._ended, request.id))

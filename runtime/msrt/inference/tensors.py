@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -154,11 +155,16 @@ def array_of(spec: TensorSpec, frame: Buffer) -> NDArray[Any]:
 
 def spec_of(name: str, array: np.ndarray[Any, Any]) -> TensorSpec:
     """How an array is described. Raises InvalidTensor for a dtype that no model takes."""
-    kind = array.dtype.name
-    dtype = _OIP_NAMES.get(kind) or ("BYTES" if array.dtype.kind in "OSU" else None)
+    dtype = _dtype_of(array.dtype)
     if dtype is None:
-        raise InvalidTensor(f"{name!r}: a tensor cannot be {kind}", hint=f"known are {', '.join(ITEM_BYTES)}")
+        raise InvalidTensor(f"{name!r}: a tensor cannot be {array.dtype}", hint=f"known are {', '.join(ITEM_BYTES)}")
     return TensorSpec(name, dtype, array.shape)
+
+
+@cache
+def _dtype_of(dtype: np.dtype[Any]) -> str | None:
+    """numpy takes longer to name a dtype than all the rest of a small request does."""
+    return _OIP_NAMES.get(dtype.name) or ("BYTES" if dtype.kind in "OSU" else None)
 
 
 def frame_of(array: np.ndarray[Any, Any]) -> Buffer:

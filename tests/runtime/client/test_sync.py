@@ -1,0 +1,134 @@
+"""The client without an event loop of its own, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+import msrt
+from msrt import errors
+from msrt.client.known import Known
+from msrt.joining import new_member
+from msrt.links.link import Credentials
+from msrt.protocol.messages import Parent
+from msrt.trust.identity import Identity
+from msrt.trust.private import write_private
+from msrt.world.field import field_world
+from tests.runtime.client.edges import EdgeHandler, member, rows
+from tests.runtime.client.test_http import ROWS, Fronts
+from tests.runtime.hop.tree import ParentNode, identity
+
+
+class Behind:
+    """An event loop in a thread, for what answers."""
+
+    def __enter__(self):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def run(self, work):
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+
+class TcpEdge(ParentNode):
+    """The doubling edge on ZeroMQ."""
+
+    def __init__(self, path):
+        super().__init__(field_world(path), ("edge", ()))
+        self.handler = self.down._handler = EdgeHandler(self.world, "edge", ())
+        self.handler.called = self.called
+        self.gate.offered = ()
+
+    async def called(self, _peer, method, _params):
+        if method == "edges":
+            return []
+        raise errors.NotFound(method)
+
+    async def start(self):
+        link = self.world.links.listen(
+            "tcp://127.0.0.1:0", Credentials(secret_key=self.identity.link_secret), lambda _key: True
+        )
+        await self.down.listen(link)
+        return link.address
+
+
+def logged_in(path, url):
+    """A state directory that `msrt login` could have made, which knows the edge."""
+    one = identity("app")
+    path.mkdir(mode=0o700)
+    one.save(path / "identity.json")
+    world, found = new_member(path)
+    assert isinstance(found, Identity)
+    _, _, membership = member(world)
+    store = world.disk.store("node")
+    membership.save_now(store)
+    edge = identity("edge")
+    known = Known([], (world, one, membership))
+    known.learn([Parent(edge.node, edge.link_public, zmq=url)])
+    asyncio.run(known.save())
+
+
+def test_zeromq_end_to_end(tmp_path):
+    """connect, infer, infer_many and submit against an edge on a real socket; closed, it says so."""
+    with Behind() as behind:
+        edge = TcpEdge(tmp_path / "edge")
+        url = behind.run(edge.start())
+        logged_in(tmp_path / "app", url)
+        with msrt.connect([url], state=tmp_path / "app") as client:
+            assert client.infer("double", {"x": rows(4)})["y"][0, 0] == 8
+            answers = client.infer_many("double", [{"x": rows(n)} for n in range(3000)])
+            assert [answer["y"][0, 1] for answer in answers] == [2 * n for n in range(3000)]
+            futures = [client.submit("double", {"x": rows(n)}) for n in range(20)]
+            assert [future.result(5)["y"][0, 0] for future in futures] == [2 * n for n in range(20)]
+            assert [found.zmq for found in client.edges] == [url]
+        with pytest.raises(errors.Disconnected, match="closed"):
+            client.infer("double", {"x": rows(1)})
+        behind.run(edge.down.close())
+
+
+def test_http_from_many_threads():
+    """One client, many threads: each gets its own answer."""
+    with Behind() as behind:
+        fronts = Fronts(1)
+        behind.run(fronts.__aenter__())
+        with msrt.connect(fronts.urls) as client:
+            found = {}
+
+            def ask(n):
+                found[n] = client.infer("digits", {"x": ROWS * n})["y"]
+
+            threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            for n in range(8):
+                np.testing.assert_array_equal(found[n], ROWS * n)
+            client.close()
+        behind.run(fronts.__aexit__())
+
+
+def test_no_identity_is_said_before_anything_starts(tmp_path):
+    """A tcp:// address needs one; the error says how to get it, and no thread is left."""
+    before = threading.active_count()
+    with pytest.raises(errors.NotEnrolled, match="msrt login"):
+        msrt.connect(["tcp://127.0.0.1:1"], state=tmp_path)
+    assert threading.active_count() == before
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path):
+    """The identity's mode is checked when it is loaded."""
+    write_private(tmp_path / "identity.json", identity("app").to_bytes())
+    (tmp_path / "identity.json").chmod(0o644)
+    with pytest.raises(errors.KeysExposed):
+        msrt.connect([], state=tmp_path)
