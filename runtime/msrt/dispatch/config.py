@@ -20,6 +20,8 @@ class Config(msgspec.Struct, frozen=True):
     """Who waited that long in the queue is Overloaded."""
     unready_s: float = 2.0
     """The same while no worker can answer: Unavailable."""
+    empty_s: float = 0.3
+    """The same while nobody even holds the model: the caller may know another edge that does."""
     max_deadline_s: float = 300.0
     max_attempts: int = 3
     stall_factor: float = 4.0

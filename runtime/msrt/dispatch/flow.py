@@ -82,7 +82,7 @@ class Flow:
         request.queued = now
         pool.items += 1
         self.admission.entered(request.size)
-        due = now + (self.config.max_age_s if pool.slots else self.config.unready_s)
+        due = now + (self.config.max_age_s if pool.slots else self.config.empty_s)
         self.wake = min(self.wake, due)
 
     def _leave(self, request: Request) -> None:

@@ -56,6 +56,8 @@ def wake_slots(worker: Worker, window: int, now: float) -> None:
 def _max_wait(pool: Pool, config: Config) -> tuple[float, bool]:
     """How long requests may wait here, and whether anybody could answer them."""
     able = any(not slot.worker.suspect for slot in pool.slots)
+    if not pool.slots:
+        return config.empty_s, able
     return (config.max_age_s if able else config.unready_s), able
 
 

@@ -48,7 +48,7 @@ def test_who_waited_too_long_is_turned_away():
 
 def test_without_a_ready_worker_requests_wait_a_little_and_then_fail():
     """A worker that comes in time gets them; else they are Unavailable."""
-    bench = Bench(unready_s=1.0)
+    bench = Bench(empty_s=1.0)
     bench.ask(question((1,)))
     bench.until(0.9)
     bench.up("a")
