@@ -163,7 +163,7 @@ def spec_of(name: str, array: np.ndarray[Any, Any]) -> TensorSpec:
 
 @cache
 def _dtype_of(dtype: np.dtype[Any]) -> str | None:
-    """numpy takes longer to name a dtype than all the rest of a small request does."""
+    """Numpy takes longer to name a dtype than all the rest of a small request does."""
     return _OIP_NAMES.get(dtype.name) or ("BYTES" if dtype.kind in "OSU" else None)
 
 

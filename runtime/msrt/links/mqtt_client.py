@@ -65,7 +65,8 @@ class _Paho(paho.Client):
 class BrokerClient:
     """Connects, subscribes, and does so again with backoff until `close`.
 
-    `will`: where there is one, asked at each connection for the topic and payload that the broker publishes when it dies without a goodbye.
+    `will`: where there is one, asked at each connection for the topic and payload that the broker publishes when it
+    dies without a goodbye.
     """
 
     def __init__(
