@@ -57,8 +57,7 @@ async def ask_cloud(member: Member, wait_s: float) -> list[Parent]:
         return edges_of(await uplink.call("edges", {}, wait_s))
     finally:
         uplink.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])  # and not the task itself: a cancellation of ours must not end here
 
 
 class Known:

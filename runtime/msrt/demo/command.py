@@ -25,7 +25,9 @@ def demo(*, keep: bool, report: Path | None, state: Path | None) -> None:
     """
     from msrt.demo.play import Outcome, play  # noqa: PLC0415 - --help stays quick
     from msrt.process import run  # noqa: PLC0415
+    from msrt.telemetry import logs  # noqa: PLC0415
 
+    logs.configure("console", "error")  # what our own sessions say while nodes die is no part of the story
     fresh = state is None
     folder = (state or Path(tempfile.mkdtemp(prefix="msrt-demo-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any, Final
 
 from msrt.demo.load import Infer, Tally, drive
@@ -39,8 +38,8 @@ async def _kill(story: Story, infer: Infer, tier: str, name: str) -> None:
         await asyncio.sleep(0.5)
     finally:
         stop.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await load
+        await asyncio.wait([load])
+    load.result()
     story.report.survived(tier, tally)
     story.say(
         f"{tally.requests} requests, {tally.failed} failed, {tally.wrong} wrong, "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from msrt.demo.kills import kills
 from msrt.demo.report import Report
@@ -15,6 +15,9 @@ from msrt.demo.tree import Tree
 from msrt.operator.show import console, table
 
 __all__ = ["Outcome", "play"]
+
+END_S: Final = 5.0
+"""For the chapter that was interrupted to say goodbye."""
 
 
 @dataclass
@@ -47,8 +50,7 @@ async def play(folder: Path, stop: asyncio.Event, outcome: Outcome, *, keep: boo
     finally:
         for task in (telling, told):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await asyncio.wait({telling, told}, timeout=END_S)
         if keep and outcome.ok:
             _play_on(story)
         else:

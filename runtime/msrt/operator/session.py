@@ -63,8 +63,7 @@ async def cloud(state: Path | None) -> AsyncIterator[Ask]:
         yield Ask(uplink)
     finally:
         uplink.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])  # and not the task itself: a cancellation of ours must not end here
 
 
 def ask(state: Path | None, work: Callable[[Ask], Awaitable[T]]) -> T:

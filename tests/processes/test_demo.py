@@ -1,0 +1,71 @@
+"""The demo itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.bench.tree import MSRT, until
+
+KEYS = {
+    "training": {"rounds", "accuracy", "alone_mean", "pooled", "update_bytes_ratio"},
+    "model": {"accuracy_fp32", "accuracy_int8", "weight_bytes_ratio", "chosen"},
+    "serving": {"requests", "failed", "wrong", "p50_ms", "p99_ms", "accuracy"},
+    "events": {"sent", "received"},
+}
+
+
+def of(folder):
+    """Processes whose command line names the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in line:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.slow
+def test_the_demo_holds(tmp_path):
+    """Exit status 0, a report with exactly its keys, three kills, nothing failed, wrong or lost; nobody stays."""
+    file, state = tmp_path / "report.json", tmp_path / "tree"
+    done = subprocess.run(
+        [MSRT, "demo", "--report", str(file), "--state", str(state)],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    report = json.loads(file.read_text())
+    assert report.keys() == KEYS.keys() | {"ok", "seconds", "failover"}
+    assert all(report[part].keys() == keys for part, keys in KEYS.items())
+    assert report["ok"] is True
+    assert [row["killed"] for row in report["failover"]] == ["device", "edge", "cloud"]
+    assert not of(state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_stopped_leaves_nobody_behind(tmp_path, number):
+    """Ctrl-C, SIGTERM, and even SIGKILL: all of its processes end with it."""
+    state = tmp_path / "tree"
+    demo = subprocess.Popen(
+        [MSRT, "demo", "--state", str(state)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        until("the edges start", lambda: len(of(state)) >= 4, 40)
+        demo.send_signal(number)
+        demo.wait(30)
+        until("all are gone", lambda: not of(state), 10)
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait()
+    assert demo.returncode != 0
