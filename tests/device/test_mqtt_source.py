@@ -30,7 +30,7 @@ class Sensor:
             up=self.up.set, down=lambda _error: self.up.clear(), message=lambda _t, _p: None, writable=lambda: None
         )
         self.client = BrokerClient(
-            broker.local_address, broker.credentials(), subscriptions=[f"msrt/{MASTER}/up/#"], will=None,
+            broker.local_address, broker.credentials(), subscriptions=[f"msrt/{MASTER}/up/+"], will=None,
             events=events, random_bytes=world.random.randbytes,
         )  # fmt: skip
         self.client.open()
