@@ -15,6 +15,7 @@ from pathlib import Path
 from msrt.client.aio import AsyncClient
 from msrt.client.request import Answer
 from msrt.client.sync import Client
+from msrt.telemetry.logs import quiet_unless_configured
 
 __all__ = ["Answer", "AsyncClient", "Client", "connect"]
 
@@ -24,3 +25,6 @@ def connect(
 ) -> Client:
     """A Client of these edges (tcp:// or http://), or of those that the cloud names. See AsyncClient."""
     return Client(urls, state=state, api_key=api_key, deadline_s=deadline_s)
+
+
+quiet_unless_configured()

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TextIO
 import msgspec
 import structlog
 
-__all__ = ["configure", "recent"]
+__all__ = ["configure", "quiet_unless_configured", "recent"]
 
 RECENT: Final = 2000
 """Lines kept in memory for `msrt node logs`: about half a megabyte."""
@@ -54,6 +54,15 @@ def configure(
     for old in [old for old in root.handlers if isinstance(old, _Bridge)]:
         root.removeHandler(old)
     root.addHandler(handler)
+
+
+def quiet_unless_configured() -> None:
+    """For whoever only calls msrt: warnings on stderr, nothing on stdout, unless the program has set structlog up."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
 
 
 def recent(limit: int = RECENT) -> list[dict[str, Any]]:
