@@ -21,7 +21,8 @@ import yaml
 from msrt.config import CloudConfig, DeviceConfig, EdgeConfig, load
 from msrt.links.broker_files import acl
 from msrt.telemetry import Metrics
-from msrt.trust import Identity, mosquitto_password
+from msrt.trust import Identity
+from msrt.trust.tls import mosquitto_password
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 TYPES = {"cloud": CloudConfig, "edge": EdgeConfig, "device": DeviceConfig}

@@ -1,4 +1,7 @@
-"""Who is who: identities, certificates, invites, roles, and the secrets of the MQTT broker."""
+"""Who is who: identities, certificates, invites, roles.
+
+`tls` (the MQTT broker's secrets) is imported where it is used: X.509 takes 10 MiB that a device does not need.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ from msrt.trust.certificate import Certificate, check_certificate, check_proof, 
 from msrt.trust.identity import Identity, Purpose, link_public, verify
 from msrt.trust.invite import Invite, InviteBook, InviteRecord
 from msrt.trust.roles import Role, allowed, check_call, check_message
-from msrt.trust.tls import BrokerCertificate, fingerprint, mosquitto_password
 
 __all__ = [
-    "BrokerCertificate",
     "Certificate",
     "Identity",
     "Invite",
@@ -22,10 +23,8 @@ __all__ = [
     "check_certificate",
     "check_message",
     "check_proof",
-    "fingerprint",
     "issue",
     "link_public",
-    "mosquitto_password",
     "prove",
     "verify",
 ]

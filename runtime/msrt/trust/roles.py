@@ -86,4 +86,5 @@ def check_message(role: str, message: object) -> None:
 
 def _hint(method: str) -> str:
     roles = [role for role in (Role.CLIENT, Role.OPERATOR) if allowed(role, method)]
-    return f"log in with a {' or '.join(roles)} invite: msrt login" if roles else ""
+    article = "an" if roles[:1] == [Role.OPERATOR] else "a"
+    return f"log in with {article} {' or '.join(roles)} invite: msrt login" if roles else ""

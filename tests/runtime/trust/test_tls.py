@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from msrt.errors import Corrupt, KeysExposed
-from msrt.trust import BrokerCertificate, fingerprint, mosquitto_password
+from msrt.trust.tls import BrokerCertificate, fingerprint, mosquitto_password
 
 WALL = 1_700_000_000.0
 
