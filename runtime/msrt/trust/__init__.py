@@ -1,6 +1,6 @@
 """Who is who: identities, certificates, invites, roles.
 
-`tls` (the MQTT broker's secrets) is imported where it is used: X.509 takes 10 MiB that a device does not need.
+`tls` (the MQTT broker's secrets) is imported where it is used: a device is spared X.509.
 """
 
 from __future__ import annotations
