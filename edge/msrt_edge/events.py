@@ -38,6 +38,8 @@ class Events:
             world, cloud, lambda data: wire.unpack(data, Event), commit=lambda: commit_all(store, *boxes)
         )
         self._followers: set[asyncio.Queue[Event]] = set()
+        self._fresh: list[Event] = []
+        """Taken, and not on disk yet: followers hear of them when they are."""
         self.received = 0
         self.duplicates = 0
 
@@ -53,7 +55,7 @@ class Events:
 
     async def stored(self, messages: list[Message]) -> None:
         """On disk on return; one that was here before changes nothing. Raises DiskFull."""
-        fresh = []
+        fresh = self._fresh
         for message in messages:
             if not isinstance(message, Event):
                 continue
@@ -66,6 +68,7 @@ class Events:
             if self.hook is not None:
                 self.hook.put(data)
         await self.upward.flush()
+        self._fresh = []
         self.received += len(fresh)
         if self.hook is not None:
             self.hook_wake.set()

@@ -17,32 +17,19 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore
-from msrt.artifacts.transfer import fetch_from, serve
+from msrt.artifacts.transfer import fetch_from
 from msrt.dispatch import Config, Dispatcher
-from msrt.hop import Downlink, Peer, StreamSink, Uplink
+from msrt.hop import Downlink, Peer, Uplink
 from msrt.joining import Membership, endpoint_for, hello_of, next_boot
-from msrt.links.link import Buffer, Credentials, Link
+from msrt.links.link import Credentials, Link
 from msrt.protocol import wire
 from msrt.protocol.messages import (
-    DeviceReport,
-    FollowRefused,
-    Infer,
-    InferCancel,
-    InferFailed,
-    Inferred,
-    JournalBlock,
-    Load,
-    Message,
     Parent,
-    RoundClosed,
-    RoundOpen,
-    StreamOpen,
 )
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.trust.certificate import check_certificate
 from msrt.trust.identity import Identity
-from msrt.trust.roles import Role, check_call
 from msrt.world.world import World
 from msrt_edge.events import Events
 from msrt_edge.fleet import Fleet
@@ -50,6 +37,7 @@ from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
 from msrt_edge.placement import wanted_digests
 from msrt_edge.requests import Requests
+from msrt_edge.sides import Above, Below
 from msrt_edge.training import RegionTraining
 
 __all__ = ["Edge", "EdgeSetup", "build"]
@@ -117,7 +105,7 @@ class Edge:
             self._hello,
             setup.membership.parents[:1],
             endpoint_for(setup.identity, setup.membership),
-            _Above(self),
+            Above(self),
         )
         self.fetch_blob = fetch_from(self.uplink)
         me = f"{self.node}/{self._hello.boot}"
@@ -165,7 +153,7 @@ class Edge:
             lambda: self.known_edges,
         )
         self.downlink = Downlink(
-            self.world, self.node, self._hello.boot, _Below(self), gate,
+            self.world, self.node, self._hello.boot, Below(self), gate,
             lease_s=self.setup.config.lease_s, epoch=boots << 24, children=self.setup.config.workers,
         )  # fmt: skip
         for url, credentials in self.setup.listen:
@@ -305,144 +293,3 @@ class Edge:
 def _lines(params: dict[str, object]) -> int:
     lines = params.get("lines", 50)
     return lines if isinstance(lines, int) else 50
-
-
-class _Above:
-    """The edge as the cloud's child."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def joined(self, peer: Peer) -> None:
-        log.info("edge.cloud_joined", cloud=peer.node)
-        self._edge.follower.attach(peer)
-        self._edge.events.upward.attach(peer)
-        self._edge.training.attach(peer)
-        self._edge.fleet.changed.set()
-
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
-        if final:
-            self._edge.cloud_left_at = self._edge.world.now()
-            log.warning("edge.cloud_away", error=str(error or ""))
-            self._edge.events.upward.detach(peer)
-            self._edge.training.detach()
-
-    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
-        edge = self._edge
-        match message:
-            case JournalBlock():
-                edge.follower.block(peer, message, frames)
-            case FollowRefused():
-                edge.follower.stopped(message)
-            case RoundOpen():
-                peer.spawn(self._round(message))
-            case RoundClosed():
-                peer.spawn(edge.training.closed(message, list(edge.device_peers().values())))
-            case _:
-                log.warning("edge.unexpected_message", type=type(message).__name__)
-
-    async def _round(self, message: RoundOpen) -> None:
-        try:
-            await self._edge.training.opened(message)
-        except errors.MsrtError as error:
-            log.warning("round.not_opened", job=message.job, round=message.round, error=str(error))
-
-    async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
-        family, _, what = method.partition(".")
-        node = params.get("node")
-        if family != "node" or what not in ("logs", "diagnose") or not isinstance(node, str):
-            raise errors.NotFound(f"an edge has no method {method!r} for its cloud")
-        return await self._edge.below(node, what, {k: v for k, v in params.items() if k not in ("node", "_call")})
-
-    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
-        if opened.kind == "snapshot":
-            return self._edge.follower.snapshot(peer, opened)
-        raise errors.Forbidden(f"an edge takes no stream {opened.kind} from its cloud")
-
-    async def stored(self, _peer: Peer, _messages: list[Message]) -> None:
-        raise errors.Forbidden("an edge keeps nothing for its cloud")
-
-
-class _Below:
-    """The edge as the parent of devices, and the front of clients."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-
-    def joined(self, peer: Peer) -> None:
-        if peer.role != Role.DEVICE:
-            return
-        edge = self._edge
-        log.info("edge.device_joined", device=peer.name, node=peer.node)
-        edge.metrics.leases.labels("device").inc()
-        edge.fleet.joined(peer)
-        edge.requests.worker_up(peer)
-        edge.fleet.assign()
-        edge.training.device_joined(peer)
-
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
-        edge = self._edge
-        if peer.role != Role.DEVICE:
-            if final:
-                edge.requests.client_gone(peer)
-            return
-        if peer.node in edge.device_peers():
-            edge.metrics.leases.labels("device").dec()
-            log.warning("edge.device_lost", device=peer.name, error=str(error or ""))
-        edge.requests.worker_down(peer)
-        edge.fleet.left(peer.node)
-        edge.refresh_tables()
-        if final:
-            task = asyncio.get_running_loop().create_task(edge.training.device_left(peer.node))
-            task.add_done_callback(lambda done: done.cancelled() or done.result())
-
-    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
-        requests, device = self._edge.requests, peer.role == Role.DEVICE
-        match message:
-            case Inferred() if device:
-                requests.answered(peer, message, frames)
-            case InferFailed() if device:
-                requests.failed(peer, message)
-            case Infer() if not device:
-                requests.from_client(peer, message, frames)
-            case InferCancel() if not device:
-                requests.client_cancelled(peer, message)
-            case DeviceReport() if device:
-                self._reported(peer, message)
-            case Load() if device:
-                self._edge.fleet.devices[peer.node].values = message.values
-            case _:
-                log.warning("edge.unexpected_message", peer=peer.name, type=type(message).__name__)
-
-    def _reported(self, peer: Peer, report: DeviceReport) -> None:
-        edge = self._edge
-        edge.fleet.report(peer, report)
-        edge.requests.report(peer, report)
-        edge.refresh_tables()
-
-    async def called(self, peer: Peer, method: str, params: dict[str, object]) -> object:
-        check_call(peer.role, method)
-        edge = self._edge
-        match method:
-            case "artifact.get":
-                return await serve(edge.artifacts, peer, params, edge.fetch_blob)
-            case "edges":
-                return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in edge.known_edges]
-            case "models":
-                return sorted(edge.follower.state.rollouts)
-            case "metadata":
-                model, version = params.get("model"), params.get("version", 0)
-                if not isinstance(model, str) or not isinstance(version, int):
-                    raise errors.CallerError("metadata takes a model's name, and perhaps a version")
-                return msgspec.to_builtins(edge.fleet.metadata(model, version))
-        raise errors.NotFound(f"an edge has no method {method!r}")
-
-    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
-        if opened.kind == "update" and peer.role == Role.DEVICE:
-            return self._edge.training.stream(peer, opened)
-        raise errors.Forbidden(f"a {peer.role} may not send a stream {opened.kind}")
-
-    async def stored(self, peer: Peer, messages: list[Message]) -> None:
-        if peer.role != Role.DEVICE:
-            raise errors.Forbidden(f"a {peer.role} posts no events")
-        await self._edge.events.stored(messages)

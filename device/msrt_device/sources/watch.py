@@ -83,6 +83,7 @@ class Watch:
             self.state = error.text
             self.refused += 1
             self._read += 1
+            self._store.put(self._key, self._read.to_bytes(8, "big"))
             log.warning("source.bad_reading", source=self._config.name, error=error.text)
             return
         finally:
