@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from msrt import errors
 from msrt.hop.durable import DurableSender
 from msrt.journal.inbox import Inbox
 from msrt.journal.outbox import Outbox, Overflow, commit_all
@@ -38,7 +39,7 @@ class Events:
             world, cloud, lambda data: wire.unpack(data, Event), commit=lambda: commit_all(store, *boxes)
         )
         self._followers: set[asyncio.Queue[Event]] = set()
-        self._fresh: list[Event] = []
+        self._held: list[Event] = []
         """Taken, and not on disk yet: followers hear of them when they are."""
         self.received = 0
         self.duplicates = 0
@@ -55,7 +56,7 @@ class Events:
 
     async def stored(self, messages: list[Message]) -> None:
         """On disk on return; one that was here before changes nothing. Raises DiskFull."""
-        fresh = self._fresh
+        fresh: list[Event] = []
         for message in messages:
             if not isinstance(message, Event):
                 continue
@@ -67,8 +68,12 @@ class Events:
             self.upward.outbox.put(data)
             if self.hook is not None:
                 self.hook.put(data)
-        await self.upward.flush()
-        self._fresh = []
+        try:
+            await self.upward.flush()
+        except errors.DiskFull:
+            self._held += fresh
+            raise
+        fresh, self._held = self._held + fresh, []
         self.received += len(fresh)
         if self.hook is not None:
             self.hook_wake.set()
