@@ -5,28 +5,41 @@ class its promise while both processes live: transient messages are delivered at
 and exactly once, durable messages in order and acknowledged only when the application has them on disk. What is still
 unacknowledged when the other process is gone is handed back (`Over.lost`, `Joined.lost`), never dropped in silence.
 
-Resending follows the cumulative-acknowledgement scheme of TCP (RFC 9293) with a doubling timer (RFC 6298, without
-the estimator: a hop's round trip is known to be short).
+`session_table` holds the table and the actions, `channel` the numbering and resending of one class.
 """
 
 from __future__ import annotations
 
-import enum
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import msgspec
 
 from msrt import errors
+from msrt.protocol.channel import RESEND_MAX_S, RESEND_S, Channel
 from msrt.protocol.messages import Bye, DeliveryClass, Fence, Heartbeat, Hello, Message, Refuse, Welcome
+from msrt.protocol.session_table import (
+    TABLE,
+    Acked,
+    Action,
+    Deliver,
+    Event,
+    Frames,
+    Joined,
+    Over,
+    Persist,
+    Side,
+    Silent,
+    State,
+    Transmit,
+)
 
 __all__ = [
     "TABLE",
     "Acked",
+    "Action",
     "Deliver",
     "Event",
+    "Frames",
     "Joined",
     "Over",
     "Persist",
@@ -37,138 +50,13 @@ __all__ = [
     "Transmit",
 ]
 
-RESEND_S: Final = 0.25
-RESEND_MAX_S: Final = 2.0
+C, P = Side.CHILD, Side.PARENT
 ACK_DELAY_S: Final = 0.02
-WINDOW: Final = 512
-"""Unacknowledged messages per class on the wire; more wait."""
-QUEUE_BYTES: Final = 16 << 20
-"""Waiting and unacknowledged bytes per session, above which `send` is refused."""
-HELD_BYTES: Final = QUEUE_BYTES
-"""Bytes of messages that came before their turn. No sender has more than its queue on the wire."""
 SEEN_BITS: Final = 4096
 """Transient sequence numbers remembered to drop duplicates."""
 LEASE_MIN_S: Final = 0.02
 LEASE_MAX_S: Final = 3600.0
 """What a child takes for a lease; anything else in a welcome is a fault of the parent."""
-
-Frames = Sequence[bytes | bytearray | memoryview]
-
-
-class Side(enum.Enum):
-    """Which end of the hop this is."""
-
-    CHILD = "child"
-    PARENT = "parent"
-
-
-class State(enum.Enum):
-    """Where the hop stands."""
-
-    NEW = "new"
-    GREETING = "greeting"
-    LIVE = "live"
-    SILENT = "silent"
-    OVER = "over"
-
-
-class Event(enum.Enum):
-    """What can happen to it."""
-
-    CONNECT = "connect"
-    HELLO = "hello"
-    WELCOME = "welcome"
-    REFUSE = "refuse"
-    DATA = "data"
-    FENCE = "fence"
-    BYE = "bye"
-    LOST = "lost"
-    LEASE_OUT = "lease out"
-    CLOSE = "close"
-
-
-C, P = Side.CHILD, Side.PARENT
-ALIVE: Final = (State.NEW, State.GREETING, State.LIVE, State.SILENT)
-TABLE: Final[dict[tuple[Side, State, Event], tuple[State, str]]] = {
-    (C, State.NEW, Event.CONNECT): (State.GREETING, "greet"),
-    (C, State.GREETING, Event.CONNECT): (State.GREETING, "greet"),
-    (C, State.SILENT, Event.CONNECT): (State.GREETING, "greet"),
-    (C, State.GREETING, Event.WELCOME): (State.LIVE, "welcomed"),
-    (C, State.GREETING, Event.REFUSE): (State.OVER, "refused"),
-    (C, State.GREETING, Event.LOST): (State.GREETING, "ignore"),
-    (C, State.GREETING, Event.FENCE): (State.GREETING, "ignore"),
-    (C, State.LIVE, Event.WELCOME): (State.LIVE, "ignore"),
-    (C, State.LIVE, Event.REFUSE): (State.OVER, "refused"),
-    (C, State.LIVE, Event.FENCE): (State.OVER, "fenced"),
-    (P, State.NEW, Event.HELLO): (State.LIVE, "admitted"),
-    (P, State.LIVE, Event.HELLO): (State.LIVE, "admitted"),
-    (P, State.SILENT, Event.HELLO): (State.LIVE, "admitted"),
-    (P, State.OVER, Event.HELLO): (State.LIVE, "admitted"),
-    **{(side, State.LIVE, Event.LOST): (State.SILENT, "silent") for side in Side},
-    **{(side, State.SILENT, Event.DATA): (State.LIVE, "revived") for side in Side},
-    **{(side, state, Event.BYE): (State.OVER, "left") for side in Side for state in ALIVE},
-    **{(side, state, Event.LEASE_OUT): (State.OVER, "expired") for side in Side for state in ALIVE},
-    **{(side, state, Event.CLOSE): (State.OVER, "closed") for side in Side for state in State},
-}  # fmt: skip
-"""(side, state, event) -> (next state, what is done). What is not here is out of order and refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transmit:
-    """Hand this to the link."""
-
-    message: Message
-    frames: Frames
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Give this to the application."""
-
-    message: Message
-    frames: Frames
-
-
-@dataclass(frozen=True, slots=True)
-class Persist:
-    """Give this durable message to the application, which calls `Session.persisted(seq)` once it is on disk."""
-
-    message: Message
-    frames: Frames
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Acked:
-    """The peer has these durable messages on disk, oldest first."""
-
-    messages: tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """The hop is live. `resumed`: nothing was lost since the last time it was; else `lost` names the session
-    messages that the other process never acknowledged, oldest first."""
-
-    resumed: bool
-    lost: tuple[Message, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """The transport lost the peer; its lease still runs and it may resume."""
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """The hop ended. `lost` are the session messages that were never acknowledged, oldest first."""
-
-    error: errors.MsrtError | None
-    lost: tuple[Message, ...] = ()
-
-
-Action = Transmit | Deliver | Persist | Acked | Joined | Silent | Over
 
 
 class _Packet(Protocol):
@@ -188,96 +76,6 @@ class _Packet(Protocol):
     def frames(self) -> Frames: ...
     @property
     def size(self) -> int: ...
-
-
-@dataclass(slots=True)
-class _Sent:
-    seq: int
-    message: Message
-    frames: Frames
-    size: int
-
-
-@dataclass(slots=True)
-class _Channel:
-    """One reliable class in both directions."""
-
-    next_seq: int = 1
-    unacked: deque[_Sent] = field(default_factory=deque)
-    waiting: deque[_Sent] = field(default_factory=deque)
-    bytes: int = 0
-    resend_at: float = float("inf")
-    resend_s: float = RESEND_S
-    received: int = 0
-    """Highest sequence delivered, in order."""
-    acked: int = 0
-    """What our acknowledgements say: `received`, or for durable what is on disk."""
-    early: dict[int, tuple[Message, Frames, int]] = field(default_factory=dict)
-    """By sequence, with its bytes on the wire."""
-    early_bytes: int = 0
-    settled: list[Message] = field(default_factory=list)
-    """Acknowledged since the application was last told."""
-
-    def put(self, message: Message, frames: Frames, now: float) -> _Sent | None:
-        """Number a message; returns it if the window lets it out at once."""
-        sent = _Sent(self.next_seq, message, frames, 256 + sum(memoryview(f).nbytes for f in frames))
-        if self.bytes and self.bytes + sent.size > QUEUE_BYTES:
-            raise errors.Overloaded(f"{self.bytes} bytes wait for the peer", hint="slow down, or try again later")
-        self.next_seq += 1
-        self.bytes += sent.size
-        if len(self.unacked) >= WINDOW:
-            self.waiting.append(sent)
-            return None
-        self._out(sent, now)
-        return sent
-
-    def _out(self, sent: _Sent, now: float) -> None:
-        if not self.unacked:
-            self.resend_at = now + self.resend_s
-        self.unacked.append(sent)
-
-    def ack(self, upto: int, now: float) -> list[_Sent]:
-        """Forget what arrived; returns what the window now lets out."""
-        if not self.unacked or upto < self.unacked[0].seq:
-            return []
-        while self.unacked and self.unacked[0].seq <= upto:
-            sent = self.unacked.popleft()
-            self.bytes -= sent.size
-            self.settled.append(sent.message)
-        self.resend_s = RESEND_S
-        self.resend_at = now + self.resend_s if self.unacked else float("inf")
-        out = []
-        while self.waiting and len(self.unacked) < WINDOW:
-            sent = self.waiting.popleft()
-            self._out(sent, now)
-            out.append(sent)
-        return out
-
-    def resend(self, now: float) -> list[_Sent]:
-        self.resend_s = min(self.resend_s * 2, RESEND_MAX_S)
-        self.resend_at = now + self.resend_s if self.unacked else float("inf")
-        return list(self.unacked)
-
-    def take(self, seq: int, message: Message, frames: Frames, size: int) -> list[tuple[int, Message, Frames]]:
-        """Put a received message in its place; returns what can be delivered, in order. What no honest sender would
-        have on the wire by now is dropped: it comes again when its time has come."""
-        if seq <= self.received or seq > self.acked + 2 * WINDOW:
-            return []
-        if seq > self.received + 1:
-            if seq not in self.early and self.early_bytes + size <= HELD_BYTES:
-                self.early[seq] = (message, frames, size)
-                self.early_bytes += size
-            return []
-        out = [(seq, message, frames)]
-        self.received = seq
-        while self.early and (held := self.early.pop(self.received + 1, None)) is not None:
-            self.received += 1
-            self.early_bytes -= held[2]
-            out.append((self.received, held[0], held[1]))
-        return out
-
-    def messages(self) -> tuple[Message, ...]:
-        return tuple(s.message for s in (*self.unacked, *self.waiting))
 
 
 class Session:
@@ -305,8 +103,8 @@ class Session:
         self._reset()
 
     def _reset(self) -> None:
-        self._session = _Channel()
-        self._durable = _Channel()
+        self._session = Channel()
+        self._durable = Channel()
         self._transient_seq = 0
         self._seen_top = 0
         self._seen = 0

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msrt import errors
+from msrt.protocol import channel
 from msrt.protocol import session as s
 from msrt.protocol.messages import Call, DeliveryClass, Event, Hello, Load, Message, Welcome
 
@@ -315,8 +316,8 @@ def test_what_comes_before_its_turn_is_bounded_in_bytes():
     size = 1 << 20
     for seq in range(2, 500):
         parent.receive(Packet(Call(seq, "x"), seq, parent.epoch, 0, 0, (), size), hop.now)
-    assert parent._session.early_bytes <= s.HELD_BYTES
-    assert len(parent._session.early) <= s.HELD_BYTES // size
+    assert parent._session.early_bytes <= channel.HELD_BYTES
+    assert len(parent._session.early) <= channel.HELD_BYTES // size
     first = parent.receive(Packet(Call(1, "x"), 1, parent.epoch, 0, 0, (), size), hop.now)
-    assert ids([a.message for a in first if isinstance(a, s.Deliver)]) == list(range(1, s.HELD_BYTES // size + 2))
+    assert ids([a.message for a in first if isinstance(a, s.Deliver)]) == list(range(1, channel.HELD_BYTES // size + 2))
     assert parent._session.early_bytes == 0
