@@ -15,11 +15,10 @@ from msrt import errors
 from msrt.client.core import Core
 from msrt.client.front import Front
 from msrt.client.http import HttpFront
-from msrt.client.known import Known, ask_cloud, member_folder
+from msrt.client.known import Known, ask_cloud, load_caller
 from msrt.client.peers import Member, PeerFront
 from msrt.client.request import Answer, Request, fitted, needs_model, tensors_of
 from msrt.client.watch import watch_events
-from msrt.joining import load_member
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import Event, Parent
 from msrt.serving.backend import ModelInfo
@@ -71,7 +70,7 @@ class AsyncClient:
         """Find the edges and begin to connect. Raises NotEnrolled, InvalidAddress, NotFound (no edge there),
         Disconnected (the cloud must be asked, and is away)."""
         if self._member is None and not (self._given and all(u.startswith("http") for u in self._given)):
-            self._member = await load_member(member_folder(self._state))
+            self._member = await load_caller(self._state)
         self._core = Core()
         self._known = Known(self._given, self._member)
         if self._member is not None and (self._known.unknown or not self._known.urls):

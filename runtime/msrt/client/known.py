@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 from msrt import errors
 from msrt.client.peers import Member, Quiet, edges_of
 from msrt.hop import Uplink
-from msrt.joining import IDENTITY, endpoint_for, hello_of
+from msrt.joining import IDENTITY, endpoint_for, hello_of, load_member
 from msrt.process import default_state
 from msrt.protocol import wire
 from msrt.protocol.messages import Parent
+from msrt.trust.roles import Role
 
-__all__ = ["Known", "ask_cloud", "member_folder", "same_url"]
+__all__ = ["Known", "ask_cloud", "load_caller", "member_folder", "same_url"]
 
 KEY = "edges"
 
@@ -35,6 +36,15 @@ def member_folder(state: Path | None) -> Path:
         f"no identity in {' or '.join(str(c) for c in candidates)}",
         hint="run this where the cloud runs, name its directory with --state, or log in: msrt login INVITE",
     )
+
+
+async def load_caller(state: Path | None) -> Member:
+    """The identity of a client or operator. Raises NotEnrolled, StateForeign (it is a node's)."""
+    folder = member_folder(state)
+    world, identity, membership = await load_member(folder)
+    if membership.role not in (Role.CLIENT, Role.OPERATOR):
+        raise errors.StateForeign(f"{folder} belongs to the {membership.role} {membership.name}")
+    return world, identity, membership
 
 
 def same_url(url: str) -> str:

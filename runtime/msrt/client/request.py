@@ -98,6 +98,8 @@ def fitted(inputs: object, info: ModelInfo) -> dict[str, NDArray[Any]]:
         dtype = NUMPY_NAMES.get(spec.dtype, "object")
         try:
             array = np.asarray(value)
+            if array.ndim == len(spec.shape) - 1:
+                array = array[np.newaxis]  # one row without its axis
             out[name] = array.astype(dtype, casting="same_kind" if array.dtype.kind != "i" else "unsafe", copy=False)
         except (TypeError, ValueError) as error:
             raise InvalidTensor(f"{name!r} cannot be made {spec.dtype}: {error}") from error

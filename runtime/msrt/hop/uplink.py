@@ -238,8 +238,9 @@ class _Conversation:
         if self.peer.over:
             return
         if isinstance(error, errors.MsrtError):
-            self._uplink.refused = error
-            log.warning("hop.unreachable", parent=self._parent.node, code=error.code, error=error.text)
+            told, self._uplink.refused = self._uplink.refused, error
+            if told is None or told.text != error.text:
+                log.warning("hop.unreachable", parent=self._parent.node, code=error.code, error=error.text)
             if isinstance(error, errors.WrongServerKey | errors.NotEnrolled | errors.Revoked):
                 self.peer.close()
                 return

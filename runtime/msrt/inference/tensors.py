@@ -171,6 +171,8 @@ def frame_of(array: np.ndarray[Any, Any]) -> Buffer:
     """An array's elements as a frame: small ones are copied out, large contiguous ones are viewed."""
     if array.dtype.kind in "OSU":
         return pack_strings([item if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()])
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
     if array.nbytes < _COPY_BELOW or not array.flags.c_contiguous:
         return array.tobytes()
     return array.data.cast("B")

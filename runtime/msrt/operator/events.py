@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from msrt.operator.session import Ask, ask, state_option
+from msrt.operator.session import Ask, ask, patient, state_option
 
 __all__ = ["events"]
 
@@ -27,14 +27,18 @@ def events() -> None:
 @click.option("--count", default=0, help="Stop after that many.")
 @state_option
 def follow(state: Path | None, model: str, device: str, since: int, count: int) -> None:
-    """Print events as they come, one JSON object a line."""
+    """Print events as they come, one JSON object a line, until Ctrl-C. Goes on over a restart of the cloud.
+
+    `offset` in a line is what --since takes: nothing is missed between two runs, as long as the cloud keeps it.
+    """
 
     async def work(cloud: Ask) -> None:
         after, printed = since, 0
         while True:
-            found: dict[str, Any] = await cloud(
-                "events.after", WAIT_S * 3, after=after, model=model, device=device, limit=500, wait_s=WAIT_S
-            )
+            found: dict[str, Any] = await patient(
+                cloud, "events.after", WAIT_S * 3,
+                after=after, model=model, device=device, limit=500, wait_s=WAIT_S,
+            )  # fmt: skip
             for event in found["events"]:
                 click.echo(msgspec.json.encode(event).decode())
                 printed += 1

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from pathlib import Path
 
 import click
 
 from msrt import errors
 from msrt.joining import join, new_member
-from msrt.operator.session import ask, state_option
+from msrt.life import default_name
+from msrt.operator.session import ask, run, state_option
 from msrt.operator.show import console
-from msrt.process import default_state
-from msrt.protocol.address import check_name, parse_labels
+from msrt.process import StateDir, default_state
+from msrt.protocol.address import parse_labels
 from msrt.trust.invite import Invite
+from msrt.trust.roles import Role
 
 __all__ = ["invite", "login"]
 
@@ -27,7 +27,7 @@ def _create(state: Path | None, role: str, region: str, labels: tuple[str, ...],
     click.echo(found["invite"])
 
 
-_hours = click.option("--hours", default=24.0, show_default=True, help="How long it may be used.")
+_hours = click.option("--hours", default=0.0, help="How long it may be used. Default: the cloud's setting, one day.")
 
 
 @click.group()
@@ -75,23 +75,23 @@ def operator(state: Path | None, hours: float) -> None:
 @click.option("--name", default="", help="Name of this client. Default: the host's.")
 @state_option
 def login(state: Path | None, text: str, name: str) -> None:
-    """Spend a client or operator INVITE and keep the identity, which later commands use."""
+    """Spend a client or operator INVITE and keep the identity, which later commands and msrt.connect use.
+
+    Without --state it is kept where they look for it: on a machine without a cloud they need no --state either.
+    """
     folder = state or default_state("client")
 
     async def work() -> str:
-        world, identity = new_member(folder)
-        invited = Invite.parse(text, world.wall())
-        if invited.role not in ("client", "operator"):
-            raise errors.CallerError(
-                f"this invite is for a node of role {invited.role}", hint=f"use it with: msrt {invited.role} join"
-            )
-        membership = await join(world, identity, invited, check_name(name or _default_name(identity.node)))
-        await membership.save(world, world.disk.store("node"))
+        with StateDir.open(folder, "client") as held:
+            world, identity = new_member(folder)
+            invited = Invite.parse(text, world.wall())
+            if invited.role not in (Role.CLIENT, Role.OPERATOR):
+                raise errors.CallerError(
+                    f"this invite is for a node of role {invited.role}", hint=f"use it with: msrt {invited.role} join"
+                )
+            membership = await join(world, identity, invited, default_name(name, identity.node))
+            held.adopt(membership.parents[0].node)
+            membership.save_now(world.disk.store("node"))
         return f"logged in as {membership.role} {membership.name}; the identity is in {folder}"
 
-    console().print(asyncio.run(work()))
-
-
-def _default_name(node: str) -> str:
-    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname().lower()).strip("-") or "client"
-    return f"{host[:40]}-{node[:6]}"
+    console().print(run(work()))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from msrt import errors
-from msrt.operator.session import Ask, ask, state_option
+from msrt.operator.session import Ask, ask, patient, state_option
 from msrt.operator.show import console, json_option, print_json, progress, table, warn
 from msrt.protocol.address import ModelName
 
@@ -38,7 +38,11 @@ def model() -> None:
 @json_option
 @state_option
 def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> None:
-    """Check, quantise, gate and register FILE (ONNX)."""
+    """Check, quantise, gate and register FILE (ONNX) as the next version of a model.
+
+    int8 is made beside fp32 and judged: on --eval by accuracy, else by agreement on --calibrate. What is served on
+    which kind of device is chosen by measured speed, unless --require says. Nothing runs before `msrt model rollout`.
+    """
 
     async def work(cloud: Ask) -> Any:
         params: dict[str, object] = {"name": options["name"], "file": await cloud.upload(file)}
@@ -46,7 +50,7 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
             if options[option]:
                 params[key] = await cloud.upload(options[option])
         if options["labels"]:
-            params["labels"] = options["labels"].read_text().split("\n")
+            params["labels"] = options["labels"].read_text().splitlines()
         params |= {"max_drop": options["max_drop"], "min_accuracy": options["min_accuracy"]}
         params["require"] = options["require"] or ""
         return await cloud("model.push", PUSH_S, **params)
@@ -90,13 +94,17 @@ def show(state: Path | None, name: str, *, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--canary", default="", help="A region, or a share such as 20%, that gets it first.")
 @click.option("--to", "selector", default="", help="Label selector: site=a,class=arm64,region=north. Default: all.")
-@click.option("--window", default=5.0, show_default=True, help="Seconds of readiness and health before it goes on.")
+@click.option("--window", default=0.0, help="Seconds of readiness and health before it goes on. Default: the cloud's.")
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds to wait here; the rollout goes on without.")
 @click.option("--no-wait", is_flag=True, help="Record it and return.")
 @json_option
 @state_option
 def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> None:
-    """Bring NAME[@VERSION] to the devices: canary first, on when healthy, back by itself when not."""
+    """Bring NAME[@VERSION] to the devices: canary first, on when healthy, back by itself when not.
+
+    It is desired state: recorded at once, followed here until it is through. With no matching device it is recorded
+    all the same, and devices that join later get it. The exit status is 1 when it was rolled back.
+    """
     wanted = ModelName.parse(name)
 
     async def work(cloud: Ask) -> Any:
@@ -105,7 +113,7 @@ def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> 
             selector=options["selector"], window_s=options["window"],
         )  # fmt: skip
         if begun["matching"] == 0 or options["no_wait"]:
-            return {**begun, "state": begun["state"]}
+            return begun
         return await _follow(cloud, begun, options["timeout"])
 
     result = ask(state, work)
@@ -124,9 +132,11 @@ async def _follow(cloud: Ask, begun: dict[str, Any], timeout_s: float) -> dict[s
     until = asyncio.get_running_loop().time() + timeout_s
     with progress(f"rollout {begun['model']}@{begun['version']}", begun["matching"]) as advance:
         while True:
-            now = await cloud("model.rollout.status", model=begun["model"])
+            now = await patient(cloud, "model.rollout.status", model=begun["model"])
+            if now["version"] != begun["version"]:
+                raise errors.Conflict(f"{begun['model']}@{now['version']} took the place of this rollout")
             advance(now["ready"], now["state"])
-            if now["state"] in ("done", "rolled_back") or now["version"] != begun["version"]:
+            if now["state"] in ("done", "rolled_back"):
                 return {**begun, **now}
             if asyncio.get_running_loop().time() > until:
                 raise errors.DeadlineExceeded(

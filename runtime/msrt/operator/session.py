@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from msrt.client.known import member_folder
+from msrt import errors
+from msrt.client.known import load_caller
 from msrt.client.peers import Quiet
 from msrt.hop import Uplink
-from msrt.joining import endpoint_for, hello_of, load_member
+from msrt.joining import endpoint_for, hello_of
+from msrt.telemetry import logs
 
-__all__ = ["Ask", "ask", "cloud", "state_option"]
+__all__ = ["Ask", "ask", "cloud", "patient", "run", "state_option"]
 
 T = TypeVar("T")
 WAIT_S = 5.0
+AWAY_S = 600.0
+"""How long the cloud may be away from a command that watches."""
 
 state_option = click.option(
     "--state", type=click.Path(path_type=Path), default=None,
@@ -33,7 +37,7 @@ class Ask:
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
 
-    async def __call__(self, method: str, timeout: float = 30.0, **params: object) -> Any:  # noqa: ASYNC109
+    async def __call__(self, method: str, timeout: float = 30.0, /, **params: object) -> Any:  # noqa: ASYNC109
         """Raises what the cloud answers with, Disconnected when it cannot be reached."""
         return await self._uplink.call(method, params, timeout)
 
@@ -51,10 +55,23 @@ class Ask:
         return digest
 
 
+async def patient(cloud: Ask, method: str, within_s: float = 30.0, /, **params: object) -> Any:
+    """Ask what may be asked twice, over a restart of the cloud: for 10 minutes, or until somebody presses Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + AWAY_S
+    while True:
+        try:
+            return await cloud(method, within_s, **params)
+        except (errors.Disconnected, errors.DeadlineExceeded):
+            if loop.time() > until:
+                raise
+            await asyncio.sleep(0.2)
+
+
 @contextlib.asynccontextmanager
 async def cloud(state: Path | None) -> AsyncIterator[Ask]:
     """A session with the cloud. Raises NotEnrolled; Disconnected comes from the first call."""
-    world, identity, membership = await load_member(member_folder(state))
+    world, identity, membership = await load_caller(state)
     hello = hello_of(world, identity, membership)
     uplink = Uplink(world, hello, membership.parents[:1], endpoint_for(identity, membership), Quiet(), roams=False)
     task = asyncio.get_running_loop().create_task(uplink.run())
@@ -66,6 +83,12 @@ async def cloud(state: Path | None) -> AsyncIterator[Ask]:
         await asyncio.wait([task])  # and not the task itself: a cancellation of ours must not end here
 
 
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work. What goes wrong is its error, one sentence, and not a log on top of it."""
+    logs.configure("console", "error")
+    return asyncio.run(work)
+
+
 def ask(state: Path | None, work: Callable[[Ask], Awaitable[T]]) -> T:
     """Run one command's work in a session of its own."""
 
@@ -73,4 +96,4 @@ def ask(state: Path | None, work: Callable[[Ask], Awaitable[T]]) -> T:
         async with cloud(state) as session:
             return await work(session)
 
-    return asyncio.run(main())
+    return run(main())

@@ -13,12 +13,14 @@ from rich.table import Table
 
 __all__ = ["console", "json_option", "print_json", "progress", "table", "warn"]
 
+WIDE = 10_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    """Standard output; where it is no terminal, as wide as what is printed."""
+    found = Console(highlight=False, soft_wrap=True)
+    return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDE)
 
 
 def print_json(value: object) -> None:
@@ -33,7 +35,14 @@ def table(columns: Sequence[str], rows: Iterable[Mapping[str, object]], *, empty
     for row in rows:
         count += 1
         drawn.add_row(*(_cell(row.get(column)) for column in columns))
-    console().print(drawn if count else empty)
+    out = console()
+    if out.is_terminal or not count:
+        out.print(drawn if count else empty)
+        return
+    with out.capture() as lines:
+        out.print(drawn)
+    for line in lines.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _cell(value: object) -> str:

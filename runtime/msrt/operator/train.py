@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from msrt import errors
-from msrt.operator.session import Ask, ask, state_option
+from msrt.operator.session import Ask, ask, patient, state_option
 from msrt.operator.show import console, json_option, print_json, progress, table
 from msrt.training.bundle import pack
 
@@ -18,6 +19,8 @@ __all__ = ["train"]
 ENDED = ("finished", "failed", "stopped")
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+LOOK_S = 0.3
+COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "expected", "reason"]
 
 
 @click.group()
@@ -27,59 +30,74 @@ def train() -> None:
 
 @train.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--watch", is_flag=True, help="Show each round until the job ends; survives a restart of the cloud.")
+@click.option("--watch", is_flag=True, help="Show each round until the job ends; goes on over a restart of the cloud.")
 @click.option("--report", type=FILE, help="Write the job's report (JSON) there when it ends; implies --watch.")
+@json_option
 @state_option
-def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool) -> None:
-    """Pack FOLDER (job.toml and sources) and train it on the tree."""
+def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool, as_json: bool) -> None:
+    """Pack FOLDER (job.toml and sources), send it, and train it on the tree. Prints the job's name.
+
+    With --watch the exit status is 0 only if the job finished.
+    """
+    bundle = pack(folder)
 
     async def start(cloud: Ask) -> str:
-        digest = await cloud.upload_bytes(pack(folder).data)
+        digest = await cloud.upload_bytes(bundle.data)
         return str((await cloud("train.run", bundle=digest))["job"])
 
+    async def follow(cloud: Ask) -> dict[str, Any]:
+        row = await _watch(cloud, job)
+        if report:
+            _write(report, await cloud("train.report", job=job))
+        return row
+
     job = ask(state, start)
-    console().print(job)
-    if watch or report:
-        asyncio.run(_watch(state, job))
-    if report:
-        found = ask(state, lambda cloud: cloud("train.report", job=job))
-        import msgspec  # noqa: PLC0415 - only here
-
-        report.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
-    if watch or report:
-        last = ask(state, lambda cloud: cloud("train.status", job=job))[0]
-        if last["state"] != "finished":
-            raise errors.JobFailed(f"{job} {last['state']}: {last['reason']}")
-
-
-async def _watch(state: Path | None, job: str) -> None:
-    """Poll with a session that is made again whenever the cloud was away."""
-    from msrt.operator.session import cloud as session  # noqa: PLC0415 - the async form, only here
-
-    with progress(f"job {job}", 0) as advance:
-        while True:
-            try:
-                async with session(state) as cloud:
-                    while True:
-                        now: dict[str, Any] = (await cloud("train.status", job=job))[0]
-                        advance(now["round"], _note(now))
-                        if now["state"] in ENDED:
-                            return
-                        await asyncio.sleep(0.3)
-            except (errors.Disconnected, errors.DeadlineExceeded):
-                advance(0, "the cloud is away")
-                await asyncio.sleep(0.5)
+    if not watch and not report:
+        if as_json:
+            print_json({"job": job})
+        else:
+            click.echo(job)
+        return
+    if not as_json:
+        click.echo(job)
+    row = ask(state, follow)
+    if as_json:
+        print_json(row)
+    else:
+        table(COLUMNS, [row], empty="")
+    if row["state"] != "finished":
+        raise errors.JobFailed(f"{job} {row['state']}: {row['reason'] or 'no reason was given'}")
 
 
-def _note(now: dict[str, Any]) -> str:
-    metrics = now.get("metrics") or {}
+async def _watch(cloud: Ask, job: str) -> dict[str, Any]:
+    """The job's row once it has ended."""
+    row: dict[str, Any] = (await patient(cloud, "train.status", job=job))[0]
+    with progress(f"job {job}", row["rounds"]) as advance:
+        while row["state"] not in ENDED:
+            advance(row["round"], _note(row))
+            await asyncio.sleep(LOOK_S)
+            row = (await patient(cloud, "train.status", job=job))[0]
+        advance(row["round"], _note(row))
+    return row
+
+
+def _note(row: dict[str, Any]) -> str:
+    metrics = row.get("metrics") or {}
     shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in ("loss", "accuracy"))
-    return f"of {now['rounds']} {now['state']} {shown} {now.get('reported', 0)}/{now.get('expected', 0)}".strip()
+    told = f"{row['reported']}/{row['expected']} reported" if row["expected"] else ""
+    return " ".join(part for part in (row["state"], shown, told, row["reason"]) if part)
+
+
+def _write(path: Path, report: object) -> None:
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    except OSError as error:
+        raise errors.LocalError(f"the report cannot be written to {path}: {error.strerror}") from error
 
 
 @train.command()
 @click.argument("job", required=False)
-@click.option("--report", type=FILE, help="Write JOB's report there.")
+@click.option("--report", type=FILE, help="Write JOB's report (JSON) there.")
 @json_option
 @state_option
 def status(state: Path | None, job: str | None, report: Path | None, *, as_json: bool) -> None:
@@ -87,17 +105,13 @@ def status(state: Path | None, job: str | None, report: Path | None, *, as_json:
     if report:
         if not job:
             raise errors.CallerError("--report needs a job", hint="msrt train status JOB --report FILE")
-        found = ask(state, lambda cloud: cloud("train.report", job=job))
-        import msgspec  # noqa: PLC0415 - only here
-
-        report.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        _write(report, ask(state, lambda cloud: cloud("train.report", job=job)))
         return
     rows = ask(state, lambda cloud: cloud("train.status", job=job or ""))
     if as_json:
         print_json(rows)
     else:
-        columns = ["job", "state", "round", "rounds", "metrics", "reported", "expected", "reason"]
-        table(columns, rows, empty="no job yet: msrt train run FOLDER")
+        table(COLUMNS, rows, empty="no job yet: msrt train run FOLDER")
 
 
 @train.command()
