@@ -81,6 +81,8 @@ class Uplink:
                 raise errors.CallerError("no parent can be reached over this link", hint="join with a new invite")
             parent, began = parents[turn % len(parents)], self._world.now()
             joined = await self._with(parent)
+            if self._closing:
+                return
             brief = self._world.now() - began < BRIEF_S
             turn = 0 if joined and self.parents[0].node != parent.node else turn + 1
             if joined and not brief:

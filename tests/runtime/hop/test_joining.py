@@ -335,3 +335,20 @@ def test_one_operator_may_have_many_processes():
             await task
 
     simulate(scenario)
+
+
+def test_closing_takes_no_time():
+    """`run` returns as soon as the goodbye is said, however short the session was."""
+
+    async def scenario(tree):
+        hello = Hello(identity("x").node, 1, certificate("x"))
+        credentials = Credentials(secret_key=identity("x").link_secret)
+        up = Uplink(tree.sim.world("x"), hello, [parent_of("p")], lambda p: (p.zmq, credentials), Quiet())
+        task = asyncio.get_running_loop().create_task(up.run())
+        await up.wait(5)
+        began = tree.sim.now
+        up.close()
+        await task
+        assert tree.sim.now - began < 0.05
+
+    simulate(scenario)
