@@ -7,14 +7,13 @@ from typing import Any
 from msrt.inference.bundle import Manifest
 from msrt.journal.facts import GLOBAL
 from msrt.journal.log import Log
-from msrt.journal.state import Job, State
-from msrt.protocol import wire
+from msrt.journal.state import State
 from msrt.protocol.messages import DeviceRecord, ModelState
 from msrt.trust.roles import Role
 from msrt_cloud.fleet import EdgeSeen, Fleet
 from msrt_cloud.rollouts import Rollouts
 
-__all__ = ["job_row", "model_rows", "node_rows", "show_model", "tree"]
+__all__ = ["model_rows", "node_rows", "show_model", "tree"]
 
 
 def _model(model: ModelState) -> dict[str, Any]:
@@ -117,18 +116,3 @@ def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
         "chosen": manifest.chosen, "require": manifest.require, "labels": list(manifest.labels),
         "files": {n: v.digest for n, v in manifest.variants.items()}, **report,
     }  # fmt: skip
-
-
-def job_row(job: Job, progress: tuple[int, int], *, paused: bool = False) -> dict[str, Any]:
-    """One job."""
-    state = job.ended.state if job.ended else ("paused" if paused else "running" if progress[1] else "queued")
-    return {
-        "job": job.created.job, "state": state, "round": job.round, "rounds": job.created.config.get("rounds", 0),
-        "metrics": dict(job.advanced.metrics) if job.advanced else {}, "reported": progress[0],
-        "expected": progress[1], "reason": job.ended.reason if job.ended else "",
-    }  # fmt: skip
-
-
-def read_manifest(data: bytes) -> Manifest:
-    """A manifest of our own journal."""
-    return wire.unpack(data, Manifest)
