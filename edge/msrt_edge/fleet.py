@@ -41,7 +41,6 @@ class DeviceSeen:
     sources: dict[str, str] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     assigned: tuple[Placement, ...] | None = None
-    generation: int = 0
 
 
 class Fleet:
@@ -128,10 +127,12 @@ class Fleet:
             self._generation += 1
             try:
                 seen.peer.send(Assign(self._generation, wanted))
+            except errors.FrameTooLarge as error:  # it keeps what it has; said once, until something else is wanted
+                log.error("device.assignment_too_large", device=seen.name, models=len(wanted), error=error.text)
             except (errors.Disconnected, errors.Overloaded) as error:
                 log.info("device.not_assigned", device=seen.name, error=error.text)
                 continue
-            seen.assigned, seen.generation = wanted, self._generation
+            seen.assigned = wanted
 
     def tables(self) -> list[VersionTable]:
         """Version tables that changed since the last call."""

@@ -23,9 +23,7 @@ from msrt.hop import Downlink, Peer, Uplink
 from msrt.joining import Membership, endpoint_for, hello_of, next_boot
 from msrt.links.link import Credentials, Link
 from msrt.protocol import wire
-from msrt.protocol.messages import (
-    Parent,
-)
+from msrt.protocol.messages import Parent
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.trust.certificate import check_certificate
@@ -250,12 +248,17 @@ class Edge:
         """The cloud hears of changes soon, and of numbers now and then."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.fleet.changed.wait(), REPORT_S)
+                async with asyncio.timeout(REPORT_S):
+                    await self.fleet.changed.wait()
             self.fleet.changed.clear()
             peer = self.uplink.peer
             if peer is not None:
-                with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                try:
                     peer.send(self.fleet.record(self.follower.replica.durable, self.values()))
+                except errors.FrameTooLarge as error:
+                    log.error("edge.report_too_large", devices=len(self.fleet.devices), error=error.text)
+                except (errors.Disconnected, errors.Overloaded):
+                    pass  # the next one says all of it
             await asyncio.sleep(0.1)
 
     def values(self) -> dict[str, float]:

@@ -1,0 +1,210 @@
+"""An edge's devices: who is here, what they are told to hold, what the cloud hears of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from msrt import errors
+from msrt.journal.facts import ModelPushed, NodeLabelled, RolloutSet
+from msrt.protocol.messages import Assign, FleetReport, ModelState
+from msrt_edge import fleet as room
+from tests.edge.rig import identity, pushed, simulate, until
+
+
+def test_a_device_that_joins_is_told_what_to_hold():
+    """All that is rolled out and matches it, in one assignment."""
+
+    async def scenario(rig):
+        await rig.cloud.rollout(1)
+        await rig.cloud.rollout(1, "other", selector="name=d1")
+        await until(lambda: rig.d1.placed == [("net", 1, "fp32", True), ("other", 1, "fp32", True)])
+        await until(lambda: rig.d2.placed == [("net", 1, "fp32", True)])
+        await rig.reborn("d2")
+        await until(lambda: rig.d2.placed == [("net", 1, "fp32", True)])
+
+    simulate(scenario)
+
+
+def test_nothing_is_said_where_nothing_changed():
+    """A report, or a rollout of a model that is not its own, costs a device no assignment."""
+
+    async def scenario(rig):
+        await rig.serve()
+        before = len(rig.d1.told(Assign))
+        rig.d1.report(("net", 1))
+        await rig.cloud.rollout(1, "other", selector="name=d2")
+        await until(lambda: len(rig.d2.placed) == 2)
+        assert len(rig.d1.told(Assign)) == before
+
+    simulate(scenario)
+
+
+def test_labels_of_the_journal_stand_over_the_devices_own():
+    """A label that a device says of itself places a model, until the operator says otherwise."""
+
+    async def scenario(rig):
+        await rig.cloud.rollout(1, selector="site=roof")
+        rig.d1.report(labels={"site": "roof"})
+        await until(lambda: rig.d1.placed == [("net", 1, "fp32", True)])
+        await rig.cloud.writer.append(NodeLabelled(rig.d1.node, {"site": "cellar"}))
+        await until(lambda: rig.d1.placed == [])
+
+    simulate(scenario)
+
+
+def test_a_manifest_that_the_cloud_did_not_sign_is_never_placed():
+    """It is refused, and said; other models of the same block go on."""
+
+    async def scenario(rig):
+        forged = pushed(1, "forged")
+        bad = ModelPushed("forged", 1, forged.manifest, b"\0" * 64)
+        await rig.cloud.writer.append(bad, RolloutSet("forged", 1), pushed(1), RolloutSet("net", 1))
+        await until(lambda: rig.d1.placed == [("net", 1, "fp32", True)])
+        assert ("forged", 1) not in rig.edge.fleet.manifests
+
+    simulate(scenario)
+
+
+def test_models_too_many_for_one_message_do_not_end_the_edge():
+    """What no packet can carry is not sent; the device keeps what it has and the edge lives."""
+
+    async def scenario(rig):
+        await rig.serve()
+        for number in range(6):
+            labels = tuple(f"{number}-{n}-{'x' * 90}" for n in range(1500))
+            await rig.cloud.writer.append(pushed(1, f"wide{number}", labels=labels), RolloutSet(f"wide{number}", 1))
+        await until(lambda: len(rig.edge.follower.state.rollouts) == 7)
+        await asyncio.sleep(5)
+        assert len(rig.d1.placed) < 7
+        assert b"device.assignment_too_large" in rig.sim.log_bytes()
+        assert rig.d1.live
+        await rig.cloud.writer.append(*(RolloutSet(f"wide{n}", 1, state="rolled_back") for n in range(6)))
+        await rig.cloud.rollout(2)
+        await until(lambda: rig.d1.placed == [("net", 2, "fp32", True)])
+
+    simulate(scenario)
+
+
+def test_the_first_device_of_a_class_measures_for_the_others():
+    """What it found is what the next device of its class is given."""
+
+    async def scenario(rig):
+        await rig.cloud.rollout(1, files={"fp32": b"a", "int8": b"b"})
+        await until(lambda: rig.d1.placed == rig.d2.placed == [("net", 1, "measure", True)])
+        rig.d1.report(ModelState("net", 1, "int8", "ready", latency_us={"fp32": 900, "int8": 300}))
+        await until(lambda: rig.d2.placed == [("net", 1, "int8", True)])
+        assert rig.d1.placed == [("net", 1, "measure", True)], "what it found it keeps"
+
+    simulate(scenario)
+
+
+def test_a_silent_device_is_away_after_its_lease_and_here_again_when_it_speaks():
+    """It stays in the list, marked, and the cloud hears of both."""
+
+    async def scenario(rig):
+        def alive():
+            report = rig.cloud.told(FleetReport)[-1]
+            return {record.name: record.alive for record in report.devices}
+
+        await until(lambda: rig.cloud.told(FleetReport) and alive() == {"d1": True, "d2": True})
+        rig.sim.partition("edge", "d1")
+        await until(lambda: alive() == {"d1": False, "d2": True}, 10)
+        assert list(rig.edge.device_peers()) == [rig.d2.node]
+        rig.sim.heal()
+        await until(lambda: alive() == {"d1": True, "d2": True})
+
+    simulate(scenario)
+
+
+def test_a_device_that_is_away_for_long_is_forgotten(monkeypatch):
+    """The list does not grow with every device that ever was here."""
+    monkeypatch.setattr(room, "FORGET_S", 5.0)
+
+    async def scenario(rig):
+        rig.sim.crash("d1")
+        await until(lambda: not rig.seen("d1").alive)
+        await until(lambda: rig.seen("d1") is None)
+        assert rig.seen("d2").alive
+
+    simulate(scenario)
+
+
+def test_the_record_of_a_device_says_all_of_it():
+    """Name, class, labels, models, link and numbers."""
+
+    async def scenario(rig):
+        await rig.serve("d1")
+        [record] = [r for r in rig.edge.fleet.record({}, {}).devices if r.name == "d1"]
+        assert (record.node, record.alive, record.device_class) == (rig.d1.node, True, "sim-1g")
+        assert (record.link, record.models[0].version) == ("mem", 1)
+
+    simulate(scenario)
+
+
+def test_a_large_fleet_does_not_end_its_edge():
+    """A report that no packet can carry is not sent, and that is said; devices are served on."""
+
+    async def scenario(rig):
+        await rig.serve()
+        states = tuple(ModelState("net", n, "fp32", "ready", error="e" * 1000) for n in range(1, 300))
+        for name in ("d1", "d2"):
+            rig.seen(name).models = states
+        rig.edge.fleet.changed.set()
+        await asyncio.sleep(5)
+        assert b"edge.report_too_large" in rig.sim.log_bytes()
+        assert rig.d1.live
+        for name in ("d1", "d2"):
+            rig.seen(name).models = states[:1]
+        count = len(rig.cloud.told(FleetReport))
+        await until(lambda: len(rig.cloud.told(FleetReport)) > count)
+
+    simulate(scenario)
+
+
+def test_a_version_is_asked_for_by_number_or_as_it_is_rolled_out():
+    """Unknown models and versions are errors that say what there is."""
+
+    async def scenario(rig):
+        fleet = rig.edge.fleet
+        with pytest.raises(errors.NotFound, match="no model 'net'"):
+            fleet.serving("net")
+        await rig.serve("d1")
+        await until(lambda: fleet.serving_versions())
+        assert fleet.serving("net") == fleet.serving("net", 1) == 1
+        with pytest.raises(errors.NotFound, match="no version 7"):
+            fleet.serving("net", 7)
+        assert fleet.metadata("net", 0).versions == (1,)
+        assert fleet.ready_somewhere("net", 1)
+        assert not fleet.ready_somewhere("net", 2)
+
+    simulate(scenario)
+
+
+def test_a_model_whose_manifest_was_refused_is_unavailable_not_a_crash():
+    """It is rolled out, and nothing here can check a request for it."""
+
+    async def scenario(rig):
+        await rig.cloud.writer.append(ModelPushed("net", 1, b"junk", b"\0" * 64), RolloutSet("net", 1))
+        await until(lambda: rig.edge.fleet.serving_versions())
+        with pytest.raises(errors.Unavailable, match="not here yet"):
+            rig.edge.fleet.metadata("net", 0)
+        with pytest.raises(errors.Unavailable, match="not here yet"):
+            rig.edge.fleet.validate("net", 0, (), ())
+
+    simulate(scenario)
+
+
+def test_a_report_of_a_device_that_is_not_known_changes_nothing():
+    """It may come late, from a session that is over."""
+
+    async def scenario(rig):
+        peer = rig.seen("d1").peer
+        del rig.edge.fleet.devices[identity("d1").node]
+        rig.d1.report(("net", 1))
+        await asyncio.sleep(1)
+        assert peer.live
+        assert rig.seen("d1") is None
+
+    simulate(scenario)
