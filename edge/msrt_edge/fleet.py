@@ -128,7 +128,7 @@ class Fleet:
             try:
                 seen.peer.send(Assign(self._generation, wanted))
             except errors.FrameTooLarge as error:  # it keeps what it has; said once, until something else is wanted
-                log.error("device.assignment_too_large", device=seen.name, models=len(wanted), error=error.text)
+                log.warning("device.assignment_too_large", device=seen.name, models=len(wanted), error=error.text)
             except (errors.Disconnected, errors.Overloaded) as error:
                 log.info("device.not_assigned", device=seen.name, error=error.text)
                 continue

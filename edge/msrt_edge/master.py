@@ -256,7 +256,7 @@ class Edge:
                 try:
                     peer.send(self.fleet.record(self.follower.replica.durable, self.values()))
                 except errors.FrameTooLarge as error:
-                    log.error("edge.report_too_large", devices=len(self.fleet.devices), error=error.text)
+                    log.warning("edge.report_too_large", devices=len(self.fleet.devices), error=error.text)
                 except (errors.Disconnected, errors.Overloaded):
                     pass  # the next one says all of it
             await asyncio.sleep(0.1)

@@ -171,7 +171,7 @@ def test_a_version_is_asked_for_by_number_or_as_it_is_rolled_out():
         with pytest.raises(errors.NotFound, match="no model 'net'"):
             fleet.serving("net")
         await rig.serve("d1")
-        await until(lambda: fleet.serving_versions())
+        await until(fleet.serving_versions)
         assert fleet.serving("net") == fleet.serving("net", 1) == 1
         with pytest.raises(errors.NotFound, match="no version 7"):
             fleet.serving("net", 7)
@@ -187,7 +187,7 @@ def test_a_model_whose_manifest_was_refused_is_unavailable_not_a_crash():
 
     async def scenario(rig):
         await rig.cloud.writer.append(ModelPushed("net", 1, b"junk", b"\0" * 64), RolloutSet("net", 1))
-        await until(lambda: rig.edge.fleet.serving_versions())
+        await until(rig.edge.fleet.serving_versions)
         with pytest.raises(errors.Unavailable, match="not here yet"):
             rig.edge.fleet.metadata("net", 0)
         with pytest.raises(errors.Unavailable, match="not here yet"):

@@ -80,14 +80,12 @@ def test_a_revoked_device_is_sent_away_and_stays_out():
     simulate(scenario)
 
 
-async def ask(rig, secret=b"s" * 16, timeout=30.0):
+async def ask(rig, secret=b"s" * 16):
     """A newcomer spends an invite at the edge."""
     one, edge = identity("newcomer"), parent_of("edge")
     request = Enrol("invite", secret, one.public, one.link_public, prove(one, "invite"), "newcomer")
     credentials = Credentials(secret_key=one.link_secret, server_key=edge.link_key)
-    return await rig.sim.spawn(
-        "newcomer", enrol(rig.sim.world("newcomer"), "mem://edge", credentials, request, timeout)
-    )
+    return await rig.sim.spawn("newcomer", enrol(rig.sim.world("newcomer"), "mem://edge", credentials, request, 30.0))
 
 
 def test_a_joiner_is_relayed_and_gets_this_edge_as_its_parent():

@@ -78,7 +78,7 @@ def variant(measured, node="n1", device_class="pi", **more):
 
 
 def test_the_faster_variant_is_for_all_of_the_class():
-    """The first to measure decides, for others of its class only; it keeps measuring itself, for it holds the result."""
+    """The first to measure decides, for others of its class only; it measures on, for it has both."""
     measured = Measured()
     assert variant(measured) == MEASURE
     assert measured.learn("n1", "pi", report(fp32=10, int8=30)) is True
