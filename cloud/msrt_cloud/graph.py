@@ -94,6 +94,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
         size = path.stat().st_size
         if size > SIZE_LIMIT:
             raise InvalidModel(f"{path.name} has {size} bytes, over {SIZE_LIMIT}")
+        if not size:
+            raise InvalidModel(f"{path.name} is empty", hint="export it again")
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise InvalidModel(f"cannot read {path.name}: {error.strerror}") from error

@@ -21,6 +21,9 @@ __all__ = ["Samples", "load_evaluation", "load_samples", "outputs_of"]
 Array = NDArray[Any]
 
 _BATCH: Final = 64
+_MAGIC: Final = (b"\x93NUMPY", b"PK")
+_LONGEST: Final = 6
+_SAVE: Final = "save it with np.save or np.savez"
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,15 @@ def outputs_of(model: LoadedModel, samples: Samples, *, batchable: bool) -> Arra
 def _read(path: Path) -> Array | dict[str, Array]:
     try:
         with path.open("rb") as file:
+            if not file.read(_LONGEST).startswith(_MAGIC):  # else numpy speaks of pickles
+                raise InvalidTensor(f"{path.name} is neither .npy nor .npz", hint=_SAVE)
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return loaded
             return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidTensor(f"cannot read {path.name}: {error}", hint="save it with np.save or np.savez") from error
+        raise InvalidTensor(f"cannot read {path.name}: {error}", hint=_SAVE) from error
 
 
 def _named(found: dict[str, Array], inputs: tuple[TensorSpec, ...], file: str) -> dict[str, Array]:

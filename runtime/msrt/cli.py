@@ -93,6 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         click.echo(f"msrt: {error}", err=True)
         return 1
     except click.ClickException as error:
+        if _of_a_file(error):
+            click.echo(f"msrt: {error.format_message()}", err=True)
+            return 1
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -101,6 +104,15 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return result if isinstance(result, int) else 0
+
+
+def _of_a_file(error: click.ClickException) -> bool:
+    """Whether a file is at fault, which may be there the next time, and not how the command was called."""
+    return (
+        isinstance(error, click.BadParameter)
+        and error.param is not None
+        and isinstance(error.param.type, click.Path | click.File)
+    )
 
 
 def node_options(command: F) -> F:

@@ -50,7 +50,7 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
             if options[option]:
                 params[key] = await cloud.upload(options[option])
         if options["labels"]:
-            params["labels"] = options["labels"].read_text().splitlines()
+            params["labels"] = _lines(options["labels"])
         params |= {"max_drop": options["max_drop"], "min_accuracy": options["min_accuracy"]}
         params["require"] = options["require"] or ""
         return await cloud("model.push", PUSH_S, **params)
@@ -61,6 +61,13 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
         return
     console().print(f"{result['model']}@{result['version']}")
     table(["what", "value"], ({"what": k, "value": v} for k, v in result["report"].items()), empty="no report")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise errors.CallerError(f"{path} is no text in UTF-8", hint="write one class name a line") from None
 
 
 @model.command(name="list")
