@@ -173,6 +173,10 @@ class Session:
     def receive(self, packet: _Packet, now: float) -> list[Action]:
         """One decoded packet from the peer. Raises OutOfOrder for what the state does not allow."""
         message = packet.message
+        if isinstance(message, Bye) and packet.epoch == self.epoch and self.state in (State.LIVE, State.SILENT):
+            # what the goodbye acknowledges is not lost; what it would make room for goes nowhere any more
+            acked = [action for action in self._acks(packet, now) if isinstance(action, Acked)]
+            return acked + self._control(message, now)
         if packet.delivery == DeliveryClass.CONTROL and not isinstance(message, Heartbeat):
             return self._control(message, now)
         if packet.epoch == self.epoch and self.state in (State.LIVE, State.SILENT):
@@ -372,4 +376,7 @@ class Session:
         return self._end(errors.Disconnected(f"nothing was heard for the lease of {self.lease_s:g} s"))
 
     def _do_closed(self, _payload: object, _now: float, _before: State) -> list[Action]:
-        return self._end(None)
+        acked = self._session.acked, self._durable.acked
+        out = self._end(None)
+        self._session.acked, self._durable.acked = acked  # the goodbye is encoded after this, and acknowledges them
+        return out

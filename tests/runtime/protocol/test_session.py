@@ -152,6 +152,31 @@ def test_silence_past_the_lease_ends_both_ends_with_the_unacknowledged_messages(
     assert ids(hop.parent.lost) == [7]
 
 
+def test_a_goodbye_acknowledges_what_arrived_before_it():
+    """Whoever asks, reads the answer and leaves at once, leaves nothing behind that counts as lost."""
+    hop = Hop()
+    hop.run(0.2)
+    hop.parent.do(hop.parent.session.send(Call(7, "x"), (), hop.now), hop.now)
+    hop.parent.do(hop.parent.session.send(event(1), (), hop.now), hop.now)
+    while not (hop.child.got and hop.child.persisted):
+        hop.step(0.001)
+    hop.child.do(hop.child.session.close(hop.now), hop.now)
+    hop.run(0.1)
+    assert hop.parent.session.state is s.State.OVER
+    assert not hop.parent.lost
+
+
+def test_a_goodbye_does_not_acknowledge_what_never_arrived():
+    """It is handed back as lost."""
+    hop = Hop()
+    hop.run(0.2)
+    hop.parent.do(hop.parent.session.send(Call(7, "x"), (), hop.now), hop.now)
+    hop.parent.wire.clear()
+    hop.child.do(hop.child.session.close(hop.now), hop.now)
+    hop.run(0.1)
+    assert ids(hop.parent.lost) == [7]
+
+
 def test_a_parent_that_took_the_lease_back_fences_the_old_epoch():
     """A child that speaks under a stale epoch is told so and starts again."""
     hop = Hop()
