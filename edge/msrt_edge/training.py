@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 from msrt import errors
-from msrt.hop import Peer
+from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.compress import ErrorFeedback
@@ -170,7 +171,8 @@ class RegionTraining:
                 peer.send(closed)
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
-        return _UpdateSink(self, peer, meta, self._slots)
+        what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
+        return _UpdateSink(self._slots, what, self._world.offload, partial(self.arrived, peer, meta))
 
     async def arrived(self, peer: Peer, meta: UpdateMeta, payload: bytes) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""
@@ -264,33 +266,27 @@ class RegionTraining:
             return
 
 
-class _UpdateSink:
+class _UpdateSink(Gather):
     """Collects one update; a bounded number at once, the others wait for credit."""
 
-    have = 0
+    def __init__(self, slots: asyncio.Semaphore, *gather: Any) -> None:
+        super().__init__(*gather)
+        self._slots, self._held = slots, False
 
-    def __init__(self, training: RegionTraining, peer: Peer, meta: UpdateMeta, slots: asyncio.Semaphore) -> None:
-        self._training, self._peer, self._meta, self._slots = training, peer, meta, slots
-        self._data = bytearray()
-        self._held = False
-
-    async def write(self, _offset: int, data: Buffer) -> None:
+    async def write(self, offset: int, data: Buffer) -> None:
         if not self._held:
             await self._slots.acquire()
             self._held = True
-        self._data += data
+        await super().write(offset, data)
 
-    async def complete(self, _size: int, digest: str) -> None:
+    async def complete(self, size: int, digest: str) -> None:
         try:
-            payload = bytes(self._data)
-            if await self._training._world.offload(lambda: hashlib.sha256(payload).hexdigest()) != digest:  # noqa: SLF001
-                raise errors.Corrupt("the update's bytes do not match its digest")
-            await self._training.arrived(self._peer, self._meta, payload)
+            await super().complete(size, digest)
         finally:
             self._release()
 
     def abort(self, error: Exception) -> None:
-        log.info("round.update_aborted", device=self._peer.name, error=str(error))
+        super().abort(error)
         self._release()
 
     def _release(self) -> None:

@@ -5,8 +5,9 @@ children. A tier implements `Handler` and never sees a socket.
 """
 
 from msrt.hop.downlink import Downlink
+from msrt.hop.gather import Gather
 from msrt.hop.handler import Handler, StreamSink
 from msrt.hop.peer import Peer
 from msrt.hop.uplink import Uplink
 
-__all__ = ["Downlink", "Handler", "Peer", "StreamSink", "Uplink"]
+__all__ = ["Downlink", "Gather", "Handler", "Peer", "StreamSink", "Uplink"]

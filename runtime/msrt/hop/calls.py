@@ -46,7 +46,8 @@ class Calls:
         """Call and wait. Raises DeadlineExceeded, Disconnected, or what the peer answered with."""
         _, future = self.begin(method, params, timeout_s)
         try:
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await future
         except TimeoutError:
             raise errors.DeadlineExceeded(f"{self._peer.name} did not answer {method} within {timeout_s:g} s") from None
 
@@ -66,7 +67,8 @@ class Calls:
         reply: Return | Failed
         try:
             params = {**call.params, "_call": call.id}
-            result = await asyncio.wait_for(peer.handler.called(peer, call.method, params), call.timeout_ms / 1000)
+            async with asyncio.timeout(call.timeout_ms / 1000):
+                result = await peer.handler.called(peer, call.method, params)
             reply = Return(call.id, result)
         except errors.MsrtError as error:
             reply = Failed(call.id, error.code, error.text, error.hint)

@@ -55,8 +55,13 @@ class _LinkSink:
 
     def gone(self, route: Route, error: Exception | None) -> None:
         peer = self.routes.pop(route, None)
+        node = peer.node if peer is not None else ""
         if error is not None:
-            log.info("hop.refused_by_link", error=str(error))
+            self._downlink.refused += bool(route)
+            code = getattr(error, "code", type(error).__name__)
+            log.info("hop.refused_by_link", peer=node, code=code, error=str(error))
+        elif peer is not None:
+            log.info("hop.link_lost", peer=node)
         if peer is not None and peer.route == route and peer.link is self.link:
             peer.lost()
 
@@ -128,6 +133,7 @@ class Downlink:
             elif isinstance(message, Enrol):
                 self._enrol(sink, route, principal, message)
             else:
+                log.info("hop.fenced", message=type(message).__name__, principal=principal.hex())
                 self._say(sink, route, Fence(0))
         except errors.MsrtError as error:
             self.refused += 1

@@ -96,7 +96,8 @@ class Uplink:
     async def _sleep(self, seconds: float) -> None:
         self._changed.clear()
         try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
         except TimeoutError:
             return
 
@@ -212,7 +213,8 @@ class _Conversation:
                 self.peer.close("no welcome")
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min(left, RESUME_S))
+                async with asyncio.timeout(min(left, RESUME_S)):
+                    await self._wake.wait()
 
     async def close(self) -> None:
         self.peer.close("stopping")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from msrt.errors import Corrupt, InvalidJob
 
-__all__ = ["Array", "Layout", "Vector", "advance", "load", "peek", "save"]
+__all__ = ["Array", "Layout", "Vector", "advance", "l2_norm", "load", "peek", "save"]
 
 Vector: TypeAlias = NDArray[np.float32]
 Array: TypeAlias = NDArray[np.generic]
@@ -26,6 +26,7 @@ MAGIC: Final = b"MSRTVEC1"
 HEADER_LIMIT: Final = 4 << 20
 ALIGN: Final = 64
 """The header is padded with spaces so that the elements begin aligned and are read without a copy."""
+SPAN: Final = 1 << 17
 DTYPES: Final = frozenset({"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})
 
 
@@ -122,6 +123,12 @@ def load(data: Buffer) -> tuple[Layout, Vector]:
     layout, start = peek(data)
     flat = np.frombuffer(data, dtype="<f4", offset=start)
     return layout, flat
+
+
+def l2_norm(flat: Vector) -> float:
+    """The Euclidean norm, summed in float64 and by blocks that stay in the cache."""
+    blocks = (flat[at : at + SPAN] for at in range(0, flat.size, SPAN))
+    return math.sqrt(sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks))
 
 
 def advance(weights: Buffer, mean: Vector, rate: float = 1.0) -> bytes:

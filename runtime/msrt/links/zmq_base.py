@@ -30,7 +30,8 @@ LENT_LIMIT: Final = 16 << 20
 QUEUE: Final = 512
 """Packets that may wait in libzmq for one peer, each way."""
 FAIR: Final = 64
-"""Packets read in one turn of the loop."""
+FAIR_BYTES: Final = 1 << 20
+"""Packets and bytes read in one turn of the loop: chunks of streams yield to everything else."""
 HEARTBEAT_MS: Final = 300
 SILENCE_MS: Final = 1000
 """Without a heartbeat for so long a connection is closed: a stopped process holds its sockets open."""
@@ -166,6 +167,7 @@ class ZmqLink:
 
     def _read(self) -> bool:
         """A turn of reading. True when the socket is empty."""
+        enough = self.received_bytes + FAIR_BYTES
         for _ in range(FAIR):
             if self._socket is None:
                 return True
@@ -174,6 +176,8 @@ class ZmqLink:
             except zmq.Again:
                 self._empty()
                 return True
+            if self.received_bytes >= enough:
+                return False
         return False
 
     def _packet(self, socket: zmq.Socket[bytes]) -> None:
