@@ -64,7 +64,8 @@ class Events:
                         break
             if not batch and not found:
                 try:
-                    await asyncio.wait_for(came.wait(), wait_s)
+                    async with asyncio.timeout(wait_s):
+                        await came.wait()
                 except TimeoutError:
                     break
                 came = self._came

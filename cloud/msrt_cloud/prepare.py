@@ -125,7 +125,8 @@ async def prepare(path: Path, out: Path, options: PrepareOptions, *, deadline_s:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        answer, said = await asyncio.wait_for(child.communicate(msgspec.json.encode(task)), deadline_s)
+        async with asyncio.timeout(deadline_s):
+            answer, said = await child.communicate(msgspec.json.encode(task))
     except TimeoutError:
         raise JobFailed(f"{path.name} was not prepared within {deadline_s:.0f} s") from None
     finally:

@@ -93,7 +93,8 @@ class HttpFront(Front):
                         self._set(live=True)
                 self._look.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), None if self._live else PROBE_S)
+                    async with asyncio.timeout(None if self._live else PROBE_S):
+                        await self._look.wait()
         finally:
             for task in self._tasks.values():
                 task.cancel()

@@ -89,7 +89,8 @@ class Keeper:
         retry = self.slots.next_retry()
         wait = None if retry is None else max(0.0, retry - self._world.now())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
 
     async def _load(self, slot: Slot) -> None:
         placement = slot.placement

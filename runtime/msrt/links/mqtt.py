@@ -132,7 +132,8 @@ class MqttListener(_MqttLink):
         self._started = asyncio.get_running_loop().create_future()
         self._open(sink, self._credentials.master, ("up/+", "gone/+"))
         try:
-            await asyncio.wait_for(asyncio.shield(self._started), START_S)
+            async with asyncio.timeout(START_S):
+                await asyncio.shield(self._started)
         except (TimeoutError, errors.PeerError) as error:
             await self.close()
             why = str(error) or f"no answer in {START_S:g} s"

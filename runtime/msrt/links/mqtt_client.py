@@ -160,12 +160,14 @@ class BrokerClient:
         loop.add_reader(self._fd, self._readable)
         self._flush()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._ended), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                await asyncio.shield(self._ended)
         if not self._ended.done() and not self.up:
             return errors.Disconnected(f"{self.address} did not take us in within {CONNECT_S:g} s")
         while not self._ended.done():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._ended), 1.0)
+                async with asyncio.timeout(1.0):
+                    await asyncio.shield(self._ended)
             client.loop_misc()
         return self._ended.result()
 
