@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from msrt import errors
 from msrt.protocol import wire
@@ -25,6 +26,19 @@ def test_both_sides_may_call():
     async def scenario(tree):
         assert await tree.c.up.call("echo", {"a": [1, "x", None]}) == {"a": [1, "x", None]}
         assert await tree.p.peer.call("echo", {"b": {"c": 1.5}}) == {"b": {"c": 1.5}}
+
+    simulate(scenario)
+
+
+def test_who_leaves_with_the_answer_has_lost_nothing():
+    """A caller that closes as soon as it is answered is no reason for a line in the parent's log."""
+
+    async def scenario(tree):
+        with capture_logs() as lines:
+            await tree.c.up.call("echo", {})
+            tree.c.up.close()
+            await until(lambda: not tree.p.down.peers)
+        assert [line for line in lines if line["event"] == "hop.messages_lost"] == []
 
     simulate(scenario)
 
