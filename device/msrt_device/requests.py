@@ -84,15 +84,15 @@ class Requests:
                 reply, outputs = answer(slot, message, frames, device=self._device, now=self._world.now)
             finally:
                 self._slots.give_back(slot)
+            self._send(peer, reply, outputs)
         except errors.MsrtError as error:
             self._refuse(peer, message, error)
-            return
-        self._count(reply)
-        peer.send(reply, outputs)
 
-    def _count(self, reply: Inferred) -> None:
-        self.answered += len(reply.ids)
+    def _send(self, peer: Peer, reply: Inferred, outputs: list[Buffer]) -> None:
+        """Raises FrameTooLarge where the link cannot carry the outputs."""
         self._slowest_us = max(self._slowest_us, reply.compute_us)
+        peer.send(reply, outputs)
+        self.answered += len(reply.ids)
 
     async def _work(self) -> None:
         try:
@@ -115,13 +115,13 @@ class Requests:
                 )
             finally:
                 self._slots.give_back(slot)
-            self._count(reply)
-            peer.send(reply, outputs)
-        except errors.Disconnected:
-            log.info("infer.answer_undeliverable", model=message.model, count=len(message.ids))
+            self._send(peer, reply, outputs)
         except errors.MsrtError as error:
             self._refuse(peer, message, error)
 
     def _refuse(self, peer: Peer, message: Infer, error: errors.MsrtError) -> None:
         self.refused += len(message.ids)
-        peer.send(InferFailed(message.ids, error.code, error.text, error.hint))
+        try:
+            peer.send(InferFailed(message.ids, error.code, error.text, error.hint))
+        except (errors.Disconnected, errors.Overloaded):  # the edge's own deadline tells the caller
+            log.info("infer.answer_undeliverable", model=message.model, count=len(message.ids))

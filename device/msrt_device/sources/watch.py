@@ -60,9 +60,9 @@ class Watch:
                 self.state = error.text
                 log.warning("source.refused", source=self._config.name, error=str(error))
                 return
-            except (errors.MsrtError, OSError, ValueError) as error:
-                self.state = str(error)
-                log.warning("source.failed", source=self._config.name, error=str(error), again_in_s=RETRY_S)
+            except Exception as error:  # noqa: BLE001 - a plug-in's bug is its own: the device works on
+                self.state = str(error) if isinstance(error, errors.MsrtError) else f"{type(error).__name__}: {error}"
+                log.warning("source.failed", source=self._config.name, error=self.state, again_in_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
 
     async def _take(self, reading: Reading) -> None:
@@ -112,16 +112,13 @@ class Watch:
             self._store.put(self._key, (read + 1).to_bytes(8, "big"))
             return wire.pack(event)
 
-        while True:
-            try:
-                await self._events.put(encode)
-                return
-            except errors.DiskFull as error:
-                self.state = error.text
-                log.warning("source.disk_full", source=self._config.name)
-                await asyncio.sleep(RETRY_S)
-                await self._flush()
-                return
+        try:
+            await self._events.put(encode)
+        except errors.DiskFull as error:
+            self.state = error.text
+            log.warning("source.disk_full", source=self._config.name)
+            await asyncio.sleep(RETRY_S)
+            await self._flush()
 
     async def _flush(self) -> None:
         """The event is queued in memory: wait until the disk takes it."""
@@ -143,7 +140,7 @@ def _infer(slot: Slot, reading: Reading) -> dict[str, Any]:
     shape = tuple(1 if n == -1 else n for n in wanted.shape)
     try:
         value = np.ascontiguousarray(np.asarray(reading).reshape(shape), dtype=NUMPY_NAMES[wanted.dtype])
-    except (ValueError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise errors.InvalidTensor(
             f"a reading of shape {np.shape(reading)} is no input {wanted.name}: {error}"
         ) from None
