@@ -16,7 +16,7 @@ from msrt import errors
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
-from msrt.learning.compress import ErrorFeedback
+from msrt.learning.compress import ENCODINGS, ErrorFeedback, payload_size
 from msrt.learning.rounds import Pace, RegionRound
 from msrt.learning.vector import peek
 from msrt.links.link import Buffer
@@ -90,11 +90,13 @@ class RegionTraining:
         async with lock:
             weights = await self._fetch(message.weights)
             size = peek(weights)[0].size
+            if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
+                self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
         now = self._world.now()
         here = self._devices()
         mine = [node for node in message.participants if node in here]
         pace = Pace(now, now + message.deadline_s * MARGIN, max(1, len(mine) // 2), PATIENCE, GRACE_S)
-        guard = self._guards.setdefault(message.job, NormGuard())
+        guard = self._guards[message.job]
         one = RegionRound(message.job, message.round, size, self._me, mine, pace, guard)
         self._open[message.job] = opened = _Open(message, now + message.deadline_s, one, RunningSum(size))
         log.info("round.opened", job=message.job, round=message.round, devices=len(mine))
@@ -171,8 +173,18 @@ class RegionTraining:
                 peer.send(closed)
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
+        self._check_size(peer, meta, opened.size, current.round.size)
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
         return _UpdateSink(self._slots, what, self._world.offload, partial(self.arrived, peer, meta))
+
+    def _check_size(self, peer: Peer, meta: UpdateMeta, size: int, parameters: int) -> None:
+        """Refuse what no encoding takes before it is in memory, and count it as refused all the same."""
+        most = max(payload_size(encoding, parameters) for encoding in ENCODINGS)
+        if not 0 <= size <= most:
+            said = f"an update of {size} bytes" if size >= 0 else "an update of unknown length"
+            fault = f"{said}, expected at most {most} for {parameters} parameters"
+            peer.spawn(self.arrived(peer, msgspec.structs.replace(meta, error=fault), b""))
+            raise errors.BadUpdate(fault)
 
     async def arrived(self, peer: Peer, meta: UpdateMeta, payload: bytes) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""

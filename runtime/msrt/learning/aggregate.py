@@ -15,7 +15,7 @@ import numpy as np
 
 from msrt.errors import BadUpdate
 from msrt.learning.compress import BLOCK, SPAN, payload_size, spans, split
-from msrt.learning.vector import Vector
+from msrt.learning.vector import Vector, load
 
 __all__ = ["NormGuard", "RunningSum", "check"]
 
@@ -117,6 +117,11 @@ class NormGuard:
     def for_weights(cls, norm: float, factor: float = 30.0) -> NormGuard:
         """A guard for a model whose weights have this norm: one step may not be a hundred times the model."""
         return cls(100.0 * (1.0 + norm), factor)
+
+    @classmethod
+    def for_model(cls, weights: Buffer) -> NormGuard:
+        """The same from a model's bytes. Blocking."""
+        return cls.for_weights(float(np.linalg.norm(load(weights)[1])))
 
     def admit(self, norm: float) -> None:
         """Remember a norm as usual, or raise BadUpdate and forget it."""
