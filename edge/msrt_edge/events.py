@@ -20,7 +20,8 @@ __all__ = ["Events"]
 
 log = structlog.get_logger()
 FOLLOWER_QUEUE = 1024
-"""Events that wait for one slow follower; beyond it the oldest go and the follower's gap is counted."""
+"""Events that wait for one slow follower; beyond it the oldest go, for it alone."""
+TIDY_S = 60.0
 
 
 class Events:
@@ -34,7 +35,7 @@ class Events:
         cloud = Outbox(store, "cloud", overflow=Overflow.DROP_OLDEST, **bounds)  # type: ignore[arg-type]
         self.hook = Outbox(store, "webhook", overflow=Overflow.DROP_OLDEST, **bounds) if webhook else None  # type: ignore[arg-type]
         self.hook_wake = asyncio.Event()
-        boxes = [cloud, *([self.hook] if self.hook else [])]
+        boxes = [cloud] if self.hook is None else [cloud, self.hook]
         self.upward = DurableSender(
             world, cloud, lambda data: wire.unpack(data, Event), commit=lambda: commit_all(store, *boxes)
         )
@@ -43,11 +44,17 @@ class Events:
         """Taken, and not on disk yet: followers hear of them when they are."""
         self.received = 0
         self.duplicates = 0
+        self._too_large = 0
 
     @property
     def dropped(self) -> int:
-        """Events given up by the bounds, ever."""
-        return self.upward.outbox.dropped
+        """Events that the cloud does not get, given up by the bounds."""
+        return self.upward.outbox.dropped + self._too_large
+
+    @property
+    def hook_dropped(self) -> int:
+        """Events that the webhook does not get, given up by the same bounds."""
+        return self.hook.dropped + self._too_large if self.hook is not None else 0
 
     @property
     def waiting(self) -> int:
@@ -57,23 +64,44 @@ class Events:
     async def stored(self, messages: list[Message]) -> None:
         """On disk on return; one that was here before changes nothing. Raises DiskFull."""
         fresh: list[Event] = []
+        full: errors.DiskFull | None = None
         for message in messages:
             if not isinstance(message, Event):
                 continue
-            if not self._inbox.mark(message.node, "events", message.seq):
+            if self._inbox.seen(message.node, "events", message.seq):
                 self.duplicates += 1
                 continue
-            fresh.append(message)
-            data = wire.pack(message)
-            self.upward.outbox.put(data)
-            if self.hook is not None:
-                self.hook.put(data)
+            try:
+                fresh += self._queued(message)
+            except errors.DiskFull as error:
+                full = error
+                break
         try:
             await self.upward.flush()
         except errors.DiskFull:
             self._held += fresh
             raise
         fresh, self._held = self._held + fresh, []
+        self._announce(fresh)
+        if full is not None:
+            raise full
+
+    def _queued(self, event: Event) -> list[Event]:
+        """Queue one for the cloud and the webhook, and only then call it seen. Raises DiskFull: then it is not."""
+        data = wire.pack(event)
+        taken = [event]
+        try:
+            self.upward.outbox.put(data)
+            if self.hook is not None:
+                self.hook.put(data)
+        except errors.Overloaded as error:
+            log.warning("events.too_large", device=event.name, seq=event.seq, error=str(error))
+            self._too_large += 1
+            taken = []
+        self._inbox.mark(event.node, "events", event.seq)
+        return taken
+
+    def _announce(self, fresh: list[Event]) -> None:
         self.received += len(fresh)
         if self.hook is not None:
             self.hook_wake.set()
@@ -98,8 +126,13 @@ class Events:
     async def tidy(self) -> None:
         """Give up what is too old, now and then."""
         while True:
-            await asyncio.sleep(60)
-            if gone := self.upward.outbox.expire():
-                log.warning("events.expired", count=gone)
-            with contextlib.suppress(OSError):
-                await self.upward.flush()
+            await asyncio.sleep(TIDY_S)
+            await self.expire()
+
+    async def expire(self) -> None:
+        """Give up what is too old, for the cloud and for the webhook."""
+        gone = self.upward.outbox.expire() + (self.hook.expire() if self.hook is not None else 0)
+        if gone:
+            log.warning("events.expired", count=gone)
+        with contextlib.suppress(errors.LocalError):
+            await self.upward.flush()

@@ -28,6 +28,6 @@ def observe(edge: Edge) -> None:
     )  # fmt: skip
     tally(
         "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
-        lambda: {("events",): edge.events.dropped},
+        lambda: {("events",): edge.events.dropped, ("webhook",): edge.events.hook_dropped},
     )  # fmt: skip
     tally("artifact_corrupt_total", "Damaged artifacts found.", ("where",), lambda: {("disk",): edge.artifacts.corrupt})
