@@ -24,11 +24,16 @@ PAUSE_S = 0.5
 
 
 class Webhook:
-    """Drains the webhook's own queue of an edge's events."""
+    """Drains the webhook's own queue of an edge's events. Raises InvalidConfig."""
 
     def __init__(self, world: World, events: Events, config: EdgeConfig) -> None:
         self._world, self._events, self._config = world, events, config
-        self.failures = 0
+        try:
+            host = httpx.URL(config.webhook_url).host
+        except httpx.InvalidURL as error:
+            raise errors.InvalidConfig(f"webhook_url = {config.webhook_url!r} is no URL: {error}") from None
+        if not host:
+            raise errors.InvalidConfig(f"webhook_url = {config.webhook_url!r} names no host")
 
     async def run(self) -> None:
         """For ever."""
@@ -65,11 +70,9 @@ class Webhook:
         try:
             answer = await client.post(self._config.webhook_url, content=body, headers=headers)
         except httpx.HTTPError as error:
-            self.failures += 1
             log.warning("webhook.failed", error=f"{type(error).__name__}: {error}")
             return False
         if answer.status_code >= 300:
-            self.failures += 1
             log.warning("webhook.refused", status=answer.status_code)
             return False
         return True

@@ -195,7 +195,7 @@ def test_a_disk_that_stays_full_does_not_end_the_edge():
 
 async def collect(events, heard, model="", device=""):
     async for one in events.follow(model, device):
-        heard.append(one.seq)  # noqa: PERF401 - it never ends
+        heard.append(one.seq)
 
 
 def test_a_follower_hears_what_it_asked_for():
@@ -249,7 +249,7 @@ def test_events_wait_for_the_cloud_and_arrive_once():
         await until(lambda: len(rig.d1.sender.outbox) == 0)
         assert rig.edge.events.waiting == 20
         await rig.reborn("edge")
-        await until(lambda: rig.edge.ready.is_set())
+        await until(rig.edge.ready.is_set)
         assert rig.edge.events.waiting == 20
         rig.sim.restart("cloud")
         await until(lambda: len(rig.events) == 20)
