@@ -24,6 +24,8 @@ class EdgeSeen:
     name: str
     region: str
     alive: bool = False
+    reported: bool = False
+    """It has spoken of its devices since it came."""
     since: float = 0.0
     address: Parent | None = None
     position: dict[str, int] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class Fleet:
         certificate = peer.certificate
         assert certificate is not None
         edge = self.edges.setdefault(peer.node, EdgeSeen(peer.node, certificate.name, certificate.region))
-        edge.alive, edge.since, edge.address = True, now, peer.address or edge.address
+        edge.alive, edge.reported, edge.since, edge.address = True, False, now, peer.address or edge.address
         return edge
 
     def left(self, node: str, now: float) -> None:
@@ -55,8 +57,12 @@ class Fleet:
         """What an edge says of its devices, whole."""
         edge = self.edges.get(node)
         if edge is not None:
-            edge.position, edge.values = report.position, report.values
+            edge.reported, edge.position, edge.values = True, report.position, report.values
             edge.devices = {device.node: device for device in report.devices}
+
+    def heard(self) -> set[str]:
+        """Living edges whose devices are known."""
+        return {node for node, edge in self.edges.items() if edge.alive and edge.reported}
 
     def devices(self) -> Iterator[tuple[EdgeSeen, DeviceRecord]]:
         """Every device once, at the edge where it lives, or where it was last seen."""

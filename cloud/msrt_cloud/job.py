@@ -15,10 +15,11 @@ from msrt.journal.facts import JobAdvanced, JobCreated
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.rounds import GlobalRound, Pace
-from msrt.learning.vector import advance, load
+from msrt.learning.vector import advance, l2_norm, load, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.bundle import JobConfig
 from msrt.training.task import Node
+from msrt_cloud.muster import candidates, muster
 from msrt_cloud.publish import publish
 
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ class _Round:
 
 
 class RunningJob:
-    """`training` is the coordinator: its world, journal, artifacts and fleet."""
+    """`training` is the coordinator: its world, journal, artifacts and fleet. Until `until` a round waits for all that
+    the journal knows.
+    """
 
-    def __init__(self, training: Training, created: JobCreated, config: JobConfig) -> None:
+    def __init__(self, training: Training, created: JobCreated, config: JobConfig, until: float) -> None:
         self._t, self._created, self._config, self.name = training, created, config, created.job
+        self._until = until
         self._workshop = training.workshop(self.name)
         self._round: _Round | None = None
         self._keys = 0
@@ -83,7 +87,7 @@ class RunningJob:
         while number < self._config.rounds:
             data = await self._t.artifacts.read(weights)
             if guard is None:
-                guard = NormGuard.for_weights(float((load(data)[1] ** 2).sum() ** 0.5))
+                guard = NormGuard.for_weights(await self._t.world.offload(l2_norm, load(data)[1]))
             outcome, nodes = await self._one_round(number + 1, weights, data, guard)
             if isinstance(outcome, e.Abandon):
                 failures += 1
@@ -109,11 +113,13 @@ class RunningJob:
 
     async def _gather(self) -> dict[str, int]:
         """Wait for enough devices; node id to its index."""
+        t, config = self._t, self._config
+        due = muster(t.writer.state, t.writer.state.jobs[self.name], config.min_nodes, config.select, self._until)
         while True:
-            devices = self._t.participants(self._config.select)
-            if len(devices) >= self._config.min_nodes:
-                return {device.node: index for index, device in enumerate(devices)}
-            self.waiting = f"waiting for {self._config.min_nodes} devices, {len(devices)} are here"
+            devices = {device.node: index for index, device in enumerate(t.participants(config.select))}
+            self.waiting = due.missing(t.fleet.heard(), devices, t.world.now())
+            if not self.waiting:
+                return devices
             await asyncio.sleep(GATHER_S)
 
     async def _one_round(
@@ -123,12 +129,13 @@ class RunningJob:
         now, config = self._t.world.now(), self._config
         quorum = max(1, round(config.quorum * len(participants)))
         pace = Pace(now, now + config.deadline_s, quorum)
-        size = load(data)[1].size
+        size = peek(data)[0].size
         message = RoundOpen(
             self.name, number, self._created.bundle, self._created.signature, weights, config.deadline_s,
             participants, len(participants), config.compression,
         )  # fmt: skip
-        machine = GlobalRound(self.name, number, size, participants, pace, guard)
+        known = candidates(self._t.writer.state, config.select)
+        machine = GlobalRound(self.name, number, size, participants, pace, guard, known)
         self._round = current = _Round(message, machine, now + config.deadline_s, now)
         self.waiting = ""
         self.announce(self._t.edges())
@@ -247,7 +254,7 @@ class RunningJob:
     async def _finish(self, weights: str, nodes: list[Node]) -> None:
         self._round = None
         data = await self._t.artifacts.read(weights)
-        size = load(data)[1].size
+        size = peek(data)[0].size
         end: dict[str, Any] = {"parameters": size}
         if self._config.baseline is not None and nodes:
             self.waiting = "measuring the baselines"

@@ -116,7 +116,7 @@ class Cloud:
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
-            setup.workshop,
+            setup.workshop, config.rejoin_leases * config.lease_s,
         )  # fmt: skip
         self.training = Training(means)
         self.feed = Feed(self.writer)

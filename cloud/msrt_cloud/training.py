@@ -7,9 +7,9 @@ and the artifact store (bundle, weights). Each job runs in a task of its own: no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,10 +17,9 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore
-from msrt.hop import Peer
+from msrt.hop import Gather, Peer
 from msrt.journal.facts import JobCreated, JobEnded
 from msrt.journal.writer import Writer
-from msrt.links.link import Buffer
 from msrt.protocol.messages import DeviceRecord, RoundClosed, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.bundle import JobConfig, open_bundle
 from msrt.training.trainer import Workshop
@@ -54,6 +53,8 @@ class Means:
     rollouts: Rollouts
     workshop: Callable[[str], Workshop]
     """Job name to the process that makes its first weights and its finished model."""
+    grace_s: float
+    """How long after a start a round waits for everybody who was there."""
 
 
 class Training:
@@ -68,12 +69,16 @@ class Training:
         )
         self.fleet, self.edges, self.workshop = means.fleet, means.edges, means.workshop
         self.registry, self.rollouts = means.registry, means.rollouts
+        self._grace_s = means.grace_s
+        self._until = 0.0
+        """A round that opens before then waits for those who are not back yet."""
         self._jobs: dict[str, RunningJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._curves = means.world.disk.store("curves")
 
     async def resume(self) -> None:
         """Go on with every job that the journal says is not over."""
+        self._wait_for_all()
         for name, job in list(self.writer.state.jobs.items()):
             if job.ended is None:
                 self._start(name)
@@ -90,10 +95,13 @@ class Training:
         self._start(job)
         return job
 
+    def _wait_for_all(self) -> None:
+        self._until = self.world.now() + self._grace_s
+
     def _start(self, name: str) -> None:
         fact = self.writer.state.jobs[name]
         config = msgspec.convert(fact.created.config, JobConfig)
-        running = self._jobs[name] = RunningJob(self, fact.created, config)
+        running = self._jobs[name] = RunningJob(self, fact.created, config, self._until)
         self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name, running))
 
     async def _run(self, name: str, running: RunningJob) -> None:
@@ -104,6 +112,7 @@ class Training:
             log.warning("job.held", job=name, error=error.text, again_in_s=AGAIN_S)
             running.waiting = error.text
             await asyncio.sleep(AGAIN_S)
+            self._wait_for_all()
             self._start(name)
             return
         except errors.MsrtError as error:
@@ -175,7 +184,7 @@ class Training:
         if running is not None:
             running.regions[peer.node] = (message.round, message.reported, message.expected)
 
-    def stream(self, peer: Peer, opened: StreamOpen) -> _UpdateSink:
+    def stream(self, peer: Peer, opened: StreamOpen) -> Gather:
         """An edge sends its sum, or a single. Raises BadUpdate, StreamCancelled for a round that is over."""
         try:
             meta = msgspec.convert(opened.meta, UpdateMeta)
@@ -186,7 +195,8 @@ class Training:
             raise errors.BadUpdate(f"an update of {opened.size} bytes, the limit is {UPDATE_LIMIT}")
         if running is None or not running.wants(meta):
             raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is not open")
-        return _UpdateSink(self.world, running, peer, meta, opened.size)
+        what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
+        return Gather(what, self.world.offload, partial(running.arrived, peer, meta))
 
     # --- views -------------------------------------------------------------------------------------------------
 
@@ -239,25 +249,3 @@ def _update_bytes_ratio(rounds: list[dict[str, Any]], last: dict[str, Any]) -> f
     found = [row["update_bytes"] for row in rounds if row.get("update_bytes")]
     size = last.get("parameters")
     return sum(found) / len(found) / (4 * size) if found and size else None
-
-
-class _UpdateSink:
-    """Collects one update in memory."""
-
-    have = 0
-
-    def __init__(self, world: World, running: RunningJob, peer: Peer, meta: UpdateMeta, size: int) -> None:
-        self._world, self._running, self._peer, self._meta, self._size = world, running, peer, meta, size
-        self._data = bytearray()
-
-    async def write(self, _offset: int, data: Buffer) -> None:
-        self._data += data
-
-    async def complete(self, _size: int, digest: str) -> None:
-        payload = bytes(self._data)
-        if await self._world.offload(lambda: hashlib.sha256(payload).hexdigest()) != digest:
-            raise errors.Corrupt("the update's bytes do not match its digest")
-        await self._running.arrived(self._peer, self._meta, payload)
-
-    def abort(self, error: Exception) -> None:
-        log.info("round.update_aborted", edge=self._peer.name, error=str(error))

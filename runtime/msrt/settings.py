@@ -103,6 +103,8 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """How long a new version must stay healthy before the rollout goes on."""
     rollout_failures: Share = 0.02
     """Share of a device's requests that may fail; above it, and with at least three failures, the rollout is undone."""
+    rejoin_leases: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 8.0
+    """For so many leases after its start the cloud waits for the edges and devices it knew, before it opens a round."""
     job_bundle_bytes: Bytes = 64 * MIB
     """Largest job bundle."""
     event_bytes: Bytes = 256 * MIB

@@ -1,4 +1,4 @@
-"""Named scenarios of whole trees."""
+"""Named scenarios of whole trees. A failing seed is replayed by `MSRT_SEED=n pytest tests/flows/test_stories.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def holds(tree, edge, device):
     return tree[edge] is not None and tree.node_id(device) in tree[edge].device_peers()
 
 
-def test_a_tree_joins_serves_watches_and_trains():
+def test_a_tree_joins_serves_watches_and_trains(seed):
     """Everybody joins by invite, one model is served, its readings become events, two rounds are trained."""
 
     async def story(tree):
@@ -38,10 +38,10 @@ def test_a_tree_joins_serves_watches_and_trains():
         assert tree.job(job).round == 2
         await until(lambda: tree.cloud.events.last > 10, what="events")
 
-    grown(story)
+    grown(story, seed)
 
 
-def test_an_edge_restarted_without_the_cloud_serves_the_same_models():
+def test_an_edge_restarted_without_the_cloud_serves_the_same_models(seed):
     """With the cloud away, an edge and a device that reboot know each other and the model from their own disks."""
 
     async def story(tree):
@@ -60,10 +60,10 @@ def test_an_edge_restarted_without_the_cloud_serves_the_same_models():
         tree.sim.restart("cloud")
         await invariants.hold(tree, asked)
 
-    grown(story, edges={"edge-n": 2})
+    grown(story, seed, edges={"edge-n": 2})
 
 
-def test_a_rollout_that_never_gets_ready_blocks_no_other():
+def test_a_rollout_that_never_gets_ready_blocks_no_other(seed):
     """The file of one model cannot be had anywhere; the rollout of another goes through meanwhile."""
 
     async def story(tree):
@@ -84,10 +84,10 @@ def test_a_rollout_that_never_gets_ready_blocks_no_other():
         assert not any(tree.ready("stuck", 1, [device]) for device in tree.devices)
         assert tree.cloud.rollouts.status("stuck")["state"] != "done"
 
-    grown(story)
+    grown(story, seed)
 
 
-def test_a_revoked_device_is_expelled_and_refused_at_every_edge():
+def test_a_revoked_device_is_expelled_and_refused_at_every_edge(seed):
     """It is sent away where it is, and finds no other door, not after a reboot either."""
 
     async def story(tree):
@@ -103,10 +103,10 @@ def test_a_revoked_device_is_expelled_and_refused_at_every_edge():
             await until(lambda: tree["device-1"] is not None)
         assert tree.ready("net", 1, [name for name in tree.devices if name != "device-1"])
 
-    grown(story)
+    grown(story, seed)
 
 
-def test_a_follower_ahead_of_its_master_stops_and_says_so():
+def test_a_follower_ahead_of_its_master_stops_and_says_so(seed):
     """The cloud comes back from an older disk: edges keep what they have, serve on, and name the reason."""
 
     async def story(tree):
@@ -127,10 +127,10 @@ def test_a_follower_ahead_of_its_master_stops_and_says_so():
             assert tree[edge].follower.replica.positions == before[edge]
         assert tree.ready("net", 2)
 
-    grown(story)
+    grown(story, seed)
 
 
-def test_events_made_while_the_disk_of_the_edge_is_full_all_arrive():
+def test_events_made_while_the_disk_of_the_edge_is_full_all_arrive(seed):
     """They wait on the devices and come up, each once, when the edge has room again."""
 
     async def story(tree):
@@ -146,4 +146,4 @@ def test_events_made_while_the_disk_of_the_edge_is_full_all_arrive():
         await until(lambda: not invariants.missing(tree, written), 30, "all events arrived")
         invariants.check_events(tree)
 
-    grown(story, device_config={"reconnect_max_s": 1.0}, edges={"edge-n": 3})
+    grown(story, seed, device_config={"reconnect_max_s": 1.0}, edges={"edge-n": 3})

@@ -218,7 +218,11 @@ class RegionRound(_Round):
 
 
 class GlobalRound(_Round):
-    """The cloud's round over its participants. `pace.quorum` nodes must be included for the round to count."""
+    """The cloud's round over its participants. `pace.quorum` of them must be included for the round to count.
+
+    `known` may have taken part when the round was opened before the cloud died: an edge's sum cannot be taken apart, so
+    their updates are counted as well.
+    """
 
     def __init__(
         self,
@@ -228,9 +232,11 @@ class GlobalRound(_Round):
         participants: Iterable[str],
         pace: Pace,
         guard: NormGuard | None = None,
+        known: Iterable[str] = (),
     ) -> None:
         super().__init__(job, round_, size, pace, guard)
         self.participants = frozenset(participants)
+        self._known = self.participants.union(known)
         self.included: dict[str, int] = {}
         self.held: dict[str, tuple[str, UpdateMeta]] = {}
         self.gone: set[str] = set()
@@ -262,7 +268,7 @@ class GlobalRound(_Round):
         repeated = self._repeated(meta)
         if repeated and not meta.error:
             return [Drop(key, repeated)]
-        fault = self._fault(event, self.participants)
+        fault = self._fault(event, self._known)
         if not fault and not meta.is_sum:
             try:
                 self.guard.admit(event.norm)
@@ -310,7 +316,8 @@ class GlobalRound(_Round):
         if self.phase is not Phase.OPEN:
             return []
         here = self.included.keys() | self.held.keys()
-        enough = len(here) >= max(1, self.pace.quorum)
+        counted = len(here & self.participants)
+        enough = counted >= max(1, self.pace.quorum)
         if enough and self._met is None:
             self._met = now
         late = now >= self.pace.until(self._met)
@@ -318,7 +325,7 @@ class GlobalRound(_Round):
             return self._finish()
         if late or self.participants <= here | self.failed.keys():
             self.phase = Phase.CLOSED
-            reason = f"{len(here)} of {len(self.participants)} nodes reported, the quorum is {self.pace.quorum}"
+            reason = f"{counted} of {len(self.participants)} nodes reported, the quorum is {self.pace.quorum}"
             drops = [Drop(key, "the round was given up") for key, _ in self.held.values()]
             return [*drops, Abandon(reason, dict(self.failed))]
         return []

@@ -203,3 +203,15 @@ def test_strangers_do_not_count() -> None:
         assert "do not take part" in refused[0].error
     assert cloud.included == {}
     assert cloud.failed == {"a": "an update of nodes that do not take part"}
+
+
+def test_who_took_part_before_the_cloud_died_still_counts() -> None:
+    """A sum that was made for an earlier opening of the round is whole; the quorum is of those who take part now."""
+    cloud = GlobalRound("j", 1, 64, "ab", Pace(0.0, 10.0, 2), known="abxy")
+    assert cloud.handle(Arrived("s", meta("a", "x", is_sum=True)), 1.0) == [Add("s", 20)]
+    assert cloud.handle(Arrived("k", meta("y", parent=OTHER)), 1.1) == [Hold("k")]
+    assert isinstance(cloud.handle(Arrived("t", meta("z")), 1.2)[0], Refuse)
+    assert cloud.phase is Phase.OPEN
+    done = cloud.handle(Arrived("l", meta("b", parent=OTHER)), 1.3)[-1]
+    assert isinstance(done, Finish)
+    assert set(done.included) == {"a", "b", "x", "y"}
