@@ -197,7 +197,7 @@ class Requests:
             return
         try:
             worker.send(action.message, action.frames)
-        except (errors.Disconnected, errors.Overloaded) as error:
+        except errors.MsrtError as error:  # also a header that no packet can carry: the others must not suffer
             self._refused(action, error)
 
     def _refused(self, action: Send, error: errors.MsrtError) -> None:
