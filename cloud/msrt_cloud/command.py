@@ -22,12 +22,17 @@ def cloud() -> None:
 
 @cloud.command()
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Edges, clients and operators. Default: a free loopback port, kept."
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where edges, clients and operators come in. Default: a free loopback port, kept.",
 )
 @click.option("--http", metavar="HOST:PORT", help="Metrics and health. Default: a free loopback port, kept.")
 @node_options
 def start(config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
-    """Start the cloud master. The first start makes its keys and state, and prints how to join."""
+    """Start the cloud master. The first start makes its keys and state, and prints how to join.
+
+    Runs until SIGTERM or Ctrl-C. Prints where it is reached, and `ready`.
+    """
     from msrt.process import run  # noqa: PLC0415 - --help stays quick
 
     settings = load(config, CloudConfig, parse_sets(sets) | flags)

@@ -17,19 +17,22 @@ __all__ = ["device"]
 
 @click.group()
 def device() -> None:
-    """Device workers: small machines that run models, and train on their own data."""
+    """Device workers: run models, read sensors, train on their data."""
 
 
 @device.command()
 @click.argument("invite", required=False)
-@click.option("--name", help="Default: the host's name and a short id.")
+@click.option("--name", help="Its name in the tree. Default: the host's and a short id.")
 @click.option("--link", type=click.Choice(["zmq", "mqtt"]), help="How it talks to its edge. Default: zmq.")
 @click.option(
     "--metrics", metavar="HOST:PORT", help="Prometheus metrics; `off` for none. Default: a free loopback port."
 )
 @node_options
 def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
-    """Join the tree with INVITE and work; later starts need no invite."""
+    """Join the tree with INVITE (of `msrt invite device`) and work; later starts need none.
+
+    Runs until SIGTERM or Ctrl-C, and prints `ready`. Sensors are described in its --config file.
+    """
     from msrt.process import run  # noqa: PLC0415 - --help stays quick
 
     settings = load(config, DeviceConfig, parse_sets(sets) | flags)

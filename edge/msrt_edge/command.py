@@ -22,17 +22,24 @@ def edge() -> None:
 
 @edge.command()
 @click.argument("invite", required=False)
-@click.option("--name", help="Default: the host's name and a short id.")
+@click.option("--name", help="Its name in the tree. Default: the host's and a short id.")
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Devices and clients over ZeroMQ. Default: a free loopback port, kept."
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where devices and clients come in (ZeroMQ). Default: a free loopback port, kept.",
 )
 @click.option(
-    "--mqtt", metavar="HOST:PORT|URL", help="Our own MQTT broker's listener, or the URL of a broker of yours."
+    "--mqtt",
+    metavar="HOST:PORT|URL",
+    help="Where its own MQTT broker listens, or the URL of a broker of yours. Default: a free loopback port, kept.",
 )
 @click.option("--http", metavar="HOST:PORT", help="Inference, events, metrics. Default: a free loopback port, kept.")
 @node_options
 def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
-    """Join the tree with INVITE and serve; later starts need no invite."""
+    """Join the tree with INVITE (of `msrt invite edge`) and serve; later starts need none.
+
+    Runs until SIGTERM or Ctrl-C. Prints where it is reached, and `ready`.
+    """
     from msrt.process import run  # noqa: PLC0415 - --help stays quick
 
     mqtt = flags.get("mqtt")

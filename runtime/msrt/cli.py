@@ -22,8 +22,15 @@ __all__ = ["MissingExtra", "main", "msrt", "node_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 GROUP: Final = "msrt.commands"
-EXTRAS: Final = {"msrt_cloud": "cloud", "msrt_edge": "edge", "msrt_device": "device", "msrt.training": "train"}
+EXTRAS: Final = {
+    "msrt_cloud": "cloud", "msrt_edge": "edge", "msrt_device": "device", "msrt.operator.infer": "client",
+    "msrt.demo": "cloud,edge,device,train",
+}  # fmt: skip
 """Where a command lives, and the extra that brings what it needs."""
+ORDER: Final = (
+    "demo", "cloud", "edge", "device", "invite", "login", "status", "node", "model", "infer", "train", "events"
+)  # fmt: skip
+"""As one comes to need them."""
 
 
 def _structlog_alone() -> None:
@@ -53,7 +60,8 @@ class _Commands(click.Group):
     """Finds commands by entry point. A broken one is listed, and says what it lacks when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_points()})
+        found = {*super().list_commands(ctx), *_points()}
+        return [*(name for name in ORDER if name in found), *sorted(found - set(ORDER))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         point = _points().get(cmd_name)
@@ -67,6 +75,16 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command), f"{point.value} is not a click command"
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Most of what one needs is imported only now: raises MissingExtra."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            package, point = (error.name or "").split(".")[0], _points().get(ctx.invoked_subcommand or "")
+            if point is None or not package or package.startswith("msrt"):
+                raise
+            raise MissingExtra(point.name, package, _extra(point)) from error
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(version("msrt"), prog_name="msrt")
@@ -75,12 +93,11 @@ def msrt() -> None:
 
     \b
     Begin:    msrt cloud start             one cloud master; prints how to join
-              msrt invite edge --region eu | msrt invite device
-              msrt edge join INVITE        one or more edge masters
-              msrt device join INVITE      as many devices as there are
+              msrt invite edge --region R  one string, for: msrt edge join INVITE
+              msrt invite device           one string, for: msrt device join INVITE
     Use:      msrt model push FILE --name N, msrt model rollout N, msrt infer N INPUT
     See:      msrt status, msrt node list, msrt events follow
-    Try all:  msrt demo
+    Try all:  msrt demo                    in a minute, on this machine alone
     """  # noqa: D301 - \b is click's mark for "leave these lines as they are"
 
 
@@ -122,11 +139,23 @@ def node_options(command: F) -> F:
     """
     options = (
         click.option(
-            "--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file; deploy/config has examples."
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Settings (TOML); deploy/config has an example per tier.",
         ),
-        click.option("--set", "sets", multiple=True, metavar="SETTING=VALUE", help="One setting; may be repeated."),
-        click.option("--state", metavar="DIR", help="Keeps everything. Default: $XDG_STATE_HOME/msrt/ROLE."),
-        click.option("--log-format", type=click.Choice(["console", "json"]), help="Default: console."),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="SETTING=VALUE",
+            help="One setting, over the file's; may be repeated.",
+        ),
+        click.option(
+            "--state", metavar="DIR", help="Where it keeps keys and data. Default: $XDG_STATE_HOME/msrt/ROLE."
+        ),
+        click.option(
+            "--log-format", type=click.Choice(["console", "json"]), help="Of the log on stderr. Default: console."
+        ),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: info."),
     )
     for option in reversed(options):
@@ -138,8 +167,12 @@ def _points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def _extra(point: EntryPoint) -> str:
+    return next((extra for prefix, extra in EXTRAS.items() if point.module.startswith(prefix)), "")
+
+
 def _missing(point: EntryPoint, package: str) -> click.Command:
-    extra = next((extra for prefix, extra in EXTRAS.items() if point.module.startswith(prefix)), "")
+    extra = _extra(point)
 
     def refuse(**_: object) -> None:
         raise MissingExtra(point.name, package, extra)

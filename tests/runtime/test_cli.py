@@ -25,6 +25,12 @@ def run(code):
 
 
 @good.command()
+def late():
+    """Import when called."""
+    import no_such_package  # noqa: F401, PLC0415
+
+
+@good.command()
 @cli.node_options
 def start(config, sets, state, log_format, log_level):
     """Start."""
@@ -36,6 +42,7 @@ def points(monkeypatch):
     found = {
         "good": EntryPoint("good", f"{__name__}:good", cli.GROUP),
         "cloud": EntryPoint("cloud", "msrt_cloud.no_such_part:cloud", cli.GROUP),
+        "demo": EntryPoint("demo", "msrt.demo.command:demo", cli.GROUP),
         "other": EntryPoint("other", "no_such_package:other", cli.GROUP),
     }
     monkeypatch.setattr(cli, "_points", lambda: found)
@@ -69,6 +76,20 @@ def test_a_missing_extra_is_named(capsys):
         assert "pip install 'msrt[cloud]'" in capsys.readouterr().err
     assert cli.main(["other"]) == 1
     assert "pip install 'no_such_package'" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missed_later_is_named_too(capsys):
+    """A command that imports what it needs when it runs: one sentence, and the extra that brings it."""
+    assert cli.main(["good", "late"]) == 1
+    assert "msrt good needs the package no_such_package; pip install 'no_such_package'" in capsys.readouterr().err
+
+
+def test_the_demo_says_at_once_what_it_lacks(capsys, monkeypatch, tmp_path):
+    """Before it starts anything or makes a directory."""
+    monkeypatch.setattr("msrt.demo.command.NEEDS", ("no_such_package",))
+    assert cli.main(["demo", "--state", str(tmp_path / "tree")]) == 1
+    assert "pip install 'msrt[cloud,edge,device,train]'" in capsys.readouterr().err
+    assert not (tmp_path / "tree").exists()
 
 
 @pytest.mark.parametrize("argv", [["nix"], ["good", "run", "--nix"], ["good", "run", "--code", "x"]])

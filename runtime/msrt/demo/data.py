@@ -21,7 +21,7 @@ def example() -> Path:
     for folder in (here / "demo" / "digits", here.parents[1] / "deploy" / "examples" / "digits"):
         if (folder / "job.toml").exists():
             return folder
-    raise DemoFailed("the example job is not here", hint="run the demo from the repository")
+    raise DemoFailed("the example job is not here", hint="install msrt from a wheel, or run from its repository")
 
 
 def held_out(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -34,7 +34,9 @@ def held_out(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     try:
         pixels, labels = module.digits()
     except FileNotFoundError as error:
-        raise DemoFailed("the demo needs the digits of scikit-learn", hint="pip install 'msrt[train]'") from error
+        raise DemoFailed(
+            "the demo needs the digits of scikit-learn", hint="pip install 'msrt[cloud,edge,device,train]'"
+        ) from error
     test = module.held_out(len(labels), 0, 0)
     return pixels[test], labels[test]
 

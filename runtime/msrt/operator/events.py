@@ -23,12 +23,13 @@ def events() -> None:
 @events.command()
 @click.option("--model", default="", help="Only of this model.")
 @click.option("--device", default="", help="Only of this device (name or id).")
-@click.option("--since", default=-1, help="Begin after this offset. Default: from now on.")
+@click.option("--since", default=-1, help="Begin after this offset; 0: with the oldest kept. Default: from now on.")
 @click.option("--count", default=0, help="Stop after that many.")
 @state_option
 def follow(state: Path | None, model: str, device: str, since: int, count: int) -> None:
-    """Print events as they come, one JSON object a line, until Ctrl-C. Goes on over a restart of the cloud.
+    """Print events as they come, one JSON object a line.
 
+    Until Ctrl-C, also over a restart of the cloud.
     `offset` in a line is what --since takes: nothing is missed between two runs, as long as the cloud keeps it.
     """
 

@@ -27,12 +27,14 @@ SHOWN: Final = 6
 @click.argument("source", metavar="INPUT", type=click.File("rb"))
 @click.option("--url", "urls", multiple=True, help="An edge: http://HOST:PORT or tcp://HOST:PORT; may be repeated.")
 @click.option("--api-key", default="", envvar="MSRT_API_KEY", help="For an http:// address off loopback.")
-@click.option("--deadline", default=10.0, show_default=True, help="Seconds.")
+@click.option("--deadline", default=10.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--output", "outputs", multiple=True, help="Only this output; may be repeated.")
 @json_option
 @state_option
 def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **options: Any) -> None:
-    """Ask MODEL ([NAMESPACE/]NAME[@VERSION]) about INPUT and print the answer.
+    """Ask MODEL about INPUT and print the answer.
+
+    MODEL is [NAMESPACE/]NAME[@VERSION]; without a version, what is rolled out.
 
     INPUT is a .npy array, an .npz with one array per input, or JSON: numbers in lists, or an object with one such list
     per input; - reads standard input. Axis 0 are the rows; one row may come without it.

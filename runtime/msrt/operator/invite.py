@@ -27,7 +27,9 @@ def _create(state: Path | None, role: str, region: str, labels: tuple[str, ...],
     click.echo(found["invite"])
 
 
-_hours = click.option("--hours", default=0.0, help="How long it may be used. Default: the cloud's setting, one day.")
+_hours = click.option(
+    "--hours", default=0.0, help="How long it may be used. Default: the cloud's setting, a day unless changed."
+)
 
 
 @click.group()
@@ -40,7 +42,7 @@ def invite() -> None:
 @_hours
 @state_option
 def edge(state: Path | None, region: str, hours: float) -> None:
-    """For `msrt edge join`."""
+    """For an edge: hand it to `msrt edge join` on the edge's machine."""
     _create(state, "edge", region, (), hours)
 
 
@@ -50,7 +52,7 @@ def edge(state: Path | None, region: str, hours: float) -> None:
 @_hours
 @state_option
 def device(state: Path | None, region: str, labels: tuple[str, ...], hours: float) -> None:
-    """For `msrt device join`."""
+    """For a device: hand it to `msrt device join` on the device."""
     _create(state, "device", region, labels, hours)
 
 
@@ -58,7 +60,7 @@ def device(state: Path | None, region: str, labels: tuple[str, ...], hours: floa
 @_hours
 @state_option
 def client(state: Path | None, hours: float) -> None:
-    """For `msrt login`: may ask for inference."""
+    """For an application: `msrt login` with it, then ask for inference."""
     _create(state, "client", "", (), hours)
 
 
@@ -66,7 +68,7 @@ def client(state: Path | None, hours: float) -> None:
 @_hours
 @state_option
 def operator(state: Path | None, hours: float) -> None:
-    """For `msrt login`: may do everything the command line can."""
+    """For another machine's command line: `msrt login` with it, then operate."""
     _create(state, "operator", "", (), hours)
 
 
@@ -75,8 +77,9 @@ def operator(state: Path | None, hours: float) -> None:
 @click.option("--name", default="", help="Name of this client. Default: the host's.")
 @state_option
 def login(state: Path | None, text: str, name: str) -> None:
-    """Spend a client or operator INVITE and keep the identity, which later commands and msrt.connect use.
+    """Spend a client or operator INVITE and keep the identity.
 
+    Later commands and msrt.connect use it.
     Without --state it is kept where they look for it: on a machine without a cloud they need no --state either.
     """
     folder = state or default_state("client")

@@ -38,10 +38,11 @@ def model() -> None:
 @json_option
 @state_option
 def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> None:
-    """Check, quantise, gate and register FILE (ONNX) as the next version of a model.
+    """Check, quantise, gate and register an ONNX file.
 
-    int8 is made beside fp32 and judged: on --eval by accuracy, else by agreement on --calibrate. What is served on
-    which kind of device is chosen by measured speed, unless --require says. Nothing runs before `msrt model rollout`.
+    It becomes the next version of the model. int8 is made beside fp32 and judged: on --eval by accuracy, else by
+    agreement on --calibrate. What is served on which kind of device is chosen by measured speed, unless --require says.
+    Nothing runs before `msrt model rollout`.
     """
 
     async def work(cloud: Ask) -> Any:
@@ -107,10 +108,11 @@ def show(state: Path | None, name: str, *, as_json: bool) -> None:
 @json_option
 @state_option
 def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> None:
-    """Bring NAME[@VERSION] to the devices: canary first, on when healthy, back by itself when not.
+    """Bring NAME[@VERSION] to the devices, canary first.
 
-    It is desired state: recorded at once, followed here until it is through. With no matching device it is recorded
-    all the same, and devices that join later get it. The exit status is 1 when it was rolled back.
+    It goes on when healthy, and back by itself when not. It is desired state: recorded at once, followed here until it
+    is through. With no matching device it is recorded all the same, and devices that join later get it. The exit
+    status is 1 when it was rolled back.
     """
     wanted = ModelName.parse(name)
 

@@ -70,7 +70,7 @@ def logs(state: Path | None, name: str, lines: int) -> None:
 @json_option
 @state_option
 def diagnose(state: Path | None, name: str, *, as_json: bool) -> None:
-    """What a node says of itself: versions, memory, disk, links, models, queues."""
+    """What a node says of itself: memory, disk, queues, counters."""
     found = ask(state, lambda cloud: cloud("node.diagnose", node=name))
     if as_json:
         print_json(found)

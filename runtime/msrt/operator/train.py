@@ -35,9 +35,10 @@ def train() -> None:
 @json_option
 @state_option
 def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool, as_json: bool) -> None:
-    """Pack FOLDER (job.toml and sources), send it, and train it on the tree. Prints the job's name.
+    """Train what FOLDER holds (job.toml and sources) on the tree.
 
-    With --watch the exit status is 0 only if the job finished.
+    Packs and sends it, and prints the job's name; `msrt train status` tells the rest. With --watch the exit status is 0
+    only if the job finished.
     """
     bundle = pack(folder)
 
@@ -101,7 +102,7 @@ def _write(path: Path, report: object) -> None:
 @json_option
 @state_option
 def status(state: Path | None, job: str | None, report: Path | None, *, as_json: bool) -> None:
-    """All jobs, or one."""
+    """How training stands: all jobs, or JOB."""
     if report:
         if not job:
             raise errors.CallerError("--report needs a job", hint="msrt train status JOB --report FILE")
@@ -118,6 +119,6 @@ def status(state: Path | None, job: str | None, report: Path | None, *, as_json:
 @click.argument("job")
 @state_option
 def stop(state: Path | None, job: str) -> None:
-    """End a job; its last checkpoint stays."""
+    """End JOB; its last checkpoint stays."""
     ask(state, lambda cloud: cloud("train.stop", job=job))
     console().print(f"{job} is stopped")
