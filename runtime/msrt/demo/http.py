@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from msrt.demo.judge import Answer
 from msrt.errors import Disconnected, PeerError
 
-__all__ = ["HttpInfer"]
+__all__ = ["HttpInfer", "question"]
+
+
+def question(name: str, row: NDArray[np.float32]) -> bytes:
+    """The Open Inference Protocol's body that asks about one row."""
+    tensor = {"name": name, "shape": [1, len(row)], "datatype": "FP32", "data": row.tolist()}
+    return msgspec.json.encode({"inputs": [tensor]})
 
 
 class HttpInfer:
@@ -28,9 +34,7 @@ class HttpInfer:
 
     async def __call__(self, row: int) -> Answer:
         """Raises Disconnected, PeerError for any status but 200."""
-        data = self._rows[row]
-        tensor = {"name": self._input, "shape": [1, len(data)], "datatype": "FP32", "data": data.tolist()}
-        body = msgspec.json.encode({"inputs": [tensor]})
+        body = question(self._input, self._rows[row])
         head = f"{self._request}{len(body)}\r\n\r\n"
         try:
             found = await self._ask(head.encode() + body)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import click
+
+from msrt.demo.http import question
 from msrt.demo.kills import kills
 from msrt.demo.report import Report
-from msrt.demo.story import EDGES, MODEL, Story
+from msrt.demo.story import MODEL, Story
 from msrt.demo.targets import both_edges
-from msrt.demo.tree import Tree
+from msrt.demo.tree import Tree, program
 from msrt.operator.show import console, table
 
 __all__ = ["Outcome", "play"]
@@ -77,14 +82,24 @@ def _verdict(report: Report, faults: list[str]) -> None:
 
 
 def _play_on(story: Story) -> None:
-    cloud, url = story.tree.state("cloud"), story.urls[next(iter(EDGES))]
-    console().print(f"""
+    """Commands to paste: not drawn by the console, which would break long lines and read brackets as its own."""
+    folder = story.tree.folder
+    first, url = story.urls.values()  # the first was killed: the devices are at the other
+    beside = program()
+    msrt = "msrt" if shutil.which("msrt") == beside else shlex.quote(beside)
+    state = f"--state {shlex.quote(str(story.tree.state('cloud')))}"
+    asked = folder / "question.json"
+    asked.write_bytes(question("input", story.judge.rows[0]))
+    click.echo(f"""
 The tree runs on. Play with it:
-  msrt status --state {cloud}
-  msrt node list --state {cloud}
-  msrt model list --state {cloud}
-  msrt train run {story.job} --watch --state {cloud}
-  msrt events follow --state {cloud}
-  curl {url}/v2/models/{MODEL}
+  {msrt} status {state}
+  {msrt} node list {state}
+  {msrt} model show {MODEL} {state}
+  {msrt} infer {MODEL} {shlex.quote(str(asked))} {state}
+  curl --data @{shlex.quote(str(asked))} {url}/v2/models/{MODEL}/infer
+  curl {first}/metrics
+  {msrt} events follow --since 0 {state}
+  {msrt} train run {shlex.quote(str(story.job))} --watch {state}
 End it with:
-  kill {" ".join(map(str, story.tree.pids()))}""")
+  kill {" ".join(map(str, story.tree.pids()))}
+and remove {folder}""")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from msrt.client import AsyncClient
 from msrt.demo.judge import Answer
 from msrt.demo.load import Infer
 from msrt.demo.story import MODEL, Story
-from msrt.demo.tree import DemoFailed
+from msrt.demo.tree import DemoFailed, program
 from msrt.process import child_argv
 
 __all__ = ["both_edges"]
@@ -37,7 +36,7 @@ async def both_edges(story: Story) -> AsyncIterator[Infer]:
 
 
 async def _login(invite: str, folder: Path) -> None:
-    argv = [str(Path(sys.executable).with_name("msrt")), "login", invite, "--name", "demo", "--state", str(folder)]
+    argv = [program(), "login", invite, "--name", "demo", "--state", str(folder)]
     process = await asyncio.create_subprocess_exec(
         *child_argv(argv), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
@@ -14,10 +15,16 @@ from typing import Final
 from msrt.errors import LocalError
 from msrt.process import child_argv
 
-__all__ = ["DemoFailed", "Member", "Tree"]
+__all__ = ["DemoFailed", "Member", "Tree", "program"]
 
 LOOK_S: Final = 0.05
 END_S: Final = 6.0
+
+
+def program() -> str:
+    """The `msrt` command of this installation: beside its interpreter, else the one on PATH."""
+    beside = Path(sys.executable).with_name("msrt")
+    return str(beside) if beside.exists() else shutil.which("msrt") or "msrt"
 
 
 class DemoFailed(LocalError):
@@ -83,13 +90,20 @@ class Tree:
 
     async def _launch(self, member: Member, first: tuple[str, ...]) -> None:
         role, verb, *rest = member.command
-        argv = [str(Path(sys.executable).with_name("msrt")), role, verb, *first, *rest]
+        argv = [program(), role, verb, *first, *rest]
         with member.log.open("ab") as log:
             member.began = log.seek(0, os.SEEK_END)
-            member.process = await asyncio.create_subprocess_exec(
-                *(argv if self.keep else child_argv(argv)),
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=self.keep,
+            starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *(argv if self.keep else child_argv(argv)),
+                    stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=self.keep,
+                )
             )  # fmt: skip
+            try:
+                member.process = await asyncio.shield(starting)
+            except asyncio.CancelledError:  # whoever was started is known to `close`
+                member.process = await starting
+                raise
 
     async def ready(self, *names: str, within_s: float = 30.0) -> None:
         """Wait until they have said that they are ready. Raises DemoFailed with a node's last words."""
