@@ -124,11 +124,11 @@ class Training:
             trainer = self._trainers.get(message.job)
             if trainer is None:
                 trainer = self._trainer_for(message.job)
-                await trainer.start(await self._fetch(message.bundle))
+                await trainer.start(await self._brought(message.bundle, deadline))
                 self._trainers[message.job] = trainer
                 if self.paused:
                     trainer.pause()
-            weights = await self._fetch(message.weights)
+            weights = await self._brought(message.weights, deadline)
             index = message.participants.get(self._node.id, 0)
             node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
             within = max(0.1, deadline - self._world.now())
@@ -153,6 +153,17 @@ class Training:
             message.job, message.round, {self._node.id: done.samples}, first, done.encoding, done.size, metrics
         )
         await self._keep(meta, done.payload)
+
+    async def _brought(self, digest: str, deadline: float) -> bytes:
+        """An artifact. A full disk is waited out while the round lasts: one that fails at once is soon given up."""
+        while True:
+            try:
+                return await self._fetch(digest)
+            except errors.DiskFull as error:
+                if self._world.now() + RESEND_S >= deadline:
+                    raise
+                log.warning("training.waits_for_space", digest=digest, error=error.text, again_in_s=RESEND_S)
+                await asyncio.sleep(RESEND_S)
 
     async def _drop_trainer(self, job: str) -> None:
         trainer = self._trainers.pop(job, None)
