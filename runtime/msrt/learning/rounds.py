@@ -157,7 +157,7 @@ class RegionRound(_Round):
                 actions = self._arrived(event)
             case Joined(node):
                 self.expected.add(node)
-                actions = []
+                return []  # the clock seals: nothing that follows from a joining is waited for
             case Left(node):
                 self.expected.discard(node)
                 actions = []
