@@ -16,7 +16,8 @@ from msrt.world.world import Store, World
 
 __all__ = ["Events"]
 
-SCAN = 512
+SCAN = 64
+"""Events looked at in one turn of the loop: about a millisecond."""
 
 
 class Events:
@@ -53,7 +54,7 @@ class Events:
         found: list[dict[str, Any]] = []
         came = self._came
         position = offset
-        while not found:
+        while len(found) < limit:
             batch = self._log.unacked(position, SCAN)
             for seq, data in batch:
                 position = seq
@@ -62,7 +63,11 @@ class Events:
                     found.append({"offset": seq, **msgspec.to_builtins(event)})
                     if len(found) >= limit:
                         break
-            if not batch and not found:
+            if batch:
+                await asyncio.sleep(0)
+            elif found:
+                break
+            else:
                 try:
                     async with asyncio.timeout(wait_s):
                         await came.wait()

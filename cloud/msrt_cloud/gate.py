@@ -67,6 +67,8 @@ class CloudGate:
         record = state.invites.check(enrol.invite, enrol.secret, wall, node)
         account = BrokerAccount(node, line, wall=wall)
         if record.spent_by:
+            if state.is_revoked(node):
+                raise errors.Revoked(f"{enrol.name} was removed from the tree", hint="ask for a new invite")
             return [account] if record.role == Role.DEVICE else []
         if any(other.node != node and other.role == record.role for other in state.named(enrol.name)):
             raise errors.Conflict(f"another {record.role} is named {enrol.name!r}", hint="give it a --name of its own")

@@ -83,7 +83,7 @@ class Rollout:
 
     def __init__(self, model: str, version: int, canary: str, stage: Stage, *, pace: Pace, now: float) -> None:
         self.model, self.version, self.canary, self.stage, self.pace = model, version, canary, stage, pace
-        self._since = now
+        self._since = self._heard = now
         self._healthy_since: float | None = None
         self.ready = self.expected = 0
 
@@ -103,7 +103,12 @@ class Rollout:
         states = [(s.device, self._state(s.device)) for s in watched]
         self.expected, self.ready = len(states), sum(1 for _, m in states if m is not None and m.state == "ready")
         if not states:
+            self._healthy_since = None
+            # It began with somebody there: the edges, or this cloud, were away, and silence proves nothing.
+            if self.stage is Stage.CANARY and now - self._heard < self.pace.ready_s:
+                return Verdict.WAITING, ""
             return Verdict.NOBODY, "no matching device"
+        self._heard = now
         for device, model in states:
             if model is None:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import msgspec
 import structlog
 
 from msrt import errors
@@ -62,19 +63,18 @@ class Rollouts:
         if decision.stage is Stage.DONE:
             self._done[fact.model] = (fact.version, decision.reason)
             return
-        await self._write(fact, decision.stage.value, decision.reason)
-
-    async def _write(self, fact: RolloutSet, state: str, reason: str) -> None:
         try:
-            await self._writer.append(
-                RolloutSet(
-                    fact.model, fact.version, fact.previous, fact.selector, fact.canary, state, reason,
-                    self._world.wall(),
-                )
-            )  # fmt: skip
+            if not await self._write(fact, decision.stage.value, decision.reason):
+                self._active.pop(fact.model, None)
         except errors.DiskFull as error:
             self._active.pop(fact.model, None)
             log.warning("rollout.not_written", model=fact.model, error=error.text)
+
+    async def _write(self, fact: RolloutSet, state: str, reason: str) -> bool:
+        """Move a rollout on, unless another one took its place meanwhile; did it? Raises DiskFull."""
+        model, wall = fact.model, self._world.wall()
+        moved = msgspec.structs.replace(fact, state=state, reason=reason, wall=wall)
+        return bool(await self._writer.decide(lambda now: [moved] if now.rollouts.get(model) == fact else []))
 
     async def begin(self, model: str, version: int, canary: str, selector: str, window_s: float) -> dict[str, object]:
         """Write down that a version should run. Raises NotFound, InvalidAddress."""
@@ -124,7 +124,7 @@ class Rollouts:
         }  # fmt: skip
 
     async def rollback(self, model: str) -> dict[str, object]:
-        """Return to the version before. Raises NotFound, Conflict when there is none."""
+        """Return to the version before. Raises NotFound, Conflict when there is none, DiskFull."""
         fact = self._writer.state.rollouts.get(model)
         if fact is None:
             raise errors.NotFound(f"{model!r} was never rolled out", hint="msrt model list")
@@ -135,7 +135,8 @@ class Rollouts:
         if not fact.previous:
             raise errors.Conflict(f"{model}@{fact.version} is the first one: there is nothing to return to")
         self._active.pop(model, None)
-        await self._write(fact, Stage.ROLLED_BACK.value, "by the operator")
+        if not await self._write(fact, Stage.ROLLED_BACK.value, "by the operator"):
+            raise errors.Conflict(f"the rollout of {model} moved on meanwhile", hint="look at it and ask again")
         return {"model": model, "version": fact.previous}
 
 

@@ -85,3 +85,14 @@ def test_an_impossible_share_is_refused(text):
     """The error says what a share looks like."""
     with pytest.raises(errors.InvalidAddress, match="1% to 100%"):
         parse_canary(text)
+
+
+def test_a_canary_that_is_silent_is_given_time():
+    """Silence proves nothing: only after as long as a device may take to get ready does nobody mean nobody."""
+    one = rollout()
+    assert one.observe([seen("a")], 10.0) is None
+    assert one.observe([], 100.0) is None
+    assert one.observe([seen("a")], 101.0) is None
+    assert one.observe([], 220.0) is None
+    decision = one.observe([], 222.0)
+    assert decision == Decision(Stage.LIVE, "no matching device")
