@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from msrt.dispatch.policy import ModelPolicy
 from msrt.errors import FrameTooLarge, MalformedFrame
 from msrt.protocol import wire
 
@@ -32,6 +33,7 @@ __all__ = [
     "NodeEnrolled",
     "NodeLabelled",
     "NodeRevoked",
+    "PolicySet",
     "RolloutSet",
     "pack_entry",
     "unpack_entry",
@@ -218,6 +220,18 @@ class RolloutSet(_Fact, frozen=True, tag="rollout.set"):
         return ("rollout", self.model)
 
 
+class PolicySet(_Fact, frozen=True, tag="policy.set"):
+    """How a model is served, whole: it replaces what was said before."""
+
+    model: str
+    policy: ModelPolicy
+    wall: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return ("policy", self.model)
+
+
 class JobCreated(_Fact, frozen=True, tag="job.created"):
     """A training job was accepted."""
 
@@ -281,7 +295,7 @@ class JobForgotten(_Fact, frozen=True, tag="job.forgotten"):
 Entry = (
     NodeEnrolled | NodeRevoked | NodeLabelled | BrokerAccount
     | InviteIssued | InviteSpent | InvitesForgotten
-    | ModelPushed | RolloutSet
+    | ModelPushed | RolloutSet | PolicySet
     | JobCreated | JobAdvanced | JobEnded | JobForgotten
 )  # fmt: skip
 """All of them."""

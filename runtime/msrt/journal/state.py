@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 
+from msrt.dispatch.policy import ModelPolicy
 from msrt.journal import facts as f
 from msrt.journal.facts import Entry, Key
 from msrt.trust.invite import InviteBook, InviteRecord
@@ -82,6 +83,7 @@ class State:
         self.invites = InviteBook()
         self.models: dict[str, dict[int, f.ModelPushed]] = {}
         self.rollouts: dict[str, f.RolloutSet] = {}
+        self.policies: dict[str, ModelPolicy] = {}
         self.jobs: dict[str, Job] = {}
 
     def apply(self, entry: Entry, offset: int) -> None:
@@ -166,19 +168,14 @@ class State:
                     self.accounts[entry.user] = entry.line
                 else:
                     self.accounts.pop(entry.user, None)
-            case f.InviteIssued():
-                spent = self._live[f.CLOUD].get(("spent", entry.id))
-                node = spent[1].node if spent and isinstance(spent[1], f.InviteSpent) else ""
-                self.invites.issued(_record(entry, node))
-            case f.InviteSpent():
-                self.invites.spent(entry.id, entry.node)
-            case f.InvitesForgotten():
-                for invite in entry.ids:
-                    self.invites.records.pop(invite, None)
+            case f.InviteIssued() | f.InviteSpent() | f.InvitesForgotten():
+                self._view_invite(entry)
             case f.ModelPushed():
                 self.models.setdefault(entry.model, {})[entry.version] = entry
             case f.RolloutSet():
                 self.rollouts[entry.model] = entry
+            case f.PolicySet():
+                self.policies[entry.model] = entry.policy
             case f.JobCreated():
                 self.jobs[entry.job] = Job(entry)
             case f.JobForgotten():
@@ -188,6 +185,18 @@ class State:
                 if job is not None:
                     change = {"advanced": entry} if isinstance(entry, f.JobAdvanced) else {"ended": entry}
                     self.jobs[entry.job] = msgspec.structs.replace(job, **change)
+
+    def _view_invite(self, entry: f.InviteIssued | f.InviteSpent | f.InvitesForgotten) -> None:
+        match entry:
+            case f.InviteIssued():
+                spent = self._live[f.CLOUD].get(("spent", entry.id))
+                node = spent[1].node if spent and isinstance(spent[1], f.InviteSpent) else ""
+                self.invites.issued(_record(entry, node))
+            case f.InviteSpent():
+                self.invites.spent(entry.id, entry.node)
+            case f.InvitesForgotten():
+                for invite in entry.ids:
+                    self.invites.records.pop(invite, None)
 
     def _view_node(self, entry: f.NodeEnrolled | f.NodeRevoked | f.NodeLabelled, offset: int) -> None:
         node = entry.node

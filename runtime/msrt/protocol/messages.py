@@ -273,6 +273,14 @@ class Infer(_Message, frozen=True, tag="infer"):
     outputs: tuple[str, ...] = ()
     """Names wanted; empty means all."""
     trace: str = ""
+    priority: int = 0
+    """1 urgent, 0 normal, -1 background."""
+    sequence: str = ""
+    """Requests of one sequence go to one device, which keeps the model's state between them; such a one rides alone."""
+    sequence_start: bool = False
+    sequence_end: bool = False
+    hops: int = 0
+    """Masters that passed it on because they were full."""
 
 
 class Inferred(_Message, frozen=True, tag="inferred"):
@@ -288,6 +296,12 @@ class Inferred(_Message, frozen=True, tag="inferred"):
     """Node name."""
     outputs: tuple[TensorSpec, ...]
     compute_us: int = 0
+    queue_us: int = 0
+    """What the batch waited on the device before it was computed."""
+    depth: int = 0
+    """Rows that waited there when it was answered: a fresh probe of its load."""
+    marks: dict[str, object] = {}
+    """What else the caller should know, such as that a smaller model answered."""
 
 
 class InferFailed(_Message, frozen=True, tag="infer.failed"):

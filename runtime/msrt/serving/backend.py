@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -28,6 +29,14 @@ class InferRequest(msgspec.Struct, eq=False):
     """Names wanted; empty means all."""
     trace: str = ""
     """W3C traceparent, empty without."""
+    priority: int = 0
+    """1 urgent, 0 normal, -1 background."""
+    sequence: str = ""
+    """Which stateful conversation it belongs to, empty for none."""
+    sequence_start: bool = False
+    sequence_end: bool = False
+    hops: int = 0
+    """Masters that passed it on because they were full."""
 
 
 class InferAnswer(msgspec.Struct, eq=False):
@@ -38,6 +47,8 @@ class InferAnswer(msgspec.Struct, eq=False):
     device: str
     outputs: tuple[TensorSpec, ...]
     frames: Sequence[Buffer]
+    marks: Mapping[str, object] = MappingProxyType({})
+    """What else the caller should know: they become parameters of the answer."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
