@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,15 +92,23 @@ class RunningJob:
             outcome, nodes = await self._one_round(number + 1, weights, data, guard)
             if isinstance(outcome, e.Abandon):
                 failures += 1
-                self.waiting = outcome.reason
-                log.warning("round.abandoned", job=self.name, round=number + 1, reason=outcome.reason)
+                self.waiting = why = self._why(outcome)
+                log.warning("round.abandoned", job=self.name, round=number + 1, reason=why)
                 if failures >= RETRIES:
-                    raise errors.JobFailed(f"{RETRIES} rounds in a row were given up: {outcome.reason}")
+                    raise errors.JobFailed(f"{RETRIES} rounds in a row were given up: {why}")
                 continue
             failures = 0
             number += 1
             weights = self._t.writer.state.jobs[self.name].weights
         await self._finish(weights, nodes)
+
+    def _why(self, given_up: e.Abandon) -> str:
+        """The reason, and what most of those who failed said, in the words of one of them."""
+        if not given_up.failed:
+            return given_up.reason
+        fault, _ = Counter(given_up.failed.values()).most_common(1)[0]
+        node = next(node for node, text in sorted(given_up.failed.items()) if text == fault)
+        return f"{given_up.reason}; {self._t.writer.state.nodes[node].name} said: {fault}"
 
     async def close(self) -> None:
         """End the workshop's process."""
