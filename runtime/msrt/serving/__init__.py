@@ -9,6 +9,6 @@ http     uvicorn in our own loop (import it where you listen: it needs the extra
 """
 
 from msrt.serving.app import App, AppConfig
-from msrt.serving.backend import Backend, InferAnswer, InferRequest, ModelInfo
+from msrt.serving.backend import Backend, InferAnswer, InferRequest, ModelInfo, Models
 
-__all__ = ["App", "AppConfig", "Backend", "InferAnswer", "InferRequest", "ModelInfo"]
+__all__ = ["App", "AppConfig", "Backend", "InferAnswer", "InferRequest", "ModelInfo", "Models"]

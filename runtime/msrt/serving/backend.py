@@ -1,4 +1,4 @@
-"""The seam between the HTTP front and the master behind it."""
+"""The seams between the fronts (REST, gRPC) and the master behind them: `Backend` asks models, `Models` manages them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ import msgspec
 
 from msrt.protocol.messages import Event, Parent, TensorSpec
 
-__all__ = ["Backend", "Buffer", "InferAnswer", "InferRequest", "ModelInfo"]
+__all__ = [
+    "Backend",
+    "Batched",
+    "Buffer",
+    "IndexRow",
+    "InferAnswer",
+    "InferRequest",
+    "ModelConfig",
+    "ModelInfo",
+    "ModelStatistics",
+    "Models",
+    "Took",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -59,6 +71,76 @@ class ModelInfo(msgspec.Struct, frozen=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     platform: str = "onnxruntime_onnx"
+    labels: tuple[str, ...] = ()
+    """Names of the classes of the first output, if it has classes."""
+
+
+class IndexRow(msgspec.Struct, frozen=True):
+    """One version of one model in the repository: what `POST /v2/repository/index` lists."""
+
+    name: str
+    version: int
+    state: str
+    """READY, LOADING, UNLOADING or UNAVAILABLE, as Triton names them."""
+    reason: str = ""
+    """Why it is not ready."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True):
+    """What `GET /v2/models/N/config` says, in the field's own terms; both fronts turn it into Triton's shape."""
+
+    name: str
+    version: int
+    """That it is said of."""
+    inputs: tuple[TensorSpec, ...]
+    """Whole shapes: with axis 0, also where that is the batch."""
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+    """Rows that are joined at most; 0: axis 0 is no batch. Where it is not 0, Triton's dims leave axis 0 out."""
+    labels: tuple[str, ...] = ()
+    """Of the first output."""
+    sequences: bool = False
+    """It keeps state between the requests of a sequence."""
+    platform: str = "onnxruntime_onnx"
+
+
+class Took(msgspec.Struct):
+    """How often, and how long together."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class Batched(msgspec.Struct):
+    """What batches of one size cost."""
+
+    batch_size: int
+    compute_input: Took
+    compute_infer: Took
+    compute_output: Took
+
+
+class ModelStatistics(msgspec.Struct):
+    """Counts since this node started, of one version; the names are Triton's (ModelStatistics of its gRPC service)."""
+
+    name: str
+    version: int
+    last_inference: int = 0
+    """Milliseconds since 1970."""
+    inference_count: int = 0
+    """Rows."""
+    execution_count: int = 0
+    """Batches."""
+    success: Took = msgspec.field(default_factory=Took)
+    fail: Took = msgspec.field(default_factory=Took)
+    queue: Took = msgspec.field(default_factory=Took)
+    """What is not computing: waiting here and on the device, and the way between. One per request, as the next three."""
+    compute_input: Took = msgspec.field(default_factory=Took)
+    compute_infer: Took = msgspec.field(default_factory=Took)
+    compute_output: Took = msgspec.field(default_factory=Took)
+    cache_hit: Took = msgspec.field(default_factory=Took)
+    cache_miss: Took = msgspec.field(default_factory=Took)
+    batch_stats: Sequence[Batched] = ()
 
 
 class Backend(Protocol):
@@ -82,3 +164,24 @@ class Backend(Protocol):
 
     def events(self, model: str, device: str) -> AsyncIterator[Event]:
         """Events from now on, of one model or device if named; `aclose` ends it."""
+
+
+class Models(Protocol):
+    """What a master offers of its model repository. A tree's repository is the cloud's registry: a model is loaded by a
+    rollout to this node's region (the whole tree, on the cloud), and unloaded by its withdrawal there."""
+
+    def index(self) -> Sequence[IndexRow]:
+        """Every version that is known here, by name and version."""
+
+    def config(self, model: str, version: int = 0) -> ModelConfig:
+        """Raises NotFound, Unavailable."""
+
+    def statistics(self, model: str = "", version: int = 0) -> Sequence[ModelStatistics]:
+        """Of all versions, all of a model, or one. Raises NotFound."""
+
+    def load(self, model: str, version: int = 0) -> Awaitable[None]:
+        """Returns when it can answer. 0: the newest version. Operators only: the front has checked that.
+        Raises NotFound, Unavailable (the cloud is away, nobody loaded it in time)."""
+
+    def unload(self, model: str) -> Awaitable[None]:
+        """Returns when it answers no more. Operators only. Raises NotFound, Unavailable."""
