@@ -18,7 +18,8 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.hop import Gather, Peer
-from msrt.journal.facts import JobCreated, JobEnded
+from msrt.journal.facts import Entry, JobCreated, JobEnded
+from msrt.journal.state import State
 from msrt.journal.writer import Writer
 from msrt.protocol.messages import DeviceRecord, RoundClosed, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.bundle import JobConfig, open_bundle
@@ -86,14 +87,21 @@ class Training:
     async def create(self, digest: str, by: str) -> str:
         """Accept a job; its name, made unique. Raises InvalidJob, NotFound."""
         bundle = open_bundle(await self.artifacts.read(digest))
-        name, number = bundle.config.name, 1
-        while (job := name if number == 1 else f"{name}-{number}") in self.writer.state.jobs:
-            number += 1
+        name = bundle.config.name
         signature = self.identity.sign(digest.encode(), Purpose.BUNDLE)
         config = msgspec.to_builtins(bundle.config)
-        await self.writer.append(JobCreated(job, digest, signature, config, by, self.world.wall()))
-        self._start(job)
-        return job
+
+        def decide(state: State) -> list[Entry]:
+            job, number = name, 1
+            while job in state.jobs:
+                number += 1
+                job = f"{name}-{number}"
+            return [JobCreated(job, digest, signature, config, by, self.world.wall())]
+
+        (fact,) = await self.writer.decide(decide)
+        assert isinstance(fact, JobCreated)
+        self._start(fact.job)
+        return fact.job
 
     def _wait_for_all(self) -> None:
         self._until = self.world.now() + self._grace_s
@@ -191,7 +199,7 @@ class Training:
         except msgspec.ValidationError as error:
             raise errors.BadUpdate(f"a malformed update: {error}") from None
         running = self._jobs.get(meta.job)
-        if opened.size > UPDATE_LIMIT:
+        if not 0 <= opened.size <= UPDATE_LIMIT:
             raise errors.BadUpdate(f"an update of {opened.size} bytes, the limit is {UPDATE_LIMIT}")
         if running is None or not running.wants(meta):
             raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is not open")
@@ -242,10 +250,3 @@ class Training:
     def participants(self, select: str) -> list[DeviceRecord]:
         """Living devices that a job's selector names, in a stable order."""
         return sorted((seen.device for seen in self.fleet.matching(select)), key=lambda d: d.name)
-
-
-def _update_bytes_ratio(rounds: list[dict[str, Any]], last: dict[str, Any]) -> float | None:
-    """Mean bytes of a device's update as it travelled, against its parameters in float32."""
-    found = [row["update_bytes"] for row in rounds if row.get("update_bytes")]
-    size = last.get("parameters")
-    return sum(found) / len(found) / (4 * size) if found and size else None

@@ -1,0 +1,172 @@
+"""One running job: rounds that close by quorum or are given up, bad updates that do not count, and its end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from msrt import errors
+from msrt.learning.compress import encode
+from msrt.learning.vector import load
+from msrt.protocol.messages import RoundClosed
+from tests.cloud.jobs import Region, bundle
+from tests.cloud.rig import device, simulate, until
+from tests.flows.trainer import SIZE, SimulatedTrainer, known_mean
+from tests.runtime.hop.tree import identity
+
+
+def running(scenario, names="ab", workshop=None, tail="", **config):
+    """Run `scenario(north, job)` with a job started over the devices of one edge."""
+
+    async def run(rig):
+        north = await Region(rig, names).join()
+        digest = await rig.operator.upload(bundle(tail=tail, **config))
+        job = (await rig.operator.ask("train.run", bundle=digest))["job"]
+        await scenario(north, job)
+
+    simulate(run, workshop=workshop)
+
+
+def fact(north, job):
+    return north.rig.cloud.writer.state.jobs[job]
+
+
+async def ended(north, job):
+    await until(lambda: fact(north, job).ended, 300)
+    return fact(north, job).ended
+
+
+def test_a_round_adds_the_weighted_mean_of_its_updates():
+    """To the weights of the round before; the checkpoint is in the journal before the senders may forget."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        assert opened.participants.keys() == {identity(name).node for name in "ab"}
+        await north.answer(opened)
+        await until(lambda: [one for one in north.edge.said(RoundClosed) if one.round == 1])
+        assert fact(north, job).round == 1
+        included = {node: samples for name in "ab" for node, samples in north.meta(opened, name).nodes.items()}
+        weights = load(await north.rig.cloud.artifacts.read(fact(north, job).weights))[1]
+        assert np.allclose(weights, known_mean(job, 1, included), atol=1e-6)
+        assert set(fact(north, job).advanced.included) == included.keys()
+
+    running(scenario)
+
+
+def test_only_selected_devices_take_part():
+    """By the job's own selector."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        assert opened.participants == {identity("b").node: 0}
+
+    running(scenario, select="name=b")
+
+
+@pytest.mark.parametrize("fault", ["nan", "short", "huge", "stranger", "other size"])
+def test_a_bad_update_is_refused_and_the_round_goes_on(fault):
+    """Its sender is told; the others' sum is as if it had never come."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        payload = encode(np.full(SIZE, 1e30 if fault == "huge" else 1.0, np.float32), "fp32")
+        last = {"nan": np.float32(np.nan).tobytes(), "short": b""}.get(fault, payload[-4:])
+        payload = payload[:-4] + last
+        change = {
+            "stranger": {"nodes": {identity("stranger").node: 3}},
+            "other size": {"size": SIZE + 1},
+        }.get(fault, {})
+        with pytest.raises(errors.BadUpdate):
+            await north.send(north.meta(opened, "a", **change), payload)
+        await north.answer(opened, "bc")
+        await until(lambda: fact(north, job).round == 1)
+        assert set(fact(north, job).advanced.included) == {identity(name).node for name in "bc"}
+
+    running(scenario, "abc", deadline_s=10.0)
+
+
+def test_a_node_that_failed_is_not_waited_for():
+    """It said why; the round closes with the others at once."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        begun = north.rig.cloud.world.now()
+        await north.send(north.meta(opened, "a", error="job_failed: out of memory", size=0), b"")
+        await north.answer(opened, "b")
+        await until(lambda: fact(north, job).round == 1)
+        assert north.rig.cloud.world.now() - begun < 5
+
+    running(scenario, deadline_s=100.0)
+
+
+def test_a_device_that_left_is_not_waited_for_once_there_is_a_quorum():
+    """One that only changes its edge has a few seconds to come back."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        await north.answer(opened, "b")
+        begun = north.rig.cloud.world.now()
+        north.edge.report(device("b"))
+        await until(lambda: fact(north, job).round == 1)
+        assert north.rig.cloud.world.now() - begun < 20
+
+    running(scenario, deadline_s=100.0)
+
+
+def test_rounds_without_a_quorum_are_given_up_and_then_the_job():
+    """No job waits for ever: after so many in a row it fails, with the reason."""
+
+    async def scenario(north, job):
+        end = await ended(north, job)
+        assert end.state == "failed"
+        assert "5 rounds in a row were given up" in end.reason
+        assert fact(north, job).round == 0
+
+    running(scenario, deadline_s=2.0)
+
+
+def test_one_bad_round_is_no_failure():
+    """It is opened again under the same number, and what was trained for it still counts."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        north.edge.heard.clear()
+        again = await north.opened(job, 1)
+        assert again.weights == opened.weights
+        await north.answer(again)
+        assert (await ended(north, job)).state == "finished"
+
+    running(scenario, rounds=1, deadline_s=3.0)
+
+
+class NoWeights(SimulatedTrainer):
+    async def initial(self, within):
+        raise errors.JobFailed("the task has no model")
+
+
+def test_a_workshop_that_fails_ends_the_job_with_its_words():
+    """And its process: nothing is left over."""
+    made = []
+
+    def workshop(_job):
+        made.append(NoWeights())
+        return made[-1]
+
+    async def scenario(north, job):
+        end = await ended(north, job)
+        assert (end.state, end.reason) == ("failed", "the task has no model")
+        assert made[0].config is None
+
+    running(scenario, workshop=workshop)
+
+
+def test_a_finished_job_can_say_what_training_together_was_worth():
+    """With [baseline] it measures each node alone and all data pooled."""
+
+    async def scenario(north, job):
+        await north.round(job, 1)
+        await ended(north, job)
+        report = north.rig.cloud.training.report(job)
+        assert (report["alone_mean"], report["pooled"], report["parameters"]) == (0.5, 0.9, SIZE)
+
+    running(scenario, rounds=1, tail="[baseline]\n")

@@ -1,0 +1,118 @@
+"""The workshop: one task in, one verdict out, and standard output carries nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from msrt.errors import InvalidTensor, QualityGate
+from msrt_cloud.prepare import PrepareOptions, Task, Verdict
+from msrt_cloud.workshop import work
+from tests.cloud.models import blobs, classifier
+
+
+@pytest.fixture
+def room(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "model.onnx").write_bytes(classifier())
+    x, y = blobs()
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "xy.npz", x=x, y=y)
+    return tmp_path
+
+
+def task(room, file="model.onnx", **options):
+    given = {name: str(room / path) if name in ("calibrate", "evaluate") else path for name, path in options.items()}
+    return Task(str(room / file), str(room / "out"), PrepareOptions(**given))
+
+
+def done(room, file="model.onnx", **options):
+    ticks = itertools.count()
+    return work(task(room, file, **options), lambda: next(ticks) * 1e-5)
+
+
+def child(room, **options):
+    """Run it as the cloud does."""
+    found = subprocess.run(
+        [sys.executable, "-m", "msrt_cloud.workshop"], input=msgspec.json.encode(task(room, **options)),
+        capture_output=True, check=True, timeout=100,
+    )  # fmt: skip
+    return found.stdout
+
+
+def test_without_data_fp32_serves_alone_and_the_report_says_why(room):
+    """What int8 cannot do is no error unless it was required."""
+    prepared = done(room)
+    assert set(prepared.files) == {"fp32"}
+    assert "--calibrate" in prepared.report["int8"]
+    with pytest.raises(QualityGate, match="int8 is required"):
+        done(room, require="int8")
+
+
+def test_every_recipe_that_was_tried_is_in_the_report(room):
+    """What was measured of it, and why it was refused."""
+    prepared = done(room, calibrate="x.npy", evaluate="xy.npz")
+    assert prepared.report["chosen"] in prepared.files
+    assert prepared.report["tried"]
+    assert all({"recipe", "row_us"} <= set(one) or "refused" in one for one in prepared.report["tried"])
+    assert prepared.report["weight_bytes_ratio"] < 0.5
+    for file in prepared.files.values():
+        assert len(Path(file.path).read_bytes()) == file.size
+
+
+def test_required_fp32_is_not_quantised(room):
+    """Nothing is tried that nobody asked for."""
+    prepared = done(room, calibrate="x.npy", require="fp32")
+    assert (set(prepared.files), prepared.report["tried"]) == ({"fp32"}, [])
+
+
+def test_a_quantised_file_is_served_as_it_was_given(room):
+    """As int8, byte for byte, and judged all the same; it cannot be made fp32 again."""
+    given = Path(done(room, calibrate="x.npy").files["int8"].path).read_bytes()
+    (room / "small.onnx").write_bytes(given)
+    prepared = done(room, "small.onnx", evaluate="xy.npz")
+    assert set(prepared.files) == {"int8"}
+    assert Path(prepared.files["int8"].path).read_bytes() == given
+    assert prepared.report["accuracy_int8"] > 0.9
+    with pytest.raises(QualityGate, match="quantised already"):
+        done(room, "small.onnx", require="fp32")
+    np.savez(room / "wrong.npz", x=blobs()[0], y=(blobs()[1] + 1) % 4)
+    with pytest.raises(QualityGate):
+        done(room, "small.onnx", evaluate="wrong.npz", min_accuracy=0.9)
+
+
+def test_a_model_below_its_least_accuracy_leaves_nothing(room):
+    """It is refused before anything is quantised."""
+    np.savez(room / "wrong.npz", x=blobs()[0], y=(blobs()[1] + 1) % 4)
+    with pytest.raises(QualityGate):
+        done(room, evaluate="wrong.npz", min_accuracy=0.9)
+    assert list((room / "out").iterdir()) == []
+
+
+def test_data_of_another_model_is_refused(room):
+    """Before it could spoil the ranges."""
+    np.save(room / "x.npy", np.ones((5, 3), np.float32))
+    with pytest.raises(InvalidTensor, match="the array is"):
+        done(room, calibrate="x.npy")
+
+
+@pytest.mark.processes
+def test_standard_output_is_the_verdicts_alone(room, monkeypatch):
+    """A library that prints, in Python or below it, does not break the answer; an error is a verdict too."""
+    site = room / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import atexit, os\natexit.register(lambda: (print('bye'), os.write(1, b'from below')))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    verdict = msgspec.json.decode(child(room), type=Verdict)
+    assert set(verdict.prepared.files) == {"fp32"}
+    verdict = msgspec.json.decode(child(room, require="int8"), type=Verdict)
+    assert (verdict.prepared, verdict.code) == (None, QualityGate.code)
