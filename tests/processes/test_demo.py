@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,62 @@ def test_the_demo_holds(tmp_path):
     assert report["ok"] is True
     assert [row["killed"] for row in report["failover"]] == ["device", "edge", "cloud"]
     assert not of(state)
+
+
+@pytest.mark.slow
+def test_the_demo_that_is_kept_can_be_played_with(tmp_path):
+    """The tree stays, each command that is printed works when pasted into a shell, the last one ends everybody."""
+    state = tmp_path / "a tree"
+    done = subprocess.run(
+        [MSRT, "demo", "--keep", "--state", str(state)], capture_output=True, text=True, timeout=240, check=False
+    )
+    try:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        *commands, end = [
+            line.strip() for line in done.stdout.partition("Play with it")[2].splitlines() if "  " in line
+        ]
+        assert {"status", "infer", "curl", "events", "train"} <= {word for line in commands for word in line.split()}
+        for line in commands:
+            endless = " --count 300" if " events follow " in line else ""
+            said = subprocess.run(
+                line.replace("curl ", "curl --fail ") + endless,
+                shell=True, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+            )  # fmt: skip
+            assert said.returncode == 0, line + said.stderr
+            assert said.stdout, line
+        assert end.startswith("kill ")
+        subprocess.run(end, shell=True, check=True)
+        until("all are gone", lambda: not of(state), 10)
+    finally:
+        for pid in of(state):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("chapter", "keep"), [("training", ("--keep",)), ("rollout", ()), ("kill -9 the edge", ("--keep",))]
+)
+def test_ctrl_c_leaves_nobody_behind_in_any_chapter(tmp_path, chapter, keep):
+    """While trainers run, while a node is dead or being born, and also of a tree that was to be kept."""
+    state = tmp_path / "tree"
+    demo = subprocess.Popen(
+        [MSRT, "demo", *keep, "--state", str(state)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        assert any(chapter in line for line in demo.stdout), "the demo ended before"
+        time.sleep(random.Random(chapter).uniform(0.5, 4))  # somewhere in the chapter
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+        assert demo.wait(30) == 130
+        until("all are gone", lambda: not of(state), 10)
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait()
+        demo.stdout.close()
+        for pid in of(state):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
