@@ -196,6 +196,8 @@ class Device:
                 self.training.opened(message)
             case RoundClosed() if self.training is not None:
                 peer.spawn(self.training.closed(message))
+            case RoundOpen() | RoundClosed():
+                pass  # a device that does not train hears of rounds all the same
             case _:
                 log.warning("device.unexpected_message", type=type(message).__name__)
 
