@@ -133,7 +133,7 @@ class Downlink:
             elif isinstance(message, Enrol):
                 self._enrol(sink, route, principal, message)
             else:
-                log.info("hop.fenced", message=type(message).__name__, principal=principal.hex())
+                log.info("hop.fenced", message=type(message).__name__)
                 self._say(sink, route, Fence(0))
         except errors.MsrtError as error:
             self.refused += 1
@@ -165,6 +165,10 @@ class Downlink:
             self.peers[key] = peer
         elif peer.link is not sink.link or peer.route != route:
             self._forget_route(peer)
+        before = sink.routes.get(route)
+        if before is not None and before is not peer:
+            before.link = None  # a connection has one process: of the other nobody is left to hear a goodbye
+            before.close("another process greets on its connection")
         peer.certificate, peer.principal = certificate, principal
         peer.address, peer.device_class, peer.previous = hello.address, hello.device_class, hello.previous
         peer.link, peer.route = sink.link, route

@@ -18,7 +18,6 @@ from msrt.links.endpoint import parse_endpoint
 from msrt.links.link import PARENT, Buffer, Credentials, Link, Route, Sink
 from msrt.links.zmq_base import HANDSHAKE_FAILED, Context, Lent, Peer, ZmqLink, bind, prepare, secure
 from msrt.links.zmq_watch import Authenticator, Monitor, MonitorEvent, Readable, raw_key
-from msrt.protocol.wire import MAX_FRAMES
 
 __all__ = ["ZmqDialer", "ZmqListener", "dial", "listen"]
 
@@ -114,7 +113,7 @@ class ZmqListener(ZmqLink):
             peer = self._learn(route, fd, user)
         if self._sink is None:
             return
-        if size > self.limit or len(frames) > MAX_FRAMES:
+        if size > self.limit:
             self.drop(route)
             self._sink.gone(route, errors.FrameTooLarge(size, self.limit))
             return

@@ -187,13 +187,16 @@ class ZmqLink:
         """Everything that had come is read."""
 
     def _rest(self, socket: zmq.Socket[bytes], first: zmq.Frame) -> tuple[list[Buffer], int]:
-        """The packet that begins with `first`, and its size; large frames as views, small ones copied."""
+        """The packet that begins with `first`, and its size; large frames as views, small ones copied.
+
+        Of too many frames one too many is kept: `wire.decode` then says so.
+        """
         frame, size = first, 0
         frames: list[Buffer] = []
         while True:
             length = len(frame)
             size += length
-            if len(frames) < MAX_FRAMES and size <= self.limit:
+            if len(frames) <= MAX_FRAMES and size <= self.limit:
                 frames.append(frame.bytes if length < LEND_FROM else frame.buffer)
             if not frame.more:
                 break

@@ -54,6 +54,11 @@ class Channel:
     settled: list[Message] = field(default_factory=list)
     """Acknowledged since the application was last told."""
 
+    @property
+    def sent(self) -> int:
+        """Highest sequence that was ever on the wire."""
+        return self.next_seq - 1 - len(self.waiting)
+
     def put(self, message: Message, frames: Frames, now: float) -> _Sent | None:
         """Number a message; returns it if the window lets it out at once."""
         sent = _Sent(self.next_seq, message, frames, 256 + sum(memoryview(f).nbytes for f in frames))

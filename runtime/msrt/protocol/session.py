@@ -174,12 +174,14 @@ class Session:
         """One decoded packet from the peer. Raises OutOfOrder for what the state does not allow."""
         message = packet.message
         if isinstance(message, Bye) and packet.epoch == self.epoch and self.state in (State.LIVE, State.SILENT):
+            self._check_acks(packet)
             # what the goodbye acknowledges is not lost; what it would make room for goes nowhere any more
             acked = [action for action in self._acks(packet, now) if isinstance(action, Acked)]
             return acked + self._control(message, now)
         if packet.delivery == DeliveryClass.CONTROL and not isinstance(message, Heartbeat):
             return self._control(message, now)
         if packet.epoch == self.epoch and self.state in (State.LIVE, State.SILENT):
+            self._check_acks(packet)
             if self.state is State.LIVE:
                 return self._data(packet, now)
             return self._step(Event.DATA, packet, now)
@@ -254,6 +256,12 @@ class Session:
             case Bye():
                 return self._step(Event.BYE, message, now) if self.state is not State.OVER else []
         raise errors.OutOfOrder(f"{type(message).__name__} inside a session")
+
+    def _check_acks(self, packet: _Packet) -> None:
+        """Before anything of the packet is done."""
+        for channel, upto in ((self._session, packet.ack_session), (self._durable, packet.ack_durable)):
+            if upto > channel.sent:
+                raise errors.OutOfOrder(f"an acknowledgement of {upto}, where {channel.sent} were sent")
 
     def _acks(self, packet: _Packet, now: float) -> list[Action]:
         out: list[Action] = []
