@@ -45,7 +45,7 @@ def test_the_demo_of_a_wheel_finds_its_job(wheel, tmp_path):
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(wheel / "msrt" / "demo" / "digits"), "360", "True"]
+    assert done.stdout.split() == [str(wheel / "msrt_examples" / "digits"), "360", "True"]
 
 
 def test_the_commands_of_a_wheel_are_those_of_the_repository(wheel):

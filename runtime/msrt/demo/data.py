@@ -18,7 +18,7 @@ __all__ = ["example", "held_out", "record"]
 def example() -> Path:
     """The job's folder: beside this package when installed, in the repository else. Raises DemoFailed."""
     here = Path(msrt.__file__).parent
-    for folder in (here / "demo" / "digits", here.parents[1] / "deploy" / "examples" / "digits"):
+    for folder in (here.parent / "msrt_examples" / "digits", here.parents[1] / "deploy" / "examples" / "digits"):
         if (folder / "job.toml").exists():
             return folder
     raise DemoFailed("the example job is not here", hint="install msrt from a wheel, or run from its repository")
