@@ -112,6 +112,13 @@ class Conflict(CallerError):
     code = "conflict"
 
 
+class Unauthorized(CallerError):
+    """No API key where one is needed, or one that is unknown, expired or revoked."""
+
+    code = "unauthorized"
+    hint = "send it as Authorization: Bearer KEY or X-API-Key: KEY"
+
+
 # --- peers -------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +239,19 @@ class Overloaded(PeerError):
 
     code = "overloaded"
     retry_after: float = 1.0
+
+
+class SequenceLost(PeerError):
+    """The worker that kept a sequence's state is gone, or nobody knows the sequence: begin it again."""
+
+    code = "sequence_lost"
+
+
+class RateLimited(Overloaded):
+    """An API key asks more often than it may; try again after `retry_after` seconds."""
+
+    code = "rate_limited"
+    hint = "ask less often, or have its rate raised: msrt key create --rate"
 
 
 class Unavailable(PeerError):

@@ -26,7 +26,7 @@ async def http(rig, path, body=None, app=None):
     sent = []
     scope = {
         "type": "http", "method": "GET" if body is None else "POST", "path": path, "query_string": b"",
-        "headers": [(b"content-length", str(len(data)).encode())],
+        "headers": [(b"content-length", str(len(data)).encode())], "client": ("127.0.0.1", 50000),
     }  # fmt: skip
 
     async def receive():

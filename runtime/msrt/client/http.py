@@ -206,14 +206,16 @@ def _error_of(status: int, body: bytes, retry_after: str) -> errors.MsrtError:
     match status:
         case 400:
             return errors.InvalidTensor(text)
-        case 401 | 403:
+        case 401:
+            return errors.Unauthorized(text, hint="")
+        case 403:
             return errors.Forbidden(text)
         case 404:
             return errors.NotFound(text)
         case 413:
             return errors.CallerError(text)
-        case 503:
-            error = errors.Overloaded(text)
+        case 429 | 503:
+            error = errors.Overloaded(text) if status == 503 else errors.RateLimited(text, hint="")
             error.retry_after = float(retry_after) if retry_after.isdigit() else 0.0
             return error
         case 504:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,10 +11,11 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from msrt.errors import CallerError, FrameTooLarge, MsrtError, NotFound
+from msrt.errors import FrameTooLarge, MsrtError, NotFound
+from msrt.serving.access import Access
 from msrt.serving.backend import Backend
 from msrt.serving.oip import BadRequest, decode_infer, encode_answer, encode_error, encode_metadata, status_of
-from msrt.serving.routes import METHODS, Ask, Route, find_route
+from msrt.serving.routes import METHODS, NEEDS, Ask, Route, find_route
 from msrt.serving.sse import stream_events
 
 __all__ = ["App", "AppConfig"]
@@ -35,8 +35,6 @@ _MAX_ROUTES = 1024
 class AppConfig(msgspec.Struct, frozen=True):
     """Bounds and paces of the front."""
 
-    api_key: str = ""
-    """Asked of every caller (but not for health); needed to listen off loopback."""
     max_body: int = 8 << 20
     """Bytes. JSON is read in one go, at about 2 ms per MiB of numbers, while the loop waits."""
     timeout_s: float = 10.0
@@ -48,12 +46,6 @@ class AppConfig(msgspec.Struct, frozen=True):
     alive_s: float = 15.0
 
 
-class _Denied(CallerError):
-    """No key, or a wrong one."""
-
-    hint = "send it as Authorization: Bearer KEY or X-API-Key: KEY"
-
-
 class _Gone(MsrtError):
     """The caller left before its request was whole."""
 
@@ -61,13 +53,15 @@ class _Gone(MsrtError):
 class App:
     """ASGI. `in_flight`, `streams` and `responses` (by status) are what there is to see."""
 
-    def __init__(self, backend: Backend, config: AppConfig | None = None, *, version: str = "") -> None:
+    def __init__(
+        self, backend: Backend, config: AppConfig | None = None, *, version: str = "", access: Access | None = None
+    ) -> None:
         self.config = config or AppConfig()
+        self._access = access or Access()
         self.in_flight = 0
         self.streams = 0
         self.responses: Counter[int] = Counter()
         self._backend = backend
-        self._key = self.config.api_key.encode()
         self._server = msgspec.json.encode({"name": "msrt", "version": version, "extensions": []})
         self._routes: dict[str, Route] = {}
         self._stop = asyncio.Event()
@@ -90,8 +84,10 @@ class App:
                 text = f"{scope['method']} is not allowed here, {allowed} is"
                 await self._send(send, 405, encode_error(text), [(b"allow", allowed.encode())])
                 return
-            if self._key and route.ask is not Ask.LIVE and route.ask is not Ask.READY:
-                self._check_key(headers)
+            right = NEEDS[route.ask]
+            if right is not None:
+                client = scope.get("client")
+                self._access.check(headers, client[0] if client else "", right)
             if route.ask is Ask.INFER:
                 body = await self._infer(route, headers, receive)
                 await self._send(send, 200, body)
@@ -113,14 +109,6 @@ class App:
         self._routes[path] = route
         return route
 
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
-        given = headers.get(b"x-api-key", b"")
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer":
-            given = token.strip()
-        if not hmac.compare_digest(given, self._key):
-            raise _Denied("this server asks for an API key" if not given else "the API key is wrong")
-
     # --- answers ---------------------------------------------------------------------------------------------
 
     async def _send(
@@ -134,12 +122,11 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
     async def _fail(self, send: Send, error: MsrtError) -> None:
-        if isinstance(error, _Denied):
-            await self._send(send, 401, encode_error(error), [(b"www-authenticate", b"Bearer")])
-            return
         status = status_of(error)
         more: Headers = []
-        if status == 503:
+        if status == 401:
+            more = [(b"www-authenticate", b"Bearer")]
+        elif status in (429, 503):
             wait = getattr(error, "retry_after", 1.0)
             more = [(b"retry-after", b"%d" % max(math.ceil(wait), 1))]
         elif status == 413:

@@ -32,7 +32,7 @@ async def open_front(backend: Backend, state: StateDir, config: MasterConfig, *,
     Raises PortInUse, InvalidConfig.
     """
     host, port = state.address("http", config.http)
-    bounds = AppConfig(api_key=config.http_api_key, max_body=config.http_body_bytes, timeout_s=deadline_s)
+    bounds = AppConfig(max_body=config.http_body_bytes, timeout_s=deadline_s)
     app = App(backend, bounds, version=version("msrt"))
     server = HttpServer(app, host, port, connections=config.http_connections, idle_s=config.http_idle_s)
     port = await server.start()

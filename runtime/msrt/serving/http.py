@@ -6,6 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import socket
+import ssl
 
 import uvicorn
 
@@ -18,21 +19,26 @@ BACKLOG = 2048
 
 
 class HttpServer:
-    """Serves an App at HOST:PORT until closed. Port 0 takes a free one. Beyond `connections` callers get 503."""
+    """Serves an App at HOST:PORT until closed. Port 0 takes a free one. Beyond `connections` callers get 503.
 
-    def __init__(self, app: App, host: str, port: int, *, connections: int | None = None, idle_s: float = 75.0) -> None:
+    `tls`: speak it. `plain`: off loopback without it all the same, for a proxy speaks it.
+    """
+
+    def __init__(
+        self, app: App, host: str, port: int, *, connections: int | None = None, idle_s: float = 75.0,
+        tls: ssl.SSLContext | None = None, plain: bool = False,
+    ) -> None:  # fmt: skip
         self._app, self._connections, self._idle_s = app, connections, idle_s
+        self._tls, self._plain = tls, plain
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
         self._listener: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Returns the real port. Raises PortInUse, InvalidAddress, and InvalidConfig when anybody could come in."""
-        if not _loopback(self._host) and not self._app.config.api_key:
-            raise InvalidConfig(
-                f"HTTP on {self._host} would serve anybody", hint="set an API key, or listen on 127.0.0.1"
-            )
+        """Returns the real port. Raises PortInUse, InvalidAddress, and InvalidConfig when keys could be overheard."""
+        if self._tls is None and not self._plain and not _loopback(self._host):
+            raise InvalidConfig(f"HTTP on {self._host} without TLS", hint="set tls_cert, or listen on 127.0.0.1")
         listener = self._bind()
         port: int = listener.getsockname()[1]
         config = uvicorn.Config(
@@ -53,6 +59,7 @@ class HttpServer:
         )
         # What uvicorn.Server.serve() does, without its signal handlers: signals are the process's own.
         config.load()
+        config.ssl = self._tls
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])

@@ -43,6 +43,8 @@ _STATUS: Final = {
     "not_found": 404,
     "overloaded": 503,
     "peer": 503,
+    "rate_limited": 429,
+    "unauthorized": 401,
     "unavailable": 503,
 }
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from msrt.errors import InvalidAddress
 from msrt.protocol.address import ModelName
+from msrt.trust.roles import Right
 
-__all__ = ["METHODS", "Ask", "Route", "find_route"]
+__all__ = ["METHODS", "NEEDS", "Ask", "Route", "find_route"]
 
 
 class Ask(enum.Enum):
@@ -34,6 +35,18 @@ class Route(NamedTuple):
 
 
 METHODS = {ask: ("POST",) if ask is Ask.INFER else ("GET", "HEAD") for ask in Ask}
+NEEDS: dict[Ask, Right | None] = {
+    Ask.LIVE: None,
+    Ask.READY: None,
+    Ask.SERVER: Right.LOOK,
+    Ask.MODEL: Right.LOOK,
+    Ask.MODEL_READY: Right.LOOK,
+    Ask.INFER: Right.ASK,
+    Ask.EDGES: Right.LOOK,
+    Ask.METRICS: Right.WATCH,
+    Ask.EVENTS: Right.WATCH,
+}
+"""What a caller must be allowed to; None: anybody may ask."""
 
 _FIXED = {
     "/v2": Route(Ask.SERVER),

@@ -8,7 +8,7 @@ from typing import Final
 from msrt.errors import Forbidden
 from msrt.protocol import messages as m
 
-__all__ = ["CALLS", "MESSAGES", "Role", "allowed", "check_call", "check_message"]
+__all__ = ["CALLS", "MESSAGES", "RIGHTS", "Right", "Role", "allowed", "check_call", "check_message"]
 
 
 class Role(enum.StrEnum):
@@ -21,6 +21,21 @@ class Role(enum.StrEnum):
     OPERATOR = "operator"
 
 
+class Right(enum.StrEnum):
+    """What a caller over HTTP or gRPC wants to do; the value ends the sentence "may not ..."."""
+
+    ASK = "ask a model"
+    LOOK = "look at models and edges"
+    WATCH = "see events and metrics"
+    MANAGE = "load and unload models"
+
+
+RIGHTS: Final[dict[str, frozenset[Right]]] = {
+    Role.CLIENT: frozenset({Right.ASK, Right.LOOK}),
+    Role.OPERATOR: frozenset(Right),
+}
+"""Role of an API key to what it may. Health asks for no right: load balancers look at it."""
+
 _READ: Final = {"infer", "models", "metadata", "edges", "ping"}
 
 CALLS: Final[dict[str, frozenset[str]]] = {
@@ -29,14 +44,14 @@ CALLS: Final[dict[str, frozenset[str]]] = {
     Role.EDGE: frozenset(
         {
             "artifact.get", "enrol", "journal.*", "snapshot.get", "fleet.report", "events.push", "update.push",
-            "round.*", "node.logs", "node.diagnose", "edges", "ping",
+            "round.*", "node.logs", "node.diagnose", "edges", "ping", "model.load", "model.unload",
         }
     ),
     Role.DEVICE: frozenset({"artifact.get", "update.push", "round.report", "mqtt.password", "ping"}),
     Role.CLIENT: frozenset({*_READ, "artifact.get"}),
     Role.OPERATOR: frozenset(
         {
-            *_READ, "artifact.*", "model.*", "node.*", "train.*", "job.*", "invite.*", "rollout.*", "status",
+            *_READ, "artifact.*", "model.*", "node.*", "train.*", "job.*", "invite.*", "key.*", "rollout.*", "status",
             "status.*", "events.*", "journal.*",
         }
     ),

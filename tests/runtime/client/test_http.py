@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from msrt import errors
 from msrt.client import AsyncClient
 from msrt.serving import App, AppConfig
+from msrt.serving.access import Access
 from msrt.serving.http import HttpServer
+from msrt.trust.api_keys import KeyBook, make_key
 from tests.runtime.hop.tree import until
 from tests.runtime.serving.caller import Master, event
 
@@ -20,11 +23,13 @@ ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 class Fronts:
     """So many servers, each with a master behind it."""
 
-    def __init__(self, count, **config):
+    def __init__(self, count, access=None, **config):
         self.masters = [Master() for _ in range(count)]
         for master in self.masters:
             master.edges = list
-        self.servers = [HttpServer(App(master, AppConfig(**config)), "127.0.0.1", 0) for master in self.masters]
+        self.servers = [
+            HttpServer(App(master, AppConfig(**config), access=access), "127.0.0.1", 0) for master in self.masters
+        ]
 
     async def __aenter__(self):
         self.urls = [f"http://127.0.0.1:{await server.start()}" for server in self.servers]
@@ -152,17 +157,19 @@ def test_nobody_there_is_disconnected_in_time():
 
 
 def test_an_api_key_is_shown():
-    """With the key it works, with another one it is Forbidden at once."""
+    """With the key it works, with another one it is Unauthorized at once."""
 
     async def good(_fronts, client):
         await client.infer("digits", {"x": ROWS})
 
     async def bad(_fronts, client):
-        with pytest.raises(errors.Forbidden):
+        with pytest.raises(errors.Unauthorized):
             await client.infer("digits", {"x": ROWS})
 
-    play(good, config={"api_key": "secret"}, api_key="secret")
-    play(bad, config={"api_key": "secret"}, api_key="other")
+    text, key = make_key("app", "client", random.randbytes)
+    access = Access(lambda: KeyBook([key]), trusts_loopback=False)
+    play(good, config={"access": access}, api_key=text)
+    play(bad, config={"access": access}, api_key=text[:-1] + "x")
 
 
 def test_events_of_all_edges_come_once():

@@ -73,9 +73,12 @@ class Answer:
         return json.loads(self.body)
 
 
-def call(path, body=None, *, master=None, method=None, headers=None, pieces=None, app=None, **config) -> Answer:
+def call(
+    path, body=None, *, master=None, method=None, headers=None, pieces=None, app=None, access=None,
+    peer="127.0.0.1", **config,
+) -> Answer:  # fmt: skip
     """One request, whole."""
-    app = app or App(master or Master(), AppConfig(**config))
+    app = app or App(master or Master(), AppConfig(**config), access=access)
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
     pieces = pieces or [body or b""]
@@ -85,6 +88,7 @@ def call(path, body=None, *, master=None, method=None, headers=None, pieces=None
         "method": method or ("GET" if body is None else "POST"),
         "path": path,
         "query_string": b"",
+        "client": (peer, 50000) if peer else None,
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
     incoming = [

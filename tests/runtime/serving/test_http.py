@@ -144,17 +144,17 @@ def test_the_port_is_free_again_after_close_and_taken_before():
     asyncio.run(main())
 
 
-def test_nobody_is_served_off_loopback_without_a_key():
-    """0.0.0.0 needs an API key; a name that means nothing is an address error."""
+def test_nobody_is_served_off_loopback_in_the_clear():
+    """0.0.0.0 needs TLS, or the word that a proxy does it; a name that means nothing is an address error."""
 
     async def main():
         for host in ("0.0.0.0", "", "::", "192.0.2.1"):
-            with pytest.raises(InvalidConfig, match="API key"):
+            with pytest.raises(InvalidConfig, match="without TLS"):
                 await HttpServer(App(Master()), host, 0).start()
         for host in ("no such host", "192.0.2.1"):
             with pytest.raises(InvalidAddress):
-                await HttpServer(App(Master(), AppConfig(api_key="k")), host, 0).start()
-        server = HttpServer(App(Master(), AppConfig(api_key="k")), "0.0.0.0", 0)
+                await HttpServer(App(Master()), host, 0, plain=True).start()
+        server = HttpServer(App(Master()), "0.0.0.0", 0, plain=True)
         await server.start()
         await server.close()
 
