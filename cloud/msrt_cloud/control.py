@@ -16,6 +16,7 @@ from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
+from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.registry import Push
 
 if TYPE_CHECKING:
@@ -86,6 +87,14 @@ class ModelRollout(_Params, frozen=True):
     window_s: float = 0.0
 
 
+class ModelHere(_Params, frozen=True):
+    """A model in one region: an edge's own, or whichever an operator names; empty: in the tree."""
+
+    model: str
+    version: int = 0
+    region: str = ""
+
+
 class TrainRun(_Params, frozen=True):
     """A bundle that was streamed here before."""
 
@@ -116,8 +125,12 @@ class Control:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        keys = Keys(cloud)
         self._table: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "invite.create": (InviteCreate, self._invite),
+            "key.create": (KeyCreate, keys.create),
+            "key.list": (Nothing, keys.rows),
+            "key.revoke": (KeyName, keys.revoke),
             "status": (Nothing, self._status),
             "edges": (Nothing, self._edges),
             "node.list": (Nothing, self._node_list),
@@ -131,6 +144,8 @@ class Control:
             "model.rollout": (ModelRollout, self._model_rollout),
             "model.rollout.status": (ModelName, self._rollout_status),
             "model.rollback": (ModelName, self._model_rollback),
+            "model.load": (ModelHere, self._model_load),
+            "model.unload": (ModelHere, self._model_unload),
             "train.run": (TrainRun, self._train_run),
             "train.status": (JobName, self._train_status),
             "train.report": (JobName, self._train_report),
@@ -256,6 +271,12 @@ class Control:
     async def _model_rollback(self, _peer: Peer, p: ModelName) -> object:
         return await self._cloud.rollouts.rollback(p.model)
 
+    async def _model_load(self, peer: Peer, p: ModelHere) -> object:
+        return await self._cloud.rollouts.begin(p.model, p.version, "", "", 0.0, _region(peer, p.region))
+
+    async def _model_unload(self, peer: Peer, p: ModelHere) -> object:
+        return await self._cloud.rollouts.withdraw(p.model, _region(peer, p.region))
+
     # --- training and events -----------------------------------------------------------------------------------
 
     async def _train_run(self, peer: Peer, p: TrainRun) -> object:
@@ -274,3 +295,13 @@ class Control:
 
     async def _events_after(self, _peer: Peer, p: EventsAfter) -> object:
         return await self._cloud.events.after(p.after, p.model, p.device, p.limit, p.wait_s)
+
+
+def _region(peer: Peer, named: str) -> str:
+    """The region that a caller speaks of: an edge of its own alone. Raises Forbidden."""
+    if peer.role != Role.EDGE:
+        return named
+    own = peer.certificate.region if peer.certificate else ""
+    if not own or named not in ("", own):
+        raise errors.Forbidden(f"an edge of {own or 'no region'} loads no models in {named or 'the tree'}")
+    return own

@@ -10,16 +10,20 @@ import structlog
 
 from msrt import errors
 from msrt.dispatch.canary import is_canary, parse_canary
-from msrt.journal.facts import RolloutSet
+from msrt.journal.facts import Entry, Key, RolloutSet
+from msrt.journal.state import State
 from msrt.journal.writer import Writer
 from msrt.world.world import World
 from msrt_cloud.fleet import Fleet
-from msrt_cloud.rollout import Decision, Pace, Rollout, Stage
+from msrt_cloud.rollout import Decision, Pace, Rollout, Seen, Stage
 
 __all__ = ["Rollouts"]
 
 log = structlog.get_logger()
 EVERY_S = 0.25
+WITHDRAWN = "withdrawn"
+OVER = frozenset({Stage.ROLLED_BACK.value, WITHDRAWN})
+"""States that nothing but an operator changes."""
 
 
 class Rollouts:
@@ -27,30 +31,39 @@ class Rollouts:
 
     def __init__(self, world: World, writer: Writer, fleet: Fleet, pace: Pace) -> None:
         self._world, self._writer, self._fleet, self._pace = world, writer, fleet, pace
-        self._active: dict[str, Rollout] = {}
-        self._windows: dict[str, float] = {}
-        self._done: dict[str, tuple[int, str]] = {}
-        """Model to (version, reason) of a rollout that is through."""
+        self._active: dict[Key, Rollout] = {}
+        self._windows: dict[Key, float] = {}
+        self._done: dict[Key, tuple[int, str]] = {}
+        """(version, reason) of a rollout that is through."""
 
     async def run(self) -> None:
         """Watch for ever."""
         while True:
-            for fact in list(self._writer.state.rollouts.values()):
+            state = self._writer.state
+            for fact in [*state.rollouts.values(), *state.regional.values()]:
                 await self._watch(fact)
             await asyncio.sleep(EVERY_S)
 
     async def _watch(self, fact: RolloutSet) -> None:
-        if fact.state == Stage.ROLLED_BACK.value or self._done.get(fact.model, (0, ""))[0] == fact.version:
+        if fact.state in OVER or self._done.get(fact.key, (0, ""))[0] == fact.version:
             return
         now = self._world.now()
-        active = self._active.get(fact.model)
+        active = self._active.get(fact.key)
         if active is None or active.version != fact.version:
-            pace = replace(self._pace, window_s=self._windows.get(fact.model, self._pace.window_s))
+            pace = replace(self._pace, window_s=self._windows.get(fact.key, self._pace.window_s))
             active = Rollout(fact.model, fact.version, fact.canary, Stage(fact.state), pace=pace, now=now)
-            self._active[fact.model] = active
-        decision = active.observe(self._fleet.matching(fact.selector), now)
+            self._active[fact.key] = active
+        decision = active.observe(self._targets(fact), now)
         if decision is not None:
             await self._decided(fact, decision)
+
+    def _targets(self, fact: RolloutSet) -> list[Seen]:
+        """Living devices that it speaks of: of a region that has a rollout of its own, only that one does."""
+        found = self._fleet.matching(fact.selector)
+        if fact.region:
+            return [seen for seen in found if seen.region == fact.region]
+        regional = self._writer.state.regional
+        return [seen for seen in found if (seen.region, fact.model) not in regional]
 
     async def _decided(self, fact: RolloutSet, decision: Decision) -> None:
         log.info(
@@ -61,23 +74,27 @@ class Rollouts:
             reason=decision.reason,
         )
         if decision.stage is Stage.DONE:
-            self._done[fact.model] = (fact.version, decision.reason)
+            self._done[fact.key] = (fact.version, decision.reason)
             return
         try:
             if not await self._write(fact, decision.stage.value, decision.reason):
-                self._active.pop(fact.model, None)
+                self._active.pop(fact.key, None)
         except errors.DiskFull as error:
-            self._active.pop(fact.model, None)
+            self._active.pop(fact.key, None)
             log.warning("rollout.not_written", model=fact.model, error=error.text)
 
     async def _write(self, fact: RolloutSet, state: str, reason: str) -> bool:
         """Move a rollout on, unless another one took its place meanwhile; did it? Raises DiskFull."""
-        model, wall = fact.model, self._world.wall()
-        moved = msgspec.structs.replace(fact, state=state, reason=reason, wall=wall)
-        return bool(await self._writer.decide(lambda now: [moved] if now.rollouts.get(model) == fact else []))
+        moved = msgspec.structs.replace(fact, state=state, reason=reason, wall=self._world.wall())
+        return bool(
+            await self._writer.decide(lambda now: [moved] if now.rollout(fact.model, fact.region) == fact else [])
+        )
 
-    async def begin(self, model: str, version: int, canary: str, selector: str, window_s: float) -> dict[str, object]:
-        """Write down that a version should run. Raises NotFound, InvalidAddress."""
+    async def begin(
+        self, model: str, version: int, canary: str, selector: str, window_s: float, region: str = ""
+    ) -> dict[str, object]:
+        """Write down that a version should run: in this region, whatever the tree does, or in the tree, where it then
+        holds for regions that were apart as well. Raises NotFound, InvalidAddress."""
         versions = self._writer.state.models.get(model)
         if not versions:
             raise errors.NotFound(f"no model is named {model!r}", hint="msrt model list")
@@ -85,33 +102,63 @@ class Rollouts:
         if version not in versions:
             known = ", ".join(map(str, sorted(versions)))
             raise errors.NotFound(f"{model} has no version {version}", hint=f"it has {known}")
-        region, share = parse_canary(canary)
+        first, share = parse_canary(canary)
         targets = self._fleet.matching(selector)
-        if region and not any(seen.region == region for seen in targets) and targets:
-            raise errors.NotFound(f"no matching device is in the region {region!r}", hint="msrt node list")
+        if region:
+            targets = [seen for seen in targets if seen.region == region]
+        if first and not any(seen.region == first for seen in targets) and targets:
+            raise errors.NotFound(f"no matching device is in the region {first!r}", hint="msrt node list")
         if share and targets and not any(is_canary(canary, s.region, s.device.node, model) for s in targets):
             canary = f"node:{min(s.device.node for s in targets)}"
-        before = self._writer.state.rollouts.get(model)
+        before = self._writer.state.rollouts_in(region).get(model)
         previous = _serving(before)
         if previous == version:
             previous = before.previous if before else 0
         state = Stage.CANARY.value if canary and targets else Stage.LIVE.value
-        self._windows[model] = window_s or self._pace.window_s
-        self._active.pop(model, None)
-        self._done.pop(model, None)
-        fact = RolloutSet(model, version, previous, selector, canary, state, "", self._world.wall())
-        await self._writer.append(fact)
+        fact = RolloutSet(model, version, previous, selector, canary, state, "", self._world.wall(), region)
+        self._windows[fact.key] = window_s or self._pace.window_s
+        self._active.pop(fact.key, None)
+        self._done.pop(fact.key, None)
+        await self._writer.decide(lambda now: [fact, *([] if region else self._ended(now, model))])
         return {"model": model, "version": version, "state": state, "matching": len(targets), "previous": previous}
+
+    async def withdraw(self, model: str, region: str = "") -> dict[str, object]:
+        """Write down that no version should run there, until it is rolled out again: a promotion or a rollback that was
+        on its way changes nothing any more. Raises NotFound, DiskFull."""
+        if model not in self._writer.state.models:
+            raise errors.NotFound(f"no model is named {model!r}", hint="msrt model list")
+        wall = self._world.wall()
+
+        def decide(now: State) -> list[Entry]:
+            fact = now.rollouts_in(region).get(model)
+            ended = [] if region else self._ended(now, model)
+            if fact is None:
+                return [*ended]  # nothing runs: asking twice is no fault
+            gone = msgspec.structs.replace(fact, canary="", state=WITHDRAWN, reason="", wall=wall, region=region)
+            return [gone, *ended]
+
+        written = await self._writer.decide(decide)
+        for key in [key for key in self._active if key[1] == model and region in ("", *key[2:])]:
+            del self._active[key]
+        return {"model": model, "region": region, "withdrawn": bool(written)}
+
+    def _ended(self, now: State, model: str) -> list[RolloutSet]:
+        """The end of all that regions had of their own."""
+        return [
+            RolloutSet(model, fact.version, state="ended", wall=self._world.wall(), region=region)
+            for (region, name), fact in now.regional.items()
+            if name == model
+        ]
 
     def status(self, model: str) -> dict[str, object]:
         """How far it is. Raises NotFound."""
         fact = self._writer.state.rollouts.get(model)
         if fact is None:
             raise errors.NotFound(f"{model!r} was never rolled out", hint="msrt model rollout")
-        done = self._done.get(model)
-        active = self._active.get(model)
+        done = self._done.get(fact.key)
+        active = self._active.get(fact.key)
         through = done is not None and done[0] == fact.version and fact.state == Stage.LIVE.value
-        targets = self._fleet.matching(fact.selector)
+        targets = self._targets(fact)
         ready = sum(
             any(m.model == model and m.version == fact.version and m.state == "ready" for m in seen.device.models)
             for seen in targets
@@ -132,9 +179,11 @@ class Rollouts:
             raise errors.Conflict(
                 f"{model}@{fact.version} is rolled back already", hint="msrt model rollout another one"
             )
+        if fact.state == WITHDRAWN:
+            raise errors.Conflict(f"{model} is withdrawn", hint="msrt model rollout brings it back")
         if not fact.previous:
             raise errors.Conflict(f"{model}@{fact.version} is the first one: there is nothing to return to")
-        self._active.pop(model, None)
+        self._active.pop(fact.key, None)
         if not await self._write(fact, Stage.ROLLED_BACK.value, "by the operator"):
             raise errors.Conflict(f"the rollout of {model} moved on meanwhile", hint="look at it and ask again")
         return {"model": model, "version": fact.previous}
@@ -142,6 +191,6 @@ class Rollouts:
 
 def _serving(fact: RolloutSet | None) -> int:
     """The version that runs where no canary does; 0 for none."""
-    if fact is None:
+    if fact is None or fact.state == WITHDRAWN:
         return 0
     return fact.version if fact.state == Stage.LIVE.value else fact.previous

@@ -95,12 +95,23 @@ def model_rows(state: State, rollouts: Rollouts) -> list[dict[str, Any]]:
         if model in state.rollouts:
             now = rollouts.status(model)
             row |= {
-                "serving": now["previous"] if now["state"] in ("rolled_back", "canary") else now["version"],
+                "serving": _serving(now),
                 "rollout": f"{now['version']} {now['state']}", "canary": now["canary"], "selector": now["selector"],
                 "ready": f"{now['ready']}/{now['matching']}", "reason": now["reason"],
             }  # fmt: skip
+        apart = {where: fact for (where, name), fact in state.regional.items() if name == model}
+        if apart:
+            row["regions"] = {where: f"{fact.version} {fact.state}" for where, fact in sorted(apart.items())}
         rows.append(row)
     return rows
+
+
+def _serving(now: dict[str, Any]) -> int:
+    """The version that runs where no canary does."""
+    if now["state"] == "withdrawn":
+        return 0
+    version: int = now["previous"] if now["state"] in ("rolled_back", "canary") else now["version"]
+    return version
 
 
 def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:

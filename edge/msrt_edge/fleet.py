@@ -144,8 +144,11 @@ class Fleet:
                 if model.state == "ready":
                     versions = ready.setdefault(model.model, {}).get(node, frozenset())
                     ready[model.model][node] = versions | {model.version}
-        out = []
-        for name, rollout in self._state().rollouts.items():
+        rollouts = self._state().rollouts_in(self._region)
+        out = [VersionTable(name, 0) for name in self._tables.keys() - rollouts.keys()]  # withdrawn
+        for gone in out:
+            del self._tables[gone.model]
+        for name, rollout in rollouts.items():
             table = version_table(rollout, ready.get(name, {}))
             if self._tables.get(name) != table:
                 self._tables[name] = table

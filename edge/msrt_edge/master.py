@@ -210,7 +210,7 @@ class Edge:
         while True:
             await self._prefetch_due.wait()
             self._prefetch_due.clear()
-            wanted = dict(wanted_digests(self.follower.state, self.fleet.manifests))
+            wanted = dict(wanted_digests(self.follower.state, self.fleet.manifests, self.region))
             self.artifacts.pin(wanted)
             for digest in wanted:
                 try:

@@ -75,8 +75,8 @@ def place(
 ) -> tuple[Placement, ...]:
     """All that a device should hold, in the order of model names. Versions without a checked manifest are left out."""
     out = []
-    for model in sorted(state.rollouts):
-        for number, version in enumerate(_versions(state.rollouts[model], device)):
+    for model, rollout in sorted(state.rollouts_in(device.region).items()):
+        for number, version in enumerate(_versions(rollout, device)):
             pushed: ModelPushed | None = state.models.get(model, {}).get(version)
             manifest = manifests.get((model, version))
             if pushed is None or manifest is None:
@@ -100,9 +100,11 @@ def version_table(rollout: RolloutSet, ready: Mapping[str, frozenset[int]]) -> V
     return VersionTable(rollout.model, rollout.previous, rollout.version, workers=holders)
 
 
-def wanted_digests(state: State, manifests: Mapping[tuple[str, int], Manifest]) -> Iterable[tuple[str, int]]:
-    """Artifacts (digest, size) that devices of this edge may ask for: every version that a rollout names."""
-    for rollout in state.rollouts.values():
+def wanted_digests(
+    state: State, manifests: Mapping[tuple[str, int], Manifest], region: str = ""
+) -> Iterable[tuple[str, int]]:
+    """Artifacts (digest, size) that devices of this region may ask for: every version that a rollout names."""
+    for rollout in state.rollouts_in(region).values():
         for version in (rollout.version, rollout.previous):
             manifest = manifests.get((rollout.model, version))
             if manifest is not None:

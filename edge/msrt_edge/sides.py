@@ -158,7 +158,7 @@ class Below:
             case "edges":
                 return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in edge.known_edges]
             case "models":
-                return sorted(edge.follower.state.rollouts)
+                return sorted(edge.follower.state.rollouts_in(edge.region))
             case "metadata":
                 model, version = params.get("model"), params.get("version", 0)
                 if not isinstance(model, str) or not isinstance(version, int):

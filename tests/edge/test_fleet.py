@@ -208,3 +208,21 @@ def test_a_report_of_a_device_that_is_not_known_changes_nothing():
         assert rig.seen("d1") is None
 
     simulate(scenario)
+
+
+def test_a_model_that_is_withdrawn_here_is_let_go_and_not_found():
+    """Devices are told to drop it, and a request hears that it is not here; a rollout brings it back."""
+
+    async def scenario(rig):
+        await rig.serve()
+        assert rig.edge.fleet.serving("net") == 1
+        await rig.cloud.writer.append(RolloutSet("net", 1, state="withdrawn", region="north"))
+        await until(lambda: rig.d1.placed == [] and rig.d2.placed == [])
+        with pytest.raises(errors.NotFound):
+            rig.edge.fleet.serving("net")
+        assert ("net", 0) not in rig.edge.dispatcher.roster.pools or not rig.edge.fleet.serving_versions()
+        await rig.cloud.writer.append(RolloutSet("net", 1, state="ended", region="north"))
+        await until(lambda: rig.d1.placed == [("net", 1, "fp32", True)])
+        assert rig.edge.fleet.serving("net") == 1
+
+    simulate(scenario)

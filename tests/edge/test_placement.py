@@ -131,3 +131,19 @@ def test_every_version_that_a_rollout_names_is_fetched_ahead():
     sizes = sorted(size for _, size in wanted_digests(state, manifests))
     assert sizes == [3, len(b"net1"), 10]
     assert list(wanted_digests(state, {})) == []
+
+
+def test_what_is_said_of_a_region_stands_over_what_is_said_of_the_tree():
+    """Another version, or none; until that ends, in whatever order the scopes come."""
+    tree, mine = RolloutSet("net", 1), RolloutSet("net", 2, region="north")
+    for entries in ((tree, mine), (mine, tree)):
+        state, manifests = told(pushed(1), pushed(2), *entries)
+        assert [p.version for p in place(state, manifests, Measured(), CAMERA)] == [2]
+        assert len(list(wanted_digests(state, manifests, "north"))) == 1
+    elsewhere = Device("n2", "south", "pi", {})
+    assert [p.version for p in place(state, manifests, Measured(), elsewhere)] == [1]
+    state.apply(RolloutSet("net", 2, state="withdrawn", region="north"), 9)
+    assert place(state, manifests, Measured(), CAMERA) == ()
+    state.apply(RolloutSet("net", 2, state="ended", region="north"), 10)
+    assert [p.version for p in place(state, manifests, Measured(), CAMERA)] == [1]
+    assert state.from_snapshot(state.snapshot()).regional == {}

@@ -14,11 +14,13 @@ import msgspec
 from msrt.dispatch.policy import ModelPolicy
 from msrt.errors import FrameTooLarge, MalformedFrame
 from msrt.protocol import wire
+from msrt.trust.api_keys import ApiKey
 
 __all__ = [
     "CLOUD",
     "ENTRY_LIMIT",
     "GLOBAL",
+    "ApiKeySet",
     "BrokerAccount",
     "Entry",
     "InviteIssued",
@@ -129,6 +131,18 @@ class BrokerAccount(_Fact, frozen=True, tag="broker.account"):
         return ("account", self.user)
 
 
+class ApiKeySet(_Fact, frozen=True, tag="api_key.set"):
+    """An API key was made or revoked; the key itself is nowhere but with its holder. Global: it opens every edge."""
+
+    api_key: ApiKey
+    said_by: str = ""
+    wall: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return ("api_key", self.api_key.name)
+
+
 class InviteIssued(_Fact, frozen=True, tag="invite.issued"):
     """An invite was made; the secret itself is nowhere but in the string."""
 
@@ -211,13 +225,23 @@ class RolloutSet(_Fact, frozen=True, tag="rollout.set"):
     canary: str = ""
     """A region, a share such as 20%, or empty."""
     state: str = "live"
-    """canary, live or rolled_back."""
+    """canary, live, rolled_back, withdrawn, or, of one region, ended: the tree's rollout holds there again."""
     reason: str = ""
     wall: float = 0.0
+    region: str = ""
+    """Said of this region alone, over what is said of the tree; empty: of the tree."""
 
     @property
     def key(self) -> Key:
-        return ("rollout", self.model)
+        return ("rollout", self.model, self.region) if self.region else ("rollout", self.model)
+
+    @property
+    def scope(self) -> str:
+        return self.region or GLOBAL
+
+    @property
+    def forgets(self) -> tuple[Key, ...]:
+        return (self.key,) if self.state == "ended" else ()
 
 
 class PolicySet(_Fact, frozen=True, tag="policy.set"):
@@ -293,7 +317,7 @@ class JobForgotten(_Fact, frozen=True, tag="job.forgotten"):
 
 
 Entry = (
-    NodeEnrolled | NodeRevoked | NodeLabelled | BrokerAccount
+    NodeEnrolled | NodeRevoked | NodeLabelled | BrokerAccount | ApiKeySet
     | InviteIssued | InviteSpent | InvitesForgotten
     | ModelPushed | RolloutSet | PolicySet
     | JobCreated | JobAdvanced | JobEnded | JobForgotten

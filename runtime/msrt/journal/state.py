@@ -13,6 +13,7 @@ import msgspec
 from msrt.dispatch.policy import ModelPolicy
 from msrt.journal import facts as f
 from msrt.journal.facts import Entry, Key
+from msrt.trust.api_keys import KeyBook
 from msrt.trust.invite import InviteBook, InviteRecord
 
 __all__ = ["Facts", "Job", "Node", "State"]
@@ -80,9 +81,13 @@ class State:
         self._labels: dict[str, tuple[int, dict[str, str]]] = {}
         self.accounts: dict[str, str] = {}
         """MQTT user to its line of the password file."""
+        self.api_keys = KeyBook()
         self.invites = InviteBook()
         self.models: dict[str, dict[int, f.ModelPushed]] = {}
         self.rollouts: dict[str, f.RolloutSet] = {}
+        """Of the tree."""
+        self.regional: dict[tuple[str, str], f.RolloutSet] = {}
+        """Of one region, by region and model: there they hold instead."""
         self.policies: dict[str, ModelPolicy] = {}
         self.jobs: dict[str, Job] = {}
 
@@ -134,6 +139,15 @@ class State:
             return known.labels
         return self._labels[node][1] if node in self._labels else dict(enrolled or {})
 
+    def rollout(self, model: str, region: str = "") -> f.RolloutSet | None:
+        """What is said of the tree, or of this region alone."""
+        return self.regional.get((region, model)) if region else self.rollouts.get(model)
+
+    def rollouts_in(self, region: str) -> dict[str, f.RolloutSet]:
+        """What holds in a region, by model; what was withdrawn there is not among it."""
+        here = {model: fact for (where, model), fact in self.regional.items() if where == region}
+        return {m: fact for m, fact in {**self.rollouts, **here}.items() if fact.state != "withdrawn"}
+
     def next_version(self, model: str) -> int:
         """The version that the next push of a model gets; the first is 1."""
         return max(self.models.get(model, {}), default=0) + 1
@@ -168,12 +182,14 @@ class State:
                     self.accounts[entry.user] = entry.line
                 else:
                     self.accounts.pop(entry.user, None)
+            case f.ApiKeySet():
+                self.api_keys.put(entry.api_key)
             case f.InviteIssued() | f.InviteSpent() | f.InvitesForgotten():
                 self._view_invite(entry)
             case f.ModelPushed():
                 self.models.setdefault(entry.model, {})[entry.version] = entry
             case f.RolloutSet():
-                self.rollouts[entry.model] = entry
+                self._view_rollout(entry)
             case f.PolicySet():
                 self.policies[entry.model] = entry.policy
             case f.JobCreated():
@@ -185,6 +201,14 @@ class State:
                 if job is not None:
                     change = {"advanced": entry} if isinstance(entry, f.JobAdvanced) else {"ended": entry}
                     self.jobs[entry.job] = msgspec.structs.replace(job, **change)
+
+    def _view_rollout(self, entry: f.RolloutSet) -> None:
+        if not entry.region:
+            self.rollouts[entry.model] = entry
+        elif entry.forgets:
+            self.regional.pop((entry.region, entry.model), None)
+        else:
+            self.regional[entry.region, entry.model] = entry
 
     def _view_invite(self, entry: f.InviteIssued | f.InviteSpent | f.InvitesForgotten) -> None:
         match entry:

@@ -1,4 +1,4 @@
-"""The seams between the fronts (REST, gRPC) and the master behind them: `Backend` asks models, `Models` manages them."""
+"""The seams between the fronts (REST, gRPC) and the master behind them: `Backend` asks models, `Models` keeps them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class ModelStatistics(msgspec.Struct):
     success: Took = msgspec.field(default_factory=Took)
     fail: Took = msgspec.field(default_factory=Took)
     queue: Took = msgspec.field(default_factory=Took)
-    """What is not computing: waiting here and on the device, and the way between. One per request, as the next three."""
+    """All but computing: waiting here and on the device, and the way between. Per request, as the next three."""
     compute_input: Took = msgspec.field(default_factory=Took)
     compute_infer: Took = msgspec.field(default_factory=Took)
     compute_output: Took = msgspec.field(default_factory=Took)
