@@ -37,6 +37,7 @@ def of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_demo_holds(tmp_path):
     """Exit status 0, a report with exactly its keys, three kills, nothing failed, wrong or lost; nobody stays."""
     file, state = tmp_path / "report.json", tmp_path / "tree"
@@ -54,6 +55,7 @@ def test_the_demo_holds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_demo_that_is_kept_can_be_played_with(tmp_path):
     """The tree stays, each command that is printed works when pasted into a shell, the last one ends everybody."""
     state = tmp_path / "a tree"
@@ -83,6 +85,7 @@ def test_the_demo_that_is_kept_can_be_played_with(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("chapter", "keep"), [("training", ("--keep",)), ("rollout", ()), ("kill -9 the edge", ("--keep",))]
 )
