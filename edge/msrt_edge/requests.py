@@ -99,7 +99,8 @@ class Requests:
         now = self._world.now()
         one = Request(
             request.model, request.inputs, request.frames, now + request.timeout_s, future,
-            request.version, request.outputs, request.trace,
+            request.version, request.outputs, request.trace, request.priority,
+            request.sequence, request.sequence_start, request.sequence_end,
         )  # fmt: skip
         if not self._arrived:
             loop.call_soon(self._submit_arrived)
@@ -130,7 +131,8 @@ class Requests:
                 continue
             request = Request(
                 message.model, inputs, own, deadline, _ClientToken(peer, ident),
-                message.version, message.outputs, message.trace,
+                message.version, message.outputs, message.trace, message.priority,
+                message.sequence, message.sequence_start, message.sequence_end,
             )  # fmt: skip
             mine[ident] = request
             requests.append(request)

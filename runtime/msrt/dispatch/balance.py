@@ -1,7 +1,8 @@
-"""Which worker next: power of two choices over rows in flight times recent latency."""
+"""Which worker next: power of two choices over rows in flight times peak-EWMA latency."""
 
 from __future__ import annotations
 
+import math
 import random  # noqa: TID251 - the type only; the object is passed in
 from typing import TYPE_CHECKING
 
@@ -10,32 +11,43 @@ if TYPE_CHECKING:
 
 __all__ = ["Latency", "choose"]
 
-FORGET = 0.99
-"""What is left of a loser's latency after a lost choice: a worker that was slow once gets another try by and by."""
-RECENT = 0.3
+TAU_S = 1.0
+"""A peak is forgotten at this pace: a worker that was slow once gets another try by and by."""
+USUAL = 0.1
 WORST = 0.1
 
 
 class Latency:
-    """Seconds from sent to answered. `recent` steers the choice; `worst` falls slowly and says when silence is odd."""
+    """Seconds from sent to answered. `recent` rises at once and falls slowly (Finagle's peak EWMA) and steers the
+    choice; `usual` is a plain mean, to compare workers by; `worst` says when silence is odd."""
 
-    __slots__ = ("known", "recent", "worst")
+    __slots__ = ("at", "known", "recent", "usual", "worst")
 
     def __init__(self, hint: float = 0.0) -> None:
-        self.recent = hint
-        self.worst = hint
+        self.recent = self.usual = self.worst = hint
         self.known = False
+        self.at = 0.0
+        """When it was last heard."""
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, now: float) -> None:
         if not self.known:
             self.known = True
-            self.recent = self.worst = seconds
-            return
-        self.recent += RECENT * (seconds - self.recent)
+            self.recent = self.usual = self.worst = seconds
+        elif seconds >= self.recent:
+            self.recent = seconds
+        else:
+            self.recent = seconds + (self.recent - seconds) * math.exp((self.at - now) / TAU_S)
+        self.at = now
+        self.usual += USUAL * (seconds - self.usual)
         self.worst = seconds if seconds > self.worst else self.worst + WORST * (seconds - self.worst)
 
+    def now(self, now: float) -> float:
+        """`recent`, fading while nothing is heard."""
+        idle = now - self.at
+        return self.recent if idle < TAU_S or not self.known else self.recent * math.exp((TAU_S - idle) / TAU_S)
 
-def choose(slots: list[Slot], rng: random.Random) -> Slot:
+
+def choose(slots: list[Slot], rng: random.Random, now: float) -> Slot:
     """The better of two drawn at random. Two draws, not a search: a herd does not run to one worker."""
     count = len(slots)
     if count == 1:
@@ -45,7 +57,4 @@ def choose(slots: list[Slot], rng: random.Random) -> Slot:
     if second >= first:
         second += 1
     one, other = slots[first], slots[second]
-    if (other.worker.rows + 1) * other.latency.recent < (one.worker.rows + 1) * one.latency.recent:
-        one, other = other, one
-    other.latency.recent *= FORGET
-    return one
+    return other if other.load(now) < one.load(now) else one

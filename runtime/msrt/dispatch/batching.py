@@ -11,14 +11,17 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
 from msrt.dispatch.events import Buffer, Request, State
 from msrt.errors import InvalidTensor
 from msrt.inference.tensors import ITEM_BYTES
 from msrt.protocol.messages import Inferred, TensorSpec
 
-__all__ = ["Lane", "LaneKey", "Part", "join", "lane_key", "parts_of", "split", "whole"]
+__all__ = ["Lane", "LaneKey", "Part", "has_nan", "join", "lane_key", "parts_of", "split", "whole"]
 
 LaneKey = tuple[object, ...]
+_FLOATS: dict[str, np.dtype[np.floating]] = {"FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 
 
 def lane_key(request: Request) -> LaneKey:
@@ -26,16 +29,17 @@ def lane_key(request: Request) -> LaneKey:
     inputs = request.inputs
     if len(inputs) == 1:
         spec = inputs[0]
-        return spec.name, spec.dtype, spec.shape[1:], request.outputs
-    return (*((spec.name, spec.dtype, spec.shape[1:]) for spec in inputs), request.outputs)
+        return spec.name, spec.dtype, spec.shape[1:], request.outputs, request.priority
+    return (*((spec.name, spec.dtype, spec.shape[1:]) for spec in inputs), request.outputs, request.priority)
 
 
 class Lane:
     """Requests that may ride together, in order of arrival; retries stand in front."""
 
-    __slots__ = ("joinable", "queue", "strides")
+    __slots__ = ("joinable", "priority", "queue", "strides")
 
     def __init__(self, sample: Request) -> None:
+        self.priority = sample.priority
         self.queue: deque[Request] = deque()
         self.strides = tuple(
             ITEM_BYTES.get(spec.dtype, 0) * math.prod(spec.shape[1:]) if spec.shape else 0 for spec in sample.inputs
@@ -100,6 +104,15 @@ def join(batch: list[Request]) -> tuple[tuple[TensorSpec, ...], tuple[Buffer, ..
         return specs, (b"".join([request.frames[0] for request in batch]),)
     columns = zip(*[request.frames for request in batch], strict=True)
     return specs, tuple([b"".join(column) for column in columns])
+
+
+def has_nan(outputs: Sequence[TensorSpec], frames: Sequence[Buffer]) -> bool:
+    """Whether a float tensor holds NaN (which a maximum finds at the speed of memory)."""
+    for spec, frame in zip(outputs, frames, strict=True):
+        dtype = _FLOATS.get(spec.dtype)
+        if dtype is not None and len(frame) and math.isnan(np.frombuffer(frame, dtype).max()):
+            return True
+    return False
 
 
 def whole(outputs: Sequence[TensorSpec], frames: Sequence[Buffer]) -> bool:

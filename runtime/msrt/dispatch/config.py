@@ -11,7 +11,9 @@ class Config(msgspec.Struct, frozen=True):
     """Bounds and paces of a dispatcher."""
 
     window: int = 2
-    """Batches in flight per worker and model version."""
+    """Batches in flight per worker and model version, to begin with ..."""
+    max_window: int = 16
+    """... and at most: it widens where batches cannot grow, and narrows where they wait on the worker."""
     max_batch_rows: int = 64
     max_items: int = 2048
     """Requests that may wait; one more is Overloaded."""
@@ -35,6 +37,38 @@ class Config(msgspec.Struct, frozen=True):
     max_probe_s: float = 8.0
     pause_s: float = 0.05
     """How long a model that failed for want of something is left alone, unless the worker said how long."""
+    boost_s: float = 0.25
+    """A request of a higher priority goes before those that came up to so much earlier: nobody starves."""
+    background_share: float = 0.5
+    """Of the queue, what background requests may fill."""
+    admit_margin: float = 1.2
+    """A request is refused when the time that is expected, times this, does not fit its deadline."""
+    retry_ratio: float = 0.2
+    """Retries that each request adds to the budget ..."""
+    retry_per_s: float = 20.0
+    """... and each second; ..."""
+    retry_most: float = 500.0
+    """... what is kept of it: the requests in flight of a few workers."""
+    hedge_ratio: float = 0.05
+    """The same for hedges: extra work is bounded by this share."""
+    hedge_most: float = 64.0
+    hedge_quantile: float = 0.95
+    """Of how late batches are; who is later is asked of a second worker."""
+    hedge_floor_s: float = 0.003
+    sweep_s: float = 0.5
+    """How often slow workers are looked for."""
+    eject_share: float = 0.34
+    """Of a model's workers, the most that may be ejected."""
+    panic_share: float = 0.5
+    """With fewer able than this, the ejected get work again."""
+    slow_factor: float = 4.0
+    """A worker is ejected when its usual time is above the median times this ..."""
+    slow_floor_s: float = 0.02
+    """... and above it by so much."""
+    slow_fresh_s: float = 5.0
+    """Only by answers that are no older."""
+    max_sequences: int = 4096
+    sequence_idle_s: float = 60.0
 
 
 class Counters(msgspec.Struct):
@@ -51,4 +85,15 @@ class Counters(msgspec.Struct):
     late: int = 0
     """Answers that nobody waited for any more."""
     invalid: int = 0
-    """Answers of the wrong shape or byte count."""
+    """Answers of the wrong shape or byte count, and NaN that another worker did not find."""
+    hopeless: int = 0
+    """Requests refused because they could not have made their deadline."""
+    unbudgeted: int = 0
+    """Retries that were not made because the budget was spent."""
+    hedged: int = 0
+    """Requests that were asked of a second worker because the first was late."""
+    hedge_wins: int = 0
+    """Of these, answered by the second."""
+    ejected: int = 0
+    """Times a model on a worker was taken out for errors or slowness."""
+    sequences_lost: int = 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random  # noqa: TID251 - the type only; the object is passed in
 from collections.abc import Callable, Iterable
 
-from msrt.dispatch import watch
-from msrt.dispatch.batching import parts_of
+from msrt.dispatch import eject, watch
+from msrt.dispatch.batching import Part, has_nan, parts_of
+from msrt.dispatch.breaker import Circuit
 from msrt.dispatch.config import Config, Counters
 from msrt.dispatch.events import (
     Action,
@@ -25,16 +27,19 @@ from msrt.dispatch.events import (
     WorkerDown,
     WorkerUp,
 )
-from msrt.dispatch.flow import BAD_ANSWER, STALLED, Flow
-from msrt.dispatch.retry import FINAL, too_late
-from msrt.dispatch.roster import CANARY, Pool, Roster, Slot, Worker
+from msrt.dispatch.flow import Flow
+from msrt.dispatch.launch import Launcher
+from msrt.dispatch.retry import BAD_ANSWER, FINAL, STALLED, too_late
+from msrt.dispatch.roster import CANARY, Flight, Pool, Roster, Slot, Worker
 from msrt.errors import MsrtError
-from msrt.protocol.messages import InferFailed
+from msrt.protocol.messages import InferFailed, Inferred
 
 __all__ = ["Dispatcher"]
 
 SHELL_SAYS = frozenset({"disconnected", "overloaded"})
 """Codes that may come from the link and not from the worker: they do not prove that it lives."""
+WANTS = frozenset({"not_found", "unavailable", "sequence_lost"})
+"""A worker that lacks something is not at fault: the model is left alone there for a moment."""
 
 
 class Dispatcher:
@@ -47,8 +52,10 @@ class Dispatcher:
     def __init__(self, config: Config, rng: random.Random) -> None:
         self.config = config
         self.counters = Counters()
-        self.roster = Roster()
+        self.roster = Roster(config)
         self.flow = Flow(config, rng, self.roster, self.counters)
+        self.launcher = Launcher(self.flow)
+        self._swept = 0.0
         self._table: dict[type, Callable[..., list[Action]]] = {
             Submit: self._submit,
             Answered: self._answered,
@@ -68,7 +75,7 @@ class Dispatcher:
     def next_deadline(self) -> float:
         """When Tick is due at the latest; infinite while nothing is open. Cheap: ask after every event."""
         flow = self.flow
-        return min(flow.deadlines.next, flow.wake)
+        return min(flow.deadlines.next, flow.wake, self.launcher.hedge_at)
 
     @property
     def queued(self) -> int:
@@ -101,7 +108,7 @@ class Dispatcher:
         self.counters.submitted += len(event.requests)
         for pool in pools:
             if pool.open:
-                flow.pump(pool, now, out)
+                self.launcher.pump(pool, now, out)
         return out
 
     def _cancel(self, event: Cancel, now: float) -> list[Action]:
@@ -125,40 +132,75 @@ class Dispatcher:
             return []
         out: list[Action] = []
         healed = self._heard(worker, now)
-        slot = self._landed(worker, ids, now)
+        flight = self._landed(worker, ids)
         live = self.flow.live
         requests = [live.get(number) for number in ids]
         parts = parts_of(message, event.frames, requests)
         if parts is None:
-            self._answered_wrongly(worker, slot, requests, now, out)
+            self._answered_wrongly(worker, flight, requests, now, out)
             return out
+        if flight is not None:
+            self._learn(worker, flight, message, now)
+        if has_nan(message.outputs, event.frames):
+            self._doubt(worker, requests, parts, now, out)
         node = worker.node
         replies: list[Reply] = []
         for request, (specs, frames) in zip(requests, parts, strict=True):
             if request is not None and request.state is not State.SETTLED and node in request.tried:
+                if request.doubted:
+                    self._second_opinion(request, node, (specs, frames), now)
                 self.flow.settle(request, node, out)
+                if request.hedged and node != request.tried[0]:
+                    self.counters.hedge_wins += 1
                 replies.append(Reply(request, message, specs, frames))
         self.counters.replied += len(replies)
         self.counters.late += len(ids) - len(replies)
         self.flow.admission.served(len(replies), now)
         if healed:
             self._pump_all(now, out)
-        elif slot is not None:
-            self._pump_slot(slot, now, out)
+        elif flight is not None:
+            self._pump_slot(flight.slot, now, out)
         out += replies  # last: the worker's next batch is on its way while callers are answered
         return out
 
     def _answered_wrongly(
-        self, worker: Worker, slot: Slot | None, requests: list[Request | None], now: float, out: list[Action]
+        self, worker: Worker, flight: Flight | None, requests: list[Request | None], now: float, out: list[Action]
     ) -> None:
         """Nobody gets rows that may be another's: each goes again, alone, with this model at rest for a moment."""
         self.counters.invalid += 1
         ids = tuple([request.id for request in requests if request is not None])
         why = InferFailed(ids, BAD_ANSWER, "the output's shape or byte count does not match what was asked")
         self.flow.take_back(worker, requests, why, now, out)
-        if slot is not None:
-            self._rest(slot, now + self.config.pause_s)
+        if flight is not None:
+            self._blame(flight.slot, now)
+            self._rest(flight.slot, now + self.config.pause_s)
         self._pump_all(now, out)
+
+    def _doubt(
+        self, worker: Worker, requests: list[Request | None], parts: list[Part], now: float, out: list[Action]
+    ) -> None:
+        """NaN in an answer: the input's doing, or a sick worker's. Where there is another, it is asked for a second
+        opinion; until then nobody is blamed."""
+        for request, (specs, frames) in zip(requests, parts, strict=True):
+            if request is None or request.state is not State.FLYING or request.doubted or request.sequence:
+                continue
+            pool = request.place
+            assert isinstance(pool, Pool)
+            others = any(slot.worker is not worker and not slot.worker.suspect for slot in pool.slots)
+            if others and has_nan(specs, frames) and request.tried[-1] == worker.node:
+                request.doubted = worker.node
+                why = InferFailed((request.id,), BAD_ANSWER, "the answer is not a number")
+                self.flow.take_back(worker, [request], why, now, out)
+
+    def _second_opinion(self, request: Request, node: str, part: Part, now: float) -> None:
+        """Another worker found numbers where the first found none: the first is sick."""
+        sick = self.roster.workers.get(request.doubted)
+        if sick is None or request.doubted == node or has_nan(*part):
+            return
+        self.counters.invalid += 1
+        for slot in sick.slots.values():
+            if slot.model == request.model and (not request.version or slot.version == request.version):
+                self._blame(slot, now)
 
     def _failed(self, event: Failed, now: float) -> list[Action]:
         message = event.message
@@ -170,17 +212,18 @@ class Dispatcher:
             self._heard(worker, now)
         elif worker.suspect:
             watch.put_off_probe(worker, self.config, now)
-        flight = worker.flights.get(message.ids[0])
-        slot = self._landed(worker, message.ids, None)
+        flight = self._landed(worker, message.ids)
         requests = [self.flow.live.get(number) for number in message.ids]
         if message.code in FINAL:
-            if flight is not None and len(flight.ids) > 1:
+            if len(message.ids) > 1:
                 self.flow.take_back(worker, requests, message, now, out)
             else:
                 self.flow.refuse(worker, requests, message, out)
         else:
-            if slot is not None:
-                self._rest(slot, now + max(message.retry_after_ms / 1000, self.config.pause_s))
+            if flight is not None:
+                if message.code not in SHELL_SAYS and message.code not in WANTS:
+                    self._blame(flight.slot, now)
+                self._rest(flight.slot, now + max(message.retry_after_ms / 1000, self.config.pause_s))
             self.flow.take_back(worker, requests, message, now, out)
         self._pump_all(now, out)
         return out
@@ -192,30 +235,51 @@ class Dispatcher:
             return False
         worker.suspect = worker.probing = False
         worker.probes = 0
-        worker.refresh(self.config.window)
+        worker.refresh()
         return True
 
-    def _landed(self, worker: Worker, ids: tuple[int, ...], now: float | None) -> Slot | None:
-        """Take the ids out of flight; `now` to learn from the time it took."""
+    def _landed(self, worker: Worker, ids: tuple[int, ...]) -> Flight | None:
+        """Take the ids out of flight."""
         flight = worker.flights.get(ids[0])
         if flight is None:
             for number in ids[1:]:
-                worker.forget(number, self.config.window)
-            return None
-        slot = flight.slot
-        if now is not None:
-            slot.latency.add(now - flight.sent)
-            slot.typical_rows += 0.2 * (flight.rows - slot.typical_rows) if slot.typical_rows else flight.rows
-        if flight.ids == ids:
-            worker.land(flight, self.config.window)
+                worker.forget(number)
+        elif flight.ids == ids:
+            worker.land(flight)
         else:
             for number in ids:
-                worker.forget(number, self.config.window)
-        return slot
+                worker.forget(number)
+        return flight
+
+    def _learn(self, worker: Worker, flight: Flight, message: Inferred, now: float) -> None:
+        """From the time that a batch took, and from what its worker says of its own load."""
+        slot, rows = flight.slot, flight.rows
+        seconds = now - flight.sent
+        slot.latency.add(seconds, now)
+        slot.typical_rows += 0.2 * (rows - slot.typical_rows) if slot.typical_rows else rows
+        work = message.compute_us / 1e6 or seconds
+        slot.cost.add(rows, work)
+        slot.lateness.add(seconds, flight.expected)
+        before = slot.limit.batches
+        slot.limit.add(seconds, work, alone=flight.alone, cramped=flight.cramped)
+        if not slot.flying:
+            slot.busy_until = now
+        worker.backlog = max(message.depth - worker.rows, 0) if message.depth else 0
+        if slot.breaker.success() or slot.limit.batches != before:
+            slot.slow = slot.slow and slot.breaker.circuit is not Circuit.CLOSED
+            slot.refresh()
+
+    def _blame(self, slot: Slot, now: float) -> None:
+        """A failure of this model on this worker; enough of them eject it, unless too many are out already."""
+        peers = [each for pool in slot.pools for each in pool.slots]
+        if eject.may_eject(list(dict.fromkeys(peers)), self.config) > 0 and slot.breaker.failure(now, self.flow.random):
+            self.counters.ejected += 1
+            slot.refresh()
+            self.flow.wake = min(self.flow.wake, slot.breaker.until)
 
     def _rest(self, slot: Slot, until: float) -> None:
         slot.paused_until = until
-        slot.refresh(self.config.window)
+        slot.refresh()
         self.flow.wake = min(self.flow.wake, until)
 
     # --- workers come and go ----------------------------------------------------------------------------------
@@ -235,6 +299,10 @@ class Dispatcher:
         ids = tuple(worker.flights)
         why = InferFailed(ids, "disconnected", "the worker went away")
         self.flow.take_back(worker, list(self.flow.live.values()), why, now, out)
+        for slot in worker.slots.values():
+            if slot.private is not None:
+                self.flow.lose_queued(slot.private, out)
+        self.flow.sequences.lost(event.worker)
         self._pump_all(now, out)
         return out
 
@@ -243,8 +311,12 @@ class Dispatcher:
         worker = self.roster.workers.get(event.worker)
         if worker is None:
             return out
+        before = set(worker.slots.values())
         self._rebuild(self.roster.report(worker, event.models))
-        worker.refresh(self.config.window)
+        worker.refresh()
+        for slot in before - set(worker.slots.values()):
+            if slot.private is not None:
+                self.flow.lose_queued(slot.private, out)
         self._pump_all(now, out)
         return out
 
@@ -270,26 +342,35 @@ class Dispatcher:
     def _tick(self, _event: Tick, now: float) -> list[Action]:
         out: list[Action] = []
         flow = self.flow
+        self.launcher.hedge(now, out)
         for request in flow.deadlines.expired(now):
             flow.reject(request, too_late(), out)
+        if now < flow.wake:
+            return out
         for worker in self.roster.workers.values():
             for flight in watch.overdue(worker, self.config, self.counters, now):
                 why = InferFailed(flight.ids, STALLED, "the worker fell silent")
-                self.flow.take_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)
-            watch.wake_slots(worker, self.config.window, now)
-        for pool in self.roster.pools.values():
-            if pool.items:
-                watch.shed_old(pool, flow, now, out)
+                flow.take_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)
+            watch.wake_slots(worker, now)
+        if now >= self._swept + self.config.sweep_s:
+            self._swept = now
+            self.counters.ejected += watch.sweep(self.roster, flow.random, now)
+        for pool in self.roster.waiting():
+            watch.shed_old(pool, flow, now, out)
         self._pump_all(now, out)
-        flow.wake = watch.next_wake(self.roster, self.config)
+        flow.wake = min(watch.next_wake(self.roster, self._swept), self._held(now))
         return out
+
+    def _held(self, now: float) -> float:
+        """When a batch that was held back for more riders is due."""
+        return min([self.launcher.held_until(pool, now) for pool in self.roster.waiting()], default=math.inf)
 
     def _pump_slot(self, slot: Slot, now: float, out: list[Action]) -> None:
         for pool in slot.pools:
             if pool.items:
-                self.flow.pump(pool, now, out)
+                self.launcher.pump(pool, now, out)
 
     def _pump_all(self, now: float, out: list[Action]) -> None:
-        for pool in self.roster.pools.values():
-            if pool.items and pool.open:
-                self.flow.pump(pool, now, out)
+        for pool in self.roster.waiting():
+            if pool.open:
+                self.launcher.pump(pool, now, out)

@@ -59,6 +59,14 @@ class Request(msgspec.Struct, eq=False):
     outputs: tuple[str, ...] = ()
     """Names wanted; empty means all."""
     trace: str = ""
+    priority: int = 0
+    """1 urgent, 0 normal, -1 background."""
+    sequence: str = ""
+    """It goes where the sequence lives, and rides alone."""
+    sequence_start: bool = False
+    sequence_end: bool = False
+    hedgeable: bool = True
+    """A second worker may be asked if the first is late."""
 
     # --- the dispatcher's own -----------------------------------------------------------------------------
     id: int = 0
@@ -75,6 +83,9 @@ class Request(msgspec.Struct, eq=False):
     """Node ids it was sent to."""
     alone: bool = False
     """A batch it rode in failed: it may be the reason, so it rides alone."""
+    doubted: str = ""
+    """The worker that answered NaN, if one did: another is asked before that is believed."""
+    hedged: bool = False
     state: State = State.NEW
     place: object = None
     """The pool it waits or was sent from."""

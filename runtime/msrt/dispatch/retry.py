@@ -7,10 +7,14 @@ from msrt.dispatch.events import Request
 from msrt.dispatch.roster import Worker
 from msrt.errors import DeadlineExceeded, MsrtError, Unavailable, from_wire
 
-__all__ = ["FINAL", "patience", "probe_after", "too_late", "verdict"]
+__all__ = ["BAD_ANSWER", "FINAL", "STALLED", "patience", "probe_after", "too_late", "verdict"]
 
 FINAL = frozenset({"bad_request", "deadline_exceeded", "forbidden", "frame_too_large", "invalid_tensor"})
 """Codes that another worker would answer with as well: the request is at fault."""
+STALLED = "stalled"
+"""The code, never sent, of work taken back from a silent worker."""
+BAD_ANSWER = "bad_answer"
+"""The same, of an answer that does not have the rows that were asked for, or that nobody can use."""
 BUSY = frozenset({"overloaded"})
 
 

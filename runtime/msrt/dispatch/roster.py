@@ -11,7 +11,12 @@ from collections.abc import Iterable, Iterator
 
 from msrt.dispatch.balance import Latency
 from msrt.dispatch.batching import Lane, LaneKey, lane_key
+from msrt.dispatch.breaker import Breaker, Circuit
+from msrt.dispatch.config import Config
+from msrt.dispatch.cost import BatchCost
 from msrt.dispatch.events import Request, VersionTable
+from msrt.dispatch.hedge import Lateness
+from msrt.dispatch.limit import GradientLimit
 from msrt.protocol.messages import ModelState
 
 __all__ = ["CANARY", "Flight", "Pool", "Roster", "Slot", "Worker"]
@@ -25,7 +30,7 @@ MAX_LANES = 64
 class Flight:
     """One batch on its way. Holds ids only: an answered request frees its bytes at once."""
 
-    __slots__ = ("ids", "left", "rows", "sent", "slot")
+    __slots__ = ("alone", "cramped", "expected", "hedge", "ids", "landed", "left", "rows", "sent", "slot")
 
     def __init__(self, slot: Slot, ids: tuple[int, ...], rows: int, sent: float) -> None:
         self.slot = slot
@@ -33,6 +38,15 @@ class Flight:
         self.rows = rows
         self.sent = sent
         self.left = len(ids)
+        self.landed = False
+        self.alone = not slot.flying
+        """Nothing flew there before it."""
+        self.expected = 0.0
+        """Seconds it should take, with what flew before it."""
+        self.cramped = False
+        """More waited than could ride."""
+        self.hedge = False
+        """A second try of what still flies elsewhere."""
 
 
 class Slot:
@@ -40,35 +54,67 @@ class Slot:
 
     __slots__ = (
         "batchable",
+        "breaker",
+        "busy_until",
+        "cost",
         "flying",
+        "forced",
         "latency",
+        "lateness",
+        "limit",
         "model",
         "open",
         "paused_until",
         "pools",
+        "private",
+        "slow",
         "typical_rows",
         "version",
         "worker",
     )
 
-    def __init__(self, worker: Worker, state: ModelState) -> None:
+    def __init__(self, worker: Worker, state: ModelState, config: Config) -> None:
+        hint = state.latency_us.get(state.variant, 0) / 1e6
         self.worker = worker
         self.model = state.model
         self.version = state.version
         self.batchable = state.batch
-        self.latency = Latency(state.latency_us.get(state.variant, 0) / 1e6)
+        self.latency = Latency(hint)
+        self.cost = BatchCost(hint)
+        self.limit = GradientLimit(config.window, config.max_window)
+        self.lateness = Lateness(config.hedge_quantile)
+        self.breaker = Breaker()
         self.typical_rows = 0.0
+        self.busy_until = 0.0
+        """When what flies should be computed."""
         self.flying = 0
         """Batches in flight."""
         self.paused_until = 0.0
+        self.forced = False
+        """Gets work whatever its breaker says: too many others are out."""
+        self.slow = False
+        """Ejected for slowness, not for errors."""
         self.open = False
         """Would take a batch now; kept by `refresh`."""
         self.pools: list[Pool] = []
+        self.private: Pool | None = None
+        """For the sequences that live here."""
 
-    def refresh(self, window: int) -> None:
-        """Set `open` from what is known, and tell the pools."""
+    def best_rows(self, most: int) -> int:
+        """Rows of a batch that pays."""
+        return self.cost.best_rows(most, self.limit.base)
+
+    def load(self, now: float) -> float:
+        """What one more row would wait, roughly: the measure of the choice."""
         worker = self.worker
-        free = self.flying < window and not self.paused_until
+        return (worker.rows + worker.backlog + 1) * self.latency.now(now)
+
+    def refresh(self) -> None:
+        """Set `open` from what is known, and tell the pools."""
+        worker, circuit = self.worker, self.breaker.circuit
+        free = self.flying < self.limit.batches and not self.paused_until
+        if circuit is not Circuit.CLOSED and not self.forced:
+            free = free and circuit is Circuit.HALF_OPEN and not self.flying
         want = free and (not worker.suspect or (worker.probing and not worker.flights))
         if want is not self.open:
             self.open = want
@@ -82,7 +128,19 @@ class Slot:
 class Worker:
     """One worker's session."""
 
-    __slots__ = ("answered", "flights", "limit", "node", "probe_at", "probes", "probing", "rows", "slots", "suspect")
+    __slots__ = (
+        "answered",
+        "backlog",
+        "flights",
+        "limit",
+        "node",
+        "probe_at",
+        "probes",
+        "probing",
+        "rows",
+        "slots",
+        "suspect",
+    )
 
     def __init__(self, node: str, limit: int) -> None:
         self.node = node
@@ -92,6 +150,8 @@ class Worker:
         """Request id to its flight, oldest first. What was given up is not here."""
         self.rows = 0
         """In flight, over all models: a device has one set of cores."""
+        self.backlog = 0
+        """Rows of others (its own sensors') that waited there when it last answered."""
         self.answered = -math.inf
         """When it last said anything about its work."""
         self.suspect = False
@@ -100,40 +160,41 @@ class Worker:
         self.probe_at = 0.0
         self.probes = 0
 
-    def launch(self, flight: Flight, window: int) -> None:
+    def launch(self, flight: Flight) -> None:
         self.flights.update(dict.fromkeys(flight.ids, flight))
         self.rows += flight.rows
         slot = flight.slot
         slot.flying += 1
         if self.suspect:
             self.probing = False
-            self.refresh(window)
-        elif slot.flying >= window:
-            slot.refresh(window)
+            self.refresh()
+        elif slot.flying >= slot.limit.batches or slot.breaker.circuit is not Circuit.CLOSED:
+            slot.refresh()
 
-    def land(self, flight: Flight, window: int) -> None:
+    def land(self, flight: Flight) -> None:
         """The flight is over, answered or given up."""
         flights = self.flights
         for number in flight.ids:
             if flights.get(number) is flight:
                 del flights[number]
+        flight.landed = True
         self.rows -= flight.rows
         slot = flight.slot
         slot.flying -= 1
         if not slot.open:
-            slot.refresh(window)
+            slot.refresh()
 
-    def forget(self, number: int, window: int) -> None:
+    def forget(self, number: int) -> None:
         """One request of a flight needs no answer any more."""
         flight = self.flights.pop(number, None)
         if flight is not None:
             flight.left -= 1
             if not flight.left:
-                self.land(flight, window)
+                self.land(flight)
 
-    def refresh(self, window: int) -> None:
+    def refresh(self) -> None:
         for slot in self.slots.values():
-            slot.refresh(window)
+            slot.refresh()
 
     def batches(self) -> list[Flight]:
         """Flights, oldest first."""
@@ -143,7 +204,23 @@ class Worker:
 class Pool:
     """Everybody who may answer one kind of question, and the questions that wait."""
 
-    __slots__ = ("items", "lanes", "limit", "model", "open", "retired", "share", "slots", "version")
+    __slots__ = (
+        "floor_s",
+        "items",
+        "lanes",
+        "limit",
+        "model",
+        "open",
+        "paced_at",
+        "retired",
+        "row_s",
+        "rows",
+        "share",
+        "slots",
+        "tried_at",
+        "turn_s",
+        "version",
+    )
 
     def __init__(self, model: str, version: int) -> None:
         self.model = model
@@ -152,13 +229,19 @@ class Pool:
         self.open: list[Slot] = []
         self.lanes: dict[LaneKey, Lane] = {}
         self.items = 0
-        """Requests that wait, over all lanes."""
+        """Requests that wait, over all lanes; `rows`: theirs."""
+        self.rows = 0
         self.share = 0.0
         """Of its requests, the part that goes to the CANARY pool instead."""
         self.limit = 0
         """Bytes of the largest request that any of its workers can take."""
         self.retired = False
         """Nobody is to answer this kind of question any more."""
+        self.paced_at = -math.inf
+        """When the next three were last worked out (see admission.pace)."""
+        self.row_s = self.turn_s = self.floor_s = 0.0
+        self.tried_at = -math.inf
+        """When a request was last let in against the estimate, to learn."""
 
     def lane(self, request: Request) -> Lane:
         key = lane_key(request)
@@ -188,10 +271,18 @@ class Pool:
 class Roster:
     """Workers, version tables, and the pools that follow from them."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self.config = config
         self.workers: dict[str, Worker] = {}
         self.tables: dict[str, VersionTable] = {}
         self.pools: dict[tuple[str, int], Pool] = {}
+
+    def waiting(self) -> list[Pool]:
+        """Pools in which somebody waits, those of sequences among them."""
+        found = [pool for pool in self.pools.values() if pool.items]
+        for worker in self.workers.values():
+            found += [s.private for s in worker.slots.values() if s.private is not None and s.private.items]
+        return found
 
     def of_model(self, model: str) -> Iterator[Slot]:
         for worker in self.workers.values():
@@ -205,7 +296,7 @@ class Roster:
         for state in states:
             if state.state == "ready" and state.version > 0:
                 key = (state.model, state.version)
-                slot = old.get(key) or Slot(worker, state)
+                slot = old.get(key) or Slot(worker, state, self.config)
                 slot.batchable = state.batch
                 worker.slots[key] = slot
         return {model for model, _ in [*old, *worker.slots]}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import random  # noqa: TID251 - the type only; the object is passed in
 
+from msrt.dispatch import eject
+from msrt.dispatch.breaker import Circuit
 from msrt.dispatch.config import Config, Counters
 from msrt.dispatch.events import Action
 from msrt.dispatch.flow import Flow
@@ -11,7 +14,7 @@ from msrt.dispatch.retry import patience, probe_after
 from msrt.dispatch.roster import Flight, Pool, Roster, Worker
 from msrt.errors import Unavailable
 
-__all__ = ["next_wake", "overdue", "put_off_probe", "shed_old", "wake_slots"]
+__all__ = ["next_wake", "overdue", "put_off_probe", "shed_old", "sweep", "wake_slots"]
 
 
 def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> list[Flight]:
@@ -29,8 +32,8 @@ def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> l
             put_off_probe(worker, config, now)
             lost = worker.batches()
         for each in lost:
-            worker.land(each, config.window)
-        worker.refresh(config.window)
+            worker.land(each)
+        worker.refresh()
         given_up += lost
     return given_up
 
@@ -42,15 +45,38 @@ def put_off_probe(worker: Worker, config: Config, now: float) -> None:
     worker.probes += 1
 
 
-def wake_slots(worker: Worker, window: int, now: float) -> None:
+def wake_slots(worker: Worker, now: float) -> None:
     """Let those that rested, or are due a probe, have work again."""
     if worker.suspect and not worker.probing and not worker.flights and now >= worker.probe_at:
         worker.probing = True
-        worker.refresh(window)
+        worker.refresh()
     for slot in worker.slots.values():
         if slot.paused_until and now >= slot.paused_until:
             slot.paused_until = 0.0
-            slot.refresh(window)
+            slot.refresh()
+        if slot.breaker.rested(now):
+            slot.refresh()
+
+
+def sweep(roster: Roster, rng: random.Random, now: float) -> int:
+    """Eject who is far slower than its peers, and let the ejected help where too few are left or too much waits.
+    Returns how many were ejected."""
+    ejected = 0
+    for pool in [pool for pool in roster.pools.values() if len(pool.slots) > 1]:
+        for slot in eject.slow_ones(pool.slots, now, roster.config)[
+            : max(eject.may_eject(pool.slots, roster.config), 0)
+        ]:
+            if slot.breaker.trip(now, rng):
+                slot.slow = True
+                ejected += 1
+                slot.refresh()
+        panic = eject.panics(pool.slots, roster.config)
+        for slot in pool.slots:
+            forced = panic or (slot.slow and pool.items > 0)
+            if forced is not slot.forced:
+                slot.forced = forced
+                slot.refresh()
+    return ejected
 
 
 def _max_wait(pool: Pool, config: Config) -> tuple[float, bool]:
@@ -78,11 +104,12 @@ def shed_old(pool: Pool, flow: Flow, now: float, out: list[Action]) -> None:
             head = follower
 
 
-def next_wake(roster: Roster, config: Config) -> float:
+def next_wake(roster: Roster, swept: float) -> float:
     """When time brings the next of these, deadlines apart."""
-    wake = math.inf
+    wake, config, busy = math.inf, roster.config, False
     for worker in roster.workers.values():
         if worker.flights:
+            busy = True
             first = next(iter(worker.flights.values()))
             wake = min(wake, first.sent + patience(worker, config))
         elif worker.suspect and not worker.probing:
@@ -90,8 +117,9 @@ def next_wake(roster: Roster, config: Config) -> float:
         for slot in worker.slots.values():
             if slot.paused_until:
                 wake = min(wake, slot.paused_until)
-    for pool in roster.pools.values():
-        if pool.items:
-            limit, _ = _max_wait(pool, config)
-            wake = min([wake, *(head.queued + limit for _, head in pool.heads())])
-    return wake
+            if slot.breaker.circuit is Circuit.OPEN:
+                wake = min(wake, slot.breaker.until)
+    for pool in roster.waiting():
+        limit, _ = _max_wait(pool, config)
+        wake = min([wake, *(head.queued + limit for _, head in pool.heads())])
+    return min(wake, swept + config.sweep_s) if busy else wake
