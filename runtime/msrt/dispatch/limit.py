@@ -2,7 +2,7 @@
 
 The gradient of Netflix's concurrency-limits (Gradient2): time without a queue over time now. Below 1 somebody waits, so
 the limit falls; at 1 there may be room, so it grows by one allowance. Here it only grows where batches cannot: a wider
-window makes smaller batches, and those cost everybody more.
+window makes smaller batches, and those cost everybody more. It never falls below its start, which hides the way.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ BASE_RISE = 0.1
 
 
 class GradientLimit:
-    """Batches in flight to one slot, between 1 and `most`, from `start` on."""
+    """Batches in flight to one slot, between `start` and `most`."""
 
-    __slots__ = ("_most", "base", "size")
+    __slots__ = ("_most", "_start", "base", "size")
 
     def __init__(self, start: int, most: int) -> None:
-        self.size = float(start)
+        self.size = self._start = float(start)
         self.base = 0.0
         """Seconds of the way alone, without queue and work; 0 while unknown."""
         self._most = float(max(start, most))
@@ -45,4 +45,4 @@ class GradientLimit:
         aim = self.size * gradient + HEADROOM
         if aim > self.size and not cramped:
             return
-        self.size = min(max(self.size + SMOOTH * (aim - self.size), 1.0), self._most)
+        self.size = min(max(self.size + SMOOTH * (aim - self.size), self._start), self._most)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random  # noqa: TID251 - the field's source is the operating system's
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +24,8 @@ __all__ = ["OFFLOAD_THREADS", "FieldLinks", "field_world"]
 OFFLOAD_THREADS: Final = 4
 """Threads for blocking work. Few, for they share the GIL with the event loop; enough that an fsync or two waiting
 for the disk leave room for a hash or a sum."""
+
+OFFLOAD_NICE: Final = 10
 
 _TRANSPORTS: Final = {
     "tcp": "msrt.links.zmq",
@@ -58,12 +63,18 @@ def field_world(path: Path, *, max_store_bytes: int = 0) -> World:
 
 
 def _pool() -> Callable[..., Awaitable[Any]]:
-    pool = ThreadPoolExecutor(OFFLOAD_THREADS, thread_name_prefix="msrt-offload")
+    pool = ThreadPoolExecutor(OFFLOAD_THREADS, thread_name_prefix="msrt-offload", initializer=_yield_to_the_loop)
 
     async def offload(work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
     return offload
+
+
+def _yield_to_the_loop() -> None:
+    """Let the event loop go first where both want the processor: Linux knows niceness per thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), OFFLOAD_NICE)
 
 
 def _transport(url: str) -> Any:
