@@ -49,8 +49,8 @@ def confidence(scores: NDArray[Any], temperature: float, kind: str = "") -> NDAr
 class Threshold:
     """Which rows are uncertain, and which of those there is budget for.
 
-    The policy fixes the threshold, or it is set so that the expected accuracy of what is answered here holds, or else so
-    that the budget is used. Whatever it is, no more than the budget goes up.
+    The policy fixes the threshold, or it is set so that the expected accuracy of what is answered here holds, or else
+    so that the budget is used. Whatever it is, no more than the budget goes up.
     """
 
     def __init__(self, policy: ModelPolicy) -> None:
@@ -63,8 +63,8 @@ class Threshold:
         self.value = self._fixed
         self.rows = self.escalated = self.unbudgeted = 0
 
-    def choose(self, sure: Sequence[float]) -> list[int]:
-        """The rows, by number, that should go up; the most uncertain first where not all may."""
+    def choose(self, sure: Sequence[float]) -> tuple[list[int], int]:
+        """The rows, by number, that go up, and how many should and may not; the most uncertain first."""
         self.rows += len(sure)
         self._budget.earn(len(sure))
         self._learn(sure)
@@ -75,7 +75,7 @@ class Threshold:
         chosen = [row for row in wanted if self._share >= 1 or self._budget.spend(1, 0.0)]
         self.unbudgeted += len(wanted) - len(chosen)
         self.escalated += len(chosen)
-        return sorted(chosen)
+        return sorted(chosen), len(wanted) - len(chosen)
 
     def _learn(self, sure: Sequence[float]) -> None:
         if self._fixed:
