@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from msrt import errors
 from msrt.dispatch.dispatcher import Dispatcher
@@ -29,16 +30,43 @@ from msrt.dispatch.events import (
 )
 from msrt.hop import Peer
 from msrt.protocol import wire
-from msrt.protocol.messages import DeviceReport, Infer, InferCancel, InferFailed, Inferred, TensorSpec
+from msrt.protocol.messages import (
+    DeviceReport,
+    Infer,
+    InferCancel,
+    InferFailed,
+    Inferred,
+    Message,
+    ModelState,
+    TensorSpec,
+)
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.world.world import World
 
-__all__ = ["Requests", "Served"]
+__all__ = ["Requests", "Served", "Worker"]
 
 Served = Callable[[str, str, float], None]
 """Told of each settled request: model, error code ("" when answered), seconds."""
 Validate = Callable[[str, int, tuple[TensorSpec, ...], "tuple[Buffer, ...] | list[Buffer]"], int]
 """Rows of a request against the model's manifest. Raises InvalidTensor, NotFound."""
+
+
+Spill = Callable[[Request, errors.MsrtError], bool]
+"""Offered each request that found no place or nobody here; True: it is taken elsewhere, and comes back by `passed` or
+`not_passed`."""
+FULL = (errors.Overloaded, errors.Unavailable)
+
+
+class Worker(Protocol):
+    """What computes: a device's peer, or this node's own engine."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def limit(self) -> int: ...
+
+    def send(self, message: Message, frames: Sequence[Buffer] = ()) -> None: ...
 
 
 class _ClientToken:
@@ -55,7 +83,8 @@ class Requests:
 
     def __init__(self, world: World, dispatcher: Dispatcher, validate: Validate, served: Served) -> None:
         self._world, self._dispatcher, self._validate, self._served = world, dispatcher, validate, served
-        self._workers: dict[str, Peer] = {}
+        self._workers: dict[str, Worker] = {}
+        self.spill: Spill = lambda _request, _error: False
         self._of_client: dict[Peer, dict[int, Request]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -63,12 +92,12 @@ class Requests:
 
     # --- devices ------------------------------------------------------------------------------------------
 
-    def worker_up(self, peer: Peer) -> None:
+    def worker_up(self, peer: Worker) -> None:
         """A device's session is live."""
         self._workers[peer.node] = peer
         self._handle(WorkerUp(peer.node, peer.limit - wire.HEADER_LIMIT // 16))
 
-    def worker_down(self, peer: Peer) -> None:
+    def worker_down(self, peer: Worker) -> None:
         """A device went silent or away: its work goes elsewhere."""
         if self._workers.pop(peer.node, None) is not None:
             self._handle(WorkerDown(peer.node))
@@ -85,6 +114,14 @@ class Requests:
         """A device could not."""
         self._handle(Failed(peer.node, message))
 
+    def own_models(self, node: str, models: tuple[ModelState, ...]) -> None:
+        """What this node's own engine holds now."""
+        self._handle(ModelsReady(node, models))
+
+    def own_answer(self, node: str, message: Inferred | InferFailed, frames: list[Buffer]) -> None:
+        """What this node's own engine made of a batch."""
+        self._handle(Answered(node, message, frames) if isinstance(message, Inferred) else Failed(node, message))
+
     def versions(self, table: VersionTable) -> None:
         """Which version answers who names none."""
         self._handle(table)
@@ -100,7 +137,7 @@ class Requests:
         one = Request(
             request.model, request.inputs, request.frames, now + request.timeout_s, future,
             request.version, request.outputs, request.trace, request.priority,
-            request.sequence, request.sequence_start, request.sequence_end,
+            request.sequence, request.sequence_start, request.sequence_end, hops=request.hops,
         )  # fmt: skip
         if not self._arrived:
             loop.call_soon(self._submit_arrived)
@@ -132,7 +169,7 @@ class Requests:
             request = Request(
                 message.model, inputs, own, deadline, _ClientToken(peer, ident),
                 message.version, message.outputs, message.trace, message.priority,
-                message.sequence, message.sequence_start, message.sequence_end,
+                message.sequence, message.sequence_start, message.sequence_end, hops=message.hops,
             )  # fmt: skip
             mine[ident] = request
             requests.append(request)
@@ -183,7 +220,8 @@ class Requests:
             elif isinstance(action, Send):
                 self._send(action)
             elif isinstance(action, Reject):
-                self._reject(action, now)
+                if not (isinstance(action.error, FULL) and self.spill(action.request, action.error)):
+                    self._reject(action, now)
             elif isinstance(action, Recall):
                 worker = self._workers.get(action.worker)
                 if worker is not None:
@@ -216,6 +254,33 @@ class Requests:
                 token.peer.send(InferFailed((token.id,), error.code, error.text, error.hint, wait))
         elif not token.done():  # type: ignore[attr-defined]
             token.set_exception(error)  # type: ignore[attr-defined]
+
+    # --- answered elsewhere -------------------------------------------------------------------------------
+
+    @staticmethod
+    def asker(request: Request) -> str:
+        """The node that passed a request here; empty for one of our own callers."""
+        return request.token.peer.node if isinstance(request.token, _ClientToken) else ""
+
+    def passed(self, request: Request, answer: InferAnswer) -> None:
+        """Somebody else answered what was spilled."""
+        token = request.token
+        self._served(request.model, "", self._world.now() - request.since)
+        if isinstance(token, _ClientToken):
+            if self._of_client.get(token.peer, {}).pop(token.id, None) is None:
+                return
+            message = Inferred(
+                (token.id,), (request.rows,), request.model, answer.version, answer.variant, answer.device,
+                answer.outputs, marks=dict(answer.marks),
+            )  # fmt: skip
+            with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                token.peer.send(message, list(answer.frames))
+        elif not token.done():  # type: ignore[attr-defined]
+            token.set_result(answer)  # type: ignore[attr-defined]
+
+    def not_passed(self, request: Request, error: errors.MsrtError) -> None:
+        """Nobody else could either: what this region said holds."""
+        self._reject(Reject(request, error), self._world.now())
 
     def _reply(self, peer: Peer, replies: list[Reply]) -> None:
         """All of one batch that is one client's goes back in one message."""

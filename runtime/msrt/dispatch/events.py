@@ -67,6 +67,8 @@ class Request(msgspec.Struct, eq=False):
     sequence_end: bool = False
     hedgeable: bool = True
     """A second worker may be asked if the first is late."""
+    hops: int = 0
+    """Masters that passed it on: whoever gets it passes it on so much less."""
 
     # --- the dispatcher's own -----------------------------------------------------------------------------
     id: int = 0

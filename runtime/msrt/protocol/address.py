@@ -96,6 +96,10 @@ class Selector:
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(labels.get(key) == value for key, value in self.wanted)
 
+    def names(self, key: str) -> bool:
+        """Whether it says anything of this label."""
+        return any(key == wanted for wanted, _ in self.wanted)
+
     def __str__(self) -> str:
         return ",".join(f"{key}={value}" for key, value in self.wanted)
 
