@@ -41,6 +41,10 @@ class Latency:
         self.usual += USUAL * (seconds - self.usual)
         self.worst = seconds if seconds > self.worst else self.worst + WORST * (seconds - self.worst)
 
+    def forgive(self) -> None:
+        """Let it be chosen once: what it was before it rested says little."""
+        self.recent = 0.0
+
     def now(self, now: float) -> float:
         """`recent`, fading while nothing is heard."""
         idle = now - self.at

@@ -141,12 +141,15 @@ class Dispatcher:
             return out
         if flight is not None:
             self._learn(worker, flight, message, now)
+        doubtful: set[int] = set()
         if has_nan(message.outputs, event.frames):
-            self._doubt(worker, requests, parts, now, out)
+            doubtful = self._doubt(worker, requests, parts, now, out)
         node = worker.node
         replies: list[Reply] = []
         for request, (specs, frames) in zip(requests, parts, strict=True):
             if request is not None and request.state is not State.SETTLED and node in request.tried:
+                if request.id in doubtful:
+                    continue
                 if request.doubted:
                     self._second_opinion(request, node, (specs, frames), now)
                 self.flow.settle(request, node, out)
@@ -154,7 +157,7 @@ class Dispatcher:
                     self.counters.hedge_wins += 1
                 replies.append(Reply(request, message, specs, frames))
         self.counters.replied += len(replies)
-        self.counters.late += len(ids) - len(replies)
+        self.counters.late += len(ids) - len(replies) - len(doubtful)
         self.flow.admission.served(len(replies), now)
         if healed:
             self._pump_all(now, out)
@@ -178,9 +181,10 @@ class Dispatcher:
 
     def _doubt(
         self, worker: Worker, requests: list[Request | None], parts: list[Part], now: float, out: list[Action]
-    ) -> None:
+    ) -> set[int]:
         """NaN in an answer: the input's doing, or a sick worker's. Where there is another, it is asked for a second
-        opinion; until then nobody is blamed."""
+        opinion (returns the ids of these); until then nobody is blamed."""
+        doubtful: set[int] = set()
         for request, (specs, frames) in zip(requests, parts, strict=True):
             if request is None or request.state is not State.FLYING or request.doubted or request.sequence:
                 continue
@@ -189,8 +193,10 @@ class Dispatcher:
             others = any(slot.worker is not worker and not slot.worker.suspect for slot in pool.slots)
             if others and has_nan(specs, frames) and request.tried[-1] == worker.node:
                 request.doubted = worker.node
+                doubtful.add(request.id)
                 why = InferFailed((request.id,), BAD_ANSWER, "the answer is not a number")
                 self.flow.take_back(worker, [request], why, now, out)
+        return doubtful
 
     def _second_opinion(self, request: Request, node: str, part: Part, now: float) -> None:
         """Another worker found numbers where the first found none: the first is sick."""

@@ -55,6 +55,7 @@ def wake_slots(worker: Worker, now: float) -> None:
             slot.paused_until = 0.0
             slot.refresh()
         if slot.breaker.rested(now):
+            slot.latency.forgive()
             slot.refresh()
 
 
