@@ -31,6 +31,10 @@ class EdgeSeen:
     position: dict[str, int] = field(default_factory=dict)
     devices: dict[str, DeviceRecord] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    """Devices that it spoke of since its sweep began."""
+    due: tuple[int, int] = (0, 0)
+    """The sweep's number and the part that comes next."""
 
 
 class Fleet:
@@ -38,6 +42,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self.edges: dict[str, EdgeSeen] = {}
+        self._homes: dict[str, set[str]] = {}
+        """Device to the edges that speak of it."""
 
     def joined(self, peer: Peer, now: float) -> EdgeSeen:
         """An edge's session is live."""
@@ -45,6 +51,7 @@ class Fleet:
         assert certificate is not None
         edge = self.edges.setdefault(peer.node, EdgeSeen(peer.node, certificate.name, certificate.region))
         edge.alive, edge.reported, edge.since, edge.address = True, False, now, peer.address or edge.address
+        edge.due = (0, 0)
         return edge
 
     def left(self, node: str, now: float) -> None:
@@ -53,12 +60,40 @@ class Fleet:
         if edge is not None:
             edge.alive, edge.since = False, now
 
-    def report(self, node: str, report: FleetReport) -> None:
-        """What an edge says of its devices, whole."""
+    def report(self, node: str, report: FleetReport) -> frozenset[str]:
+        """What an edge says of its devices: all, a part of a sweep, or what changed. The devices it was about."""
         edge = self.edges.get(node)
-        if edge is not None:
-            edge.reported, edge.position, edge.values = True, report.position, report.values
-            edge.devices = {device.node: device for device in report.devices}
+        if edge is None:
+            return frozenset()
+        edge.position, edge.values = report.position, report.values
+        said = {device.node for device in report.devices}
+        for device in report.devices:
+            edge.devices[device.node] = device
+            self._homes.setdefault(device.node, set()).add(node)
+        if (report.sweep and not report.part) or (not report.sweep and report.last):
+            edge.due, edge.named = (report.sweep, 0), set()
+        edge.named |= said
+        if (report.sweep, report.part) != edge.due or not (report.sweep or report.last):
+            return frozenset(said)  # only what changed, or a part of a sweep that we have no beginning of
+        edge.due = (report.sweep, report.part + 1)
+        if not report.last:
+            return frozenset(said)
+        edge.reported = True
+        gone = edge.devices.keys() - edge.named
+        for device_node in gone:
+            del edge.devices[device_node]
+            self._homes[device_node].discard(node)
+            if not self._homes[device_node]:
+                del self._homes[device_node]
+        return frozenset(said | gone)
+
+    def home(self, device: str) -> EdgeSeen | None:
+        """The edge where a device lives now."""
+        for node in self._homes.get(device, ()):
+            edge = self.edges[node]
+            if edge.alive and edge.devices[device].alive:
+                return edge
+        return None
 
     def heard(self) -> set[str]:
         """Living edges whose devices are known."""
@@ -112,7 +147,7 @@ class Fleet:
             edge = self.edges.get(node.node)
             if edge is not None and edge.alive:
                 return edge
-        for at, device in self.living():
-            if device.node == node.node:
-                return at
+        at = self.home(node.node)
+        if at is not None:
+            return at
         raise errors.Unavailable(f"{node.name} is away")

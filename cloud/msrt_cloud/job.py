@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -169,16 +169,16 @@ class RunningJob:
             if peer.live:
                 peer.send(msgspec.structs.replace(current.message, deadline_s=left))
 
-    def living(self, living: set[str]) -> None:
+    def devices_changed(self, devices: Collection[str]) -> None:
         """Who is away for long is not waited for once the quorum is met; one that only changes its edge is."""
         current = self._round
         if current is None or current.over.done():
             return
         now = self._t.world.now()
-        for node in current.machine.participants:
-            if node not in living:
+        for node in sorted(current.machine.participants.intersection(devices)):
+            if self._t.fleet.home(node) is None:
                 current.away.setdefault(node, now)
-            elif current.away.pop(node, None) is not None:
+            elif current.away.pop(node, None) is not None or node in current.machine.gone:
                 self._later(current, current.machine.handle(e.Joined(node), now))
 
     def wants(self, meta: UpdateMeta) -> bool:

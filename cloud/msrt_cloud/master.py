@@ -172,6 +172,8 @@ class Cloud:
             self.metrics.leases.labels("edge").dec()
             log.warning("cloud.edge_lost", edge=peer.name, error=str(error or ""))
         self.fleet.left(peer.node, self.world.now())
+        if edge is not None:
+            self.training.devices_changed(edge.devices.keys())
         if final:
             self.feed.stop(peer.node)
 
@@ -183,8 +185,7 @@ class Cloud:
             case Follow():
                 self.feed.follow(peer, message)
             case FleetReport():
-                self.fleet.report(peer.node, message)
-                self.training.devices_changed({device.node for _, device in self.fleet.living()})
+                self.training.devices_changed(self.fleet.report(peer.node, message))
             case TrainProgress():
                 self.training.progress(peer, message)
             case Load():

@@ -7,7 +7,7 @@ and the artifact store (bundle, weights). Each job runs in a task of its own: no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -181,10 +181,10 @@ class Training:
                     peer.send(RoundClosed(name, job.round, ()))
                 running.announce([peer])
 
-    def devices_changed(self, living: set[str]) -> None:
-        """A report came: who is away is not waited for."""
+    def devices_changed(self, devices: Collection[str]) -> None:
+        """Something was said of these devices: who is away is not waited for, who changed its edge goes on there."""
         for running in self._jobs.values():
-            running.living(living)
+            running.devices_changed(devices)
 
     def progress(self, peer: Peer, message: TrainProgress) -> None:
         """How far a region is."""

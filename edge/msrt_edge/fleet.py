@@ -16,10 +16,11 @@ from msrt.inference.bundle import Manifest, check_manifest, signature_of
 from msrt.inference.signature import Signature
 from msrt.journal.state import State
 from msrt.links.link import Buffer
-from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, FleetReport, ModelState, Placement, TensorSpec
+from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, ModelState, Placement, TensorSpec
 from msrt.serving.backend import ModelInfo
 from msrt.trust.identity import Purpose, verify
 from msrt_edge.placement import Device, Measured, place, version_table
+from msrt_edge.telling import Telling
 
 __all__ = ["DeviceSeen", "Fleet"]
 
@@ -74,7 +75,8 @@ class Fleet:
         seen = self.devices.get(node)
         if seen is not None:
             seen.alive, seen.since = False, self._now()
-            self.changed.set()
+        self.telling = Telling(self.record)
+            self._tell(node)
 
     def report(self, peer: Peer, report: DeviceReport) -> None:
         """What a device holds now."""
@@ -85,7 +87,7 @@ class Fleet:
         seen.models, seen.own_labels, seen.sources = report.models, report.labels, report.sources
         if self._measured.learn(peer.node, peer.device_class, report) or relabelled or seen.assigned is None:
             self.assign()
-        self.changed.set()
+        self._tell(peer.node)
 
     def labels(self, seen: DeviceSeen) -> dict[str, str]:
         """Labels in force: the journal's over those of the certificate over what the device says of itself."""
@@ -102,8 +104,12 @@ class Fleet:
                 if (model, version) not in self.manifests:
                     self._learn(model, version, pushed.manifest, pushed.signature)
         self.assign()
-        self.changed.set()
+        self._tell(*self.devices)
 
+        self._tell(peer.node)
+
+    def _tell(self, *nodes: str) -> None:
+        self.telling.changed.update(dict.fromkeys(nodes))
     def _learn(self, model: str, version: int, data: bytes, signature: bytes) -> None:
         try:
             manifest = check_manifest(data, signature, lambda d, s: verify(self._cloud, d, s, Purpose.MANIFEST))
@@ -198,20 +204,22 @@ class Fleet:
 
     # --- what the cloud hears --------------------------------------------------------------------------------------
 
-    def record(self, positions: dict[str, int], values: dict[str, float]) -> FleetReport:
-        """All of it."""
+    def forget(self) -> None:
+        """Let go of those who are away for long."""
         now = self._now()
         for node in [n for n, seen in self.devices.items() if not seen.alive and now - seen.since > FORGET_S]:
             del self.devices[node]
-        records = tuple(
-            DeviceRecord(
-                node=node, name=seen.name, alive=seen.alive, device_class=seen.peer.device_class,
-                labels=self.labels(seen), models=seen.models, link=_scheme(seen.peer), values=seen.values,
-                sources=seen.sources,
-            )
-            for node, seen in self.devices.items()
+
+    def record(self, node: str) -> DeviceRecord | None:
+        """What the cloud should know of one device."""
+        seen = self.devices.get(node)
+        if seen is None:
+            return None
+        return DeviceRecord(
+            node=node, name=seen.name, alive=seen.alive, device_class=seen.peer.device_class,
+            labels=self.labels(seen), models=seen.models, link=_scheme(seen.peer), values=seen.values,
+            sources=seen.sources,
         )  # fmt: skip
-        return FleetReport(positions, records, values)
 
 
 def _scheme(peer: Peer) -> str:

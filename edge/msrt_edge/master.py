@@ -38,12 +38,14 @@ from msrt_edge.requests import Requests
 from msrt_edge.sides import Above, Below
 from msrt_edge.training import RegionTraining
 
+from msrt_edge.telling import Part, report
 __all__ = ["Edge", "EdgeSetup", "build"]
 
 log = structlog.get_logger()
 REPORT_S: Final = 2.0
 EDGES_S: Final = 10.0
 NEIGHBOURS: Final = "neighbours"
+REPORT_GAP_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -247,19 +249,32 @@ class Edge:
     async def _report(self) -> None:
         """The cloud hears of changes soon, and of numbers now and then."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPORT_S):
-                    await self.fleet.changed.wait()
-            self.fleet.changed.clear()
+            if fleet.telling.whole or self.uplink.peer is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REPORT_S):
+                        await fleet.changed.wait()
+            fleet.changed.clear()
+            fleet.forget()
             peer = self.uplink.peer
-            if peer is not None:
-                try:
-                    peer.send(self.fleet.record(self.follower.replica.durable, self.values()))
-                except errors.FrameTooLarge as error:
-                    log.warning("edge.report_too_large", devices=len(self.fleet.devices), error=error.text)
-                except (errors.Disconnected, errors.Overloaded):
-                    pass  # the next one says all of it
-            await asyncio.sleep(0.1)
+            if peer is not None and peer.live:
+                if fleet.telling.whole:
+                    self._tell(peer, fleet.telling.of_changes())
+                if not fleet.telling.whole or self.world.now() >= due:
+                    due = self.world.now() + REPORT_S
+                    self._tell(peer, fleet.telling.of_sweep(fleet.devices))
+                if fleet.telling.changed:
+                    fleet.changed.set()
+            await asyncio.sleep(REPORT_GAP_S)
+
+    def _tell(self, peer: Peer, part: Part | None) -> None:
+        if part is None:
+            return
+        try:
+            peer.send(report(part, self.follower.replica.durable, self.values()))
+        except (errors.Disconnected, errors.Overloaded, errors.FrameTooLarge) as error:
+            log.info("edge.report_held_back", devices=len(part.devices), error=error.text)  # said again, next time
+        else:
+            self.fleet.telling.sent(part)
 
     def values(self) -> dict[str, float]:
         """Numbers for `status`."""

@@ -47,6 +47,7 @@ class Above:
         self._edge.follower.attach(peer)
         self._edge.events.upward.attach(peer)
         self._edge.training.attach(peer)
+        self._edge.fleet.telling.restart()
         self._edge.fleet.changed.set()
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:

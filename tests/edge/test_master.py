@@ -106,7 +106,9 @@ def test_the_cloud_is_away_and_back():
         await rig.settled()
         assert rig.edge.cloud_away_s == 0
         await until(lambda: rig.cloud.told(FleetReport), 3)
-        assert {record.name for record in rig.cloud.told(FleetReport)[-1].devices} == {"d1", "d2"}
+        told = rig.cloud.told(FleetReport)[0]
+        assert (told.part, told.last) == (0, True)
+        assert {record.name for record in told.devices} == {"d1", "d2"}
 
     simulate(scenario)
 

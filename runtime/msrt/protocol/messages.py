@@ -378,7 +378,7 @@ class Load(_Message, frozen=True, tag="load"):
 
 
 class FleetReport(_Session, frozen=True, tag="fleet.report"):
-    """Edge to cloud: its devices, whole, on every change and every few seconds."""
+    """Edge to cloud: its devices, in parts: changes soon, and everybody in turn (a sweep)."""
 
     position: dict[str, int]
     """Journal positions by scope that the edge has on disk."""
@@ -386,6 +386,12 @@ class FleetReport(_Session, frozen=True, tag="fleet.report"):
     values: dict[str, float] = {}
 
 
+    sweep: int = 0
+    """Number of the sweep of which this is a part; 0 with `last`: all in one report, without: only what changed."""
+    part: int = 0
+    """Of the sweep, from 0, without gaps."""
+    last: bool = True
+    """Who was named neither in this sweep nor in a report since it began is gone."""
 class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One device as its edge sees it."""
 
