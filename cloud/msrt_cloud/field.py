@@ -8,17 +8,19 @@ from pathlib import Path
 import click
 import msgspec
 
+from msrt import errors
 from msrt.joining import Membership, new_member
 from msrt.life import live, tell
 from msrt.links.link import Credentials
 from msrt.process import StateDir, default_state
 from msrt.protocol.messages import Parent
-from msrt.serving.front import open_front
+from msrt.serving.front import Front, open_front
 from msrt.settings import CloudConfig
 from msrt.telemetry import logs
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
 from msrt.training.host import TrainerHost
+from msrt.trust.api_keys import KeyBook
 from msrt.trust.certificate import Certificate, issue
 from msrt.trust.identity import Identity
 from msrt.trust.roles import Role
@@ -59,15 +61,21 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
             "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
             lambda: {("events",): node.events.dropped},
         )  # fmt: skip
-        front = await open_front(CloudFront(node), state, config)
-        node.address = msgspec.structs.replace(node.address, http=front.address)
+        front = await open_front(CloudFront(node), state, config, world, lambda: _keys(node))
+        node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)
         try:
-            await live(node, stop, world, metrics, lambda: _started(node, state, config, folder))
+            await live(node, stop, world, metrics, lambda: _started(node, state, config, folder, front))
         finally:
             await front.close()
 
 
-def _started(node: Cloud, state: StateDir, config: CloudConfig, folder: Path) -> None:
+def _keys(node: Cloud) -> KeyBook:
+    if not node.ready.is_set():
+        raise errors.Unavailable("the cloud is starting")
+    return node.writer.state.api_keys
+
+
+def _started(node: Cloud, state: StateDir, config: CloudConfig, folder: Path, front: Front) -> None:
     address = node.address
     if config.advertise:
         port = address.zmq.rpartition(":")[2]
@@ -76,7 +84,7 @@ def _started(node: Cloud, state: StateDir, config: CloudConfig, folder: Path) ->
     fresh = _operator(node.world, node.identity, folder / "operator", address)
     click.echo(f"cloud {node.identity.node}")
     click.echo(f"  listens on {address.zmq}")
-    click.echo(f"  http       {address.http}")
+    click.echo("\n".join(front.lines()))
     click.echo(f"  state      {folder}")
     if fresh:
         where = f" --state {folder}" if config.state else ""

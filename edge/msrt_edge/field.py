@@ -18,7 +18,7 @@ from msrt.links.broker import Broker
 from msrt.links.link import Credentials
 from msrt.process import StateDir, default_state
 from msrt.protocol.messages import Parent
-from msrt.serving.front import open_front
+from msrt.serving.front import Front, open_front
 from msrt.settings import EdgeConfig
 from msrt.telemetry import logs
 from msrt.telemetry.metrics import Metrics
@@ -53,13 +53,16 @@ async def serve(config: EdgeConfig, invite: str, stop: asyncio.Event) -> None:
             )  # fmt: skip
             node = Edge(world, setup)
             observe(node)
-            front = await open_front(EdgeFront(node), state, config, deadline_s=config.request_deadline_s)
+            front = await open_front(
+                EdgeFront(node), state, config, world, lambda: node.follower.state.api_keys,
+                deadline_s=config.request_deadline_s,
+            )  # fmt: skip
             stack.push_async_callback(front.close)
-            node.address = msgspec.structs.replace(node.address, http=front.address)
+            node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)
             if node.events.hook is not None:
                 hook = asyncio.ensure_future(Webhook(world, node.events, config).run())
                 stack.callback(hook.cancel)
-            await live(node, stop, world, metrics, lambda: _started(node, state))
+            await live(node, stop, world, metrics, lambda: _started(node, state, front))
 
 
 async def _listeners(
@@ -132,7 +135,7 @@ class _Accounts:
             self._task = None
 
 
-def _started(node: Edge, state: StateDir) -> None:
+def _started(node: Edge, state: StateDir, front: Front) -> None:
     state.remember("listen", int(node.address.zmq.rpartition(":")[2]))
     advertise = node.setup.config.advertise
     if advertise:
@@ -144,7 +147,7 @@ def _started(node: Edge, state: StateDir) -> None:
                 node.address = msgspec.structs.replace(node.address, **{kind: at})
         node.uplink.say_address(node.address)
     click.echo(f"edge {node.certificate.name} ({node.node}) region {node.region}")
-    click.echo(f"  zmq   {node.address.zmq}")
-    click.echo(f"  mqtt  {node.address.mqtt or '-'}")
-    click.echo(f"  http  {node.address.http}")
+    click.echo(f"  zmq        {node.address.zmq}")
+    click.echo(f"  mqtt       {node.address.mqtt or '-'}")
+    click.echo("\n".join(front.lines()))
     click.echo("ready")

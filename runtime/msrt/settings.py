@@ -60,9 +60,14 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     listen: str = ""
     """ZeroMQ listener for workers, clients and operators."""
     http: str = ""
-    """HTTP listener: Open Inference Protocol, /metrics, /msrt/v1. Off loopback it needs `http_api_key`."""
-    http_api_key: str = ""
-    """Secret that HTTP callers send as `Authorization: Bearer KEY`; empty: none is asked for, loopback only."""
+    """HTTP listener: Open Inference Protocol, /metrics, /msrt/v1. Off loopback it speaks TLS, and asks for a key
+    (`msrt key create`)."""
+    http_plain: bool = False
+    """No TLS, for a proxy in front speaks it. Callers on loopback then need a key too: the proxy's come from there."""
+    tls_cert: str = ""
+    """PEM file with the certificate chain that HTTP and gRPC show; empty: off loopback one that signs itself."""
+    tls_key: str = ""
+    """PEM file with its private key. Both files are read again when they change."""
     http_body_bytes: Bytes = 16 * MIB
     """Largest request body."""
     http_connections: Count = 2048
@@ -79,11 +84,12 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.listen:
             split_address(self.listen, "listen")
-        if self.http and not is_loopback(self.http, "http") and not self.http_api_key:
-            raise InvalidConfig(
-                f"http = {self.http!r} is reachable from other machines",
-                hint="set http_api_key, or listen on 127.0.0.1",
-            )
+        if self.http:
+            split_address(self.http, "http")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidConfig("tls_cert and tls_key belong together", hint="set both, or neither")
+        if self.tls_cert and self.http_plain:
+            raise InvalidConfig("tls_cert and http_plain contradict each other", hint="let us speak TLS, or the proxy")
 
 
 class CloudConfig(MasterConfig, frozen=True, kw_only=True):
@@ -114,7 +120,7 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
 class EdgeConfig(MasterConfig, frozen=True, kw_only=True):
     """An edge master: `msrt edge join [INVITE] --config edge.toml`; the invite is for the first time."""
 
-    secrets: ClassVar[frozenset[str]] = frozenset({"http_api_key", "mqtt_password", "webhook_secret"})
+    secrets: ClassVar[frozenset[str]] = frozenset({"mqtt_password", "webhook_secret"})
 
     mqtt: str = ""
     """Listener of our own MQTT broker. Off loopback it speaks TLS."""

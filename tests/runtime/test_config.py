@@ -42,7 +42,7 @@ def test_settings_are_frozen():
 
 @pytest.mark.parametrize(
     ("typo", "meant"),
-    [("leas_s", "lease_s"), ("webhok_url", "webhook_url"), ("http_apikey", "http_api_key"), ("MQTT", "mqtt")],
+    [("leas_s", "lease_s"), ("webhok_url", "webhook_url"), ("tls_crt", "tls_cert"), ("MQTT", "mqtt")],
 )
 def test_a_typo_names_file_line_and_the_nearest_setting(tmp_path, typo, meant):
     """The error says where, what, and what was probably meant."""
@@ -108,12 +108,19 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "binary.toml", EdgeConfig)
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:80", "10.0.0.1:80", ":80", "[::]:80", "edge.example:80"])
-def test_http_off_loopback_needs_a_key(address):
-    """Nobody serves a model to the world by accident."""
-    with pytest.raises(InvalidConfig, match="http_api_key"):
-        load(None, EdgeConfig, {"http": address})
-    assert load(None, EdgeConfig, {"http": address, "http_api_key": "k"}).http == address
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tls_cert": "c.pem"}, "belong together"),
+        ({"tls_key": "k.pem"}, "belong together"),
+        ({"tls_cert": "c.pem", "tls_key": "k.pem", "http_plain": True}, "contradict"),
+        ({"http": "nowhere"}, "http"),
+    ],
+)
+def test_tls_settings_that_cannot_be_meant_are_refused(wrong, said):
+    """A certificate without its key, and TLS that is both ours and a proxy's."""
+    with pytest.raises(InvalidConfig, match=said):
+        load(None, EdgeConfig, wrong)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:80", "127.9.9.9:0", "[::1]:80", "localhost:80"])
@@ -124,18 +131,18 @@ def test_loopback_is_known(address):
 
 def test_secrets_are_not_shown():
     """A config in a log gives nothing away."""
-    config = load(None, EdgeConfig, {"http_api_key": "k3y", "mqtt_password": "pa55", "webhook_secret": "s3cret"})
-    assert not any(secret in repr(config) for secret in ("k3y", "pa55", "s3cret"))
+    config = load(None, EdgeConfig, {"mqtt_password": "pa55", "webhook_secret": "s3cret"})
+    assert not any(secret in repr(config) for secret in ("pa55", "s3cret"))
     assert "lease_s=1.5" in repr(config)
 
 
 def test_a_secret_may_lie_in_a_file(tmp_path):
     """`file:` reads it, relative to the config; a missing one is named."""
     (tmp_path / "key").write_text("k3y\n")
-    path = write(tmp_path, 'http_api_key = "file:key"\n')
-    assert load(path, EdgeConfig).http_api_key == "k3y"
-    with pytest.raises(InvalidConfig, match="http_api_key"):
-        load(None, EdgeConfig, {"http_api_key": f"file:{tmp_path}/none"})
+    path = write(tmp_path, 'mqtt_password = "file:key"\n')
+    assert load(path, EdgeConfig).mqtt_password == "k3y"
+    with pytest.raises(InvalidConfig, match="mqtt_password"):
+        load(None, EdgeConfig, {"mqtt_password": f"file:{tmp_path}/none"})
 
 
 def test_set_takes_toml_and_bare_words():

@@ -21,10 +21,11 @@ __all__ = ["Answer", "AsyncClient", "Client", "connect"]
 
 
 def connect(
-    urls: Sequence[str] = (), *, state: Path | str | None = None, api_key: str = "", deadline_s: float = 10.0
-) -> Client:
-    """A Client of these edges (tcp:// or http://), or of those that the cloud names. See AsyncClient."""
-    return Client(urls, state=state, api_key=api_key, deadline_s=deadline_s)
+    urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
+    fingerprint: str | Sequence[str] = (), ca: Path | str | None = None, deadline_s: float = 10.0,
+) -> Client:  # fmt: skip
+    """A Client of these edges (tcp://, http:// or https://), or of those that the cloud names. See AsyncClient."""
+    return Client(urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s)
 
 
 quiet_unless_configured()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from msrt.client.http import HttpFront
 from msrt.client.known import Known, ask_cloud, load_caller
 from msrt.client.peers import Member, PeerFront
 from msrt.client.request import Answer, Request, fitted, needs_model, tensors_of
+from msrt.client.tls import Trust
 from msrt.client.watch import watch_events
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import Event, Parent
@@ -38,16 +40,21 @@ CLOUD_S: Final = 3.0
 class AsyncClient:
     """Ask models for answers, from an event loop. Use it in an `async with`.
 
-    urls: edges, `tcp://HOST:PORT` or `http://HOST:PORT`; none: those that the cloud names. state: the directory of the
-    identity that `msrt login` made (or a cloud's own); an http:// address on loopback needs none. api_key: for http://
-    off loopback. deadline_s: of requests that name none.
+    urls: edges, `tcp://HOST:PORT`, `http://HOST:PORT` or `https://...`; none: those that the cloud names. state: the
+    directory of the identity that `msrt login` made (or a cloud's own); http needs none. key: an API key for http off
+    loopback (`msrt key create`); None: that of the environment's MSRT_KEY. fingerprint: of the certificates that edges
+    made themselves, as they print it at their start; edges tell of each other's. ca: a PEM file of authorities instead
+    of the system's. deadline_s: of requests that name none.
     """
 
     def __init__(
-        self, urls: Sequence[str] = (), *, state: Path | str | None = None, api_key: str = "",
+        self, urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
+        fingerprint: str | Sequence[str] = (), ca: Path | str | None = None,
         deadline_s: float = 10.0, member: Member | None = None,
     ) -> None:  # fmt: skip
-        self._given, self._state, self._key = list(urls), Path(state) if state else None, api_key
+        self._given = [urls] if isinstance(urls, str) else list(urls)
+        self._state, self._trust = Path(state) if state else None, Trust(fingerprint, ca)
+        self._key = os.environ.get("MSRT_KEY", "") if key is None else key
         self._deadline_s, self._member = deadline_s, member
         self._core: Core
         self._known: Known
@@ -109,9 +116,12 @@ class AsyncClient:
 
     def _front(self, url: str) -> Front | None:
         if url.startswith("http"):
-            return HttpFront(url, self._core, api_key=self._key)
+            return self._http(url)
         edge = self._known.edge_at(url)
         return PeerFront(self._member, edge, self._core) if edge and self._member else None
+
+    def _http(self, url: str) -> HttpFront:
+        return HttpFront(url, self._core, key=self._key, trust=self._trust, pin=self._known.pin_of(url))
 
     async def _tend(self) -> None:
         """Look after the list of edges."""
@@ -246,7 +256,7 @@ class AsyncClient:
         urls += [edge.http for edge in self._known.edges.values() if edge.http and edge.http not in urls]
         if not urls:
             raise errors.Unavailable("no edge that we know speaks HTTP", hint="name one: http://HOST:PORT")
-        fronts = [HttpFront(url, self._core, api_key=self._key) for url in urls]
+        fronts = [self._http(url) for url in urls]
         async with contextlib.aclosing(watch_events(fronts, model, device)) as events:
             async for event in events:
                 yield event

@@ -10,20 +10,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import structlog
 
 from msrt import errors
 from msrt.client.front import Front, Owner
 from msrt.client.request import Answer, Request
+from msrt.client.tls import Trust, is_near
 from msrt.inference.tensors import NUMPY_NAMES, array_of
 from msrt.protocol.messages import Event, Parent, TensorSpec
 from msrt.serving.backend import ModelInfo
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
     from numpy.typing import NDArray
 
 __all__ = ["HttpFront"]
 
+log = structlog.get_logger()
 PROBE_S: Final = 1.0
 """How often an edge that did not answer is looked at again."""
 CONNECTIONS: Final = 64
@@ -66,9 +71,11 @@ class _Error(msgspec.Struct):
 class HttpFront(Front):
     """One edge. `live` until a request cannot reach it, and again once it answers."""
 
-    def __init__(self, url: str, owner: Owner, *, api_key: str = "") -> None:
+    def __init__(self, url: str, owner: Owner, *, key: str = "", trust: Trust | None = None, pin: str = "") -> None:
         self.url = url.rstrip("/")
-        self._owner, self._live, self._key = owner, False, api_key
+        self._owner, self._live, self._key = owner, False, key
+        self._trust, self._pin = trust or Trust(), pin
+        self._refused: errors.MsrtError | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
         self._http: httpx.AsyncClient | None = None
@@ -79,18 +86,26 @@ class HttpFront(Front):
 
     @property
     def refused(self) -> errors.MsrtError | None:
-        """HTTP edges may always come back."""
-        return None
+        """It is not the server that we were told of; any other may come back."""
+        return self._refused
 
     async def run(self) -> None:
         """Look whether it answers, at once and whenever it did not."""
-        self._http = _client(self.url, self._key)
+        if self._key and not is_near(self.url):
+            log.warning("client.key_in_the_clear", edge=self.url, hint="use https://")
         try:
             while True:
                 if not self._live:
-                    with contextlib.suppress(errors.MsrtError):
+                    try:
+                        self._http = self._http or await self._client()
                         await self._ask("GET", "/v2/health/live", PROBE_S)
                         self._set(live=True)
+                    except errors.WrongServerKey as error:
+                        self._refused = error
+                        log.warning("client.wrong_server", edge=self.url, error=str(error))
+                        return
+                    except errors.MsrtError as error:
+                        log.debug("client.edge_away", edge=self.url, error=str(error))
                 self._look.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if self._live else PROBE_S):
@@ -98,7 +113,12 @@ class HttpFront(Front):
         finally:
             for task in self._tasks.values():
                 task.cancel()
-            await self._http.aclose()
+            if self._http is not None:
+                await self._http.aclose()
+
+    async def _client(self) -> httpx.AsyncClient:
+        """Raises WrongServerKey, Disconnected."""
+        return _client(self.url, self._key, await self._trust.context(self.url, self._pin))
 
     def _set(self, *, live: bool) -> None:
         if live != self._live:
@@ -115,6 +135,9 @@ class HttpFront(Front):
         except httpx.TimeoutException as error:
             raise errors.DeadlineExceeded(f"{self.url} did not answer within {timeout_s:.3g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                hint = "name its fingerprint, or the ca that vouches for it"
+                raise errors.WrongServerKey(f"nobody vouches for {self.url}", hint=hint) from error
             raise errors.Disconnected(f"{self.url} cannot be reached: {error}", hint="is it running?") from error
         if answer.status_code >= 300:
             raise _error_of(answer.status_code, answer.content, answer.headers.get("retry-after", ""))
@@ -170,7 +193,7 @@ class HttpFront(Front):
         """Events from now on. Raises Disconnected when the stream ends."""
         import httpx  # noqa: PLC0415 - see _ask
 
-        async with _client(self.url, self._key) as http:
+        async with await self._client() as http:
             try:
                 async with http.stream(
                     "GET", "/msrt/v1/events", params={"model": model, "device": device},
@@ -186,13 +209,13 @@ class HttpFront(Front):
         raise errors.Disconnected(f"the events of {self.url} ended")
 
 
-def _client(url: str, key: str) -> httpx.AsyncClient:
+def _client(url: str, key: str, context: ssl.SSLContext | None) -> httpx.AsyncClient:
     try:
         import httpx  # noqa: PLC0415 - see HttpFront._ask
     except ImportError as error:
         raise errors.CallerError("http:// needs httpx", hint="pip install 'msrt[client]'") from error
     return httpx.AsyncClient(
-        base_url=url, headers={"x-api-key": key} if key else {}, trust_env=False,
+        base_url=url, headers={"x-api-key": key} if key else {}, trust_env=False, verify=context or False,
         limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
     )  # fmt: skip
 

@@ -52,7 +52,7 @@ def same_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("tcp", "ipc", "http", "https", "mem") or not (parts.netloc or parts.path):
         raise errors.InvalidAddress(
-            f"{url!r} is no address of an edge", hint="write tcp://HOST:PORT or http://HOST:PORT"
+            f"{url!r} is no address of an edge", hint="write tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT"
         )
     return url.rstrip("/").replace("://localhost:", "://127.0.0.1:")
 
@@ -109,6 +109,10 @@ class Known:
     def edge_at(self, url: str) -> Parent | None:
         """The edge that listens there, if we know it: over ZeroMQ we must know its key."""
         return next((edge for edge in self.edges.values() if edge.zmq and same_url(edge.zmq) == url), None)
+
+    def pin_of(self, url: str) -> str:
+        """The fingerprint that this address was told of with; empty without."""
+        return next((edge.http_fingerprint for edge in self.edges.values() if edge.http == url), "")
 
     @property
     def unknown(self) -> list[str]:

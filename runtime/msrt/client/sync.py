@@ -29,13 +29,16 @@ class Client:
     """Ask models for answers, from any thread. Use it in a `with`, or `close` it. The parameters are AsyncClient's."""
 
     def __init__(
-        self, urls: Sequence[str] = (), *, state: Path | str | None = None, api_key: str = "", deadline_s: float = 10.0
-    ) -> None:
+        self, urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
+        fingerprint: str | Sequence[str] = (), ca: Path | str | None = None, deadline_s: float = 10.0,
+    ) -> None:  # fmt: skip
+        self._client = AsyncClient(
+            urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s
+        )  # fmt: skip
         self._loop = _loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="msrt-client", daemon=True)
         self._thread.start()
         self._closed = False
-        self._client = AsyncClient(urls, state=state, api_key=api_key, deadline_s=deadline_s)
         try:
             self._run(self._client.open())
         except BaseException:

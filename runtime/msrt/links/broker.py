@@ -27,7 +27,7 @@ from msrt.links.endpoint import Endpoint, parse_endpoint
 from msrt.links.link import Credentials
 from msrt.process import spawn_child, stop_child
 from msrt.trust.private import read_private, write_private
-from msrt.trust.tls import BrokerCertificate, mosquitto_password
+from msrt.trust.tls import ServerCertificate, mosquitto_password
 from msrt.world.world import World
 
 __all__ = ["Broker"]
@@ -164,7 +164,7 @@ class Broker:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._scheme == "mqtts":
             hosts = [self._host, "localhost", "127.0.0.1"]
-            self.fingerprint = BrokerCertificate.keep(self._folder, hosts, self._world.wall()).fingerprint
+            self.fingerprint = ServerCertificate.keep(self._folder, "broker", hosts, self._world.wall()).fingerprint
         write_private(self._folder / "broker.acl", acl(self.master).encode())
         known = parse_passwords((read_private(self._folder / "broker.users") or b"").decode())
         self._users = known | self._users

@@ -25,8 +25,10 @@ SHOWN: Final = 6
 @click.command()
 @click.argument("name", metavar="MODEL")
 @click.argument("source", metavar="INPUT", type=click.File("rb"))
-@click.option("--url", "urls", multiple=True, help="An edge: http://HOST:PORT or tcp://HOST:PORT; may be repeated.")
-@click.option("--api-key", default="", envvar="MSRT_API_KEY", help="For an http:// address off loopback.")
+@click.option("--url", "urls", multiple=True, help="An edge: http[s]://HOST:PORT or tcp://HOST:PORT; may be repeated.")
+@click.option("--key", default="", envvar="MSRT_KEY", help="API key for http off loopback (msrt key create).")
+@click.option("--fingerprint", "pins", multiple=True, help="SHA-256 of an edge's own certificate; may be repeated.")
+@click.option("--ca", default="", help="PEM file of the authorities to believe, instead of the system's.")
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--output", "outputs", multiple=True, help="Only this output; may be repeated.")
 @json_option
@@ -45,7 +47,9 @@ def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **option
     inputs = read_input(source.read())
 
     async def ask() -> Answer:
-        async with AsyncClient(options["urls"], state=state, api_key=options["api_key"]) as client:
+        async with AsyncClient(
+            options["urls"], state=state, key=options["key"], fingerprint=options["pins"], ca=options["ca"]
+        ) as client:
             return await client.infer(name, inputs, deadline=options["deadline"], outputs=options["outputs"])
 
     answer = run(ask())

@@ -1,14 +1,22 @@
-"""A master's HTTP listener in the field: the port it had before, the address it may be reached at."""
+"""A master's HTTP listener in the field: the port it had before, who may come in, the address it may be reached at."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 from msrt.process import StateDir
+from msrt.serving.access import Access
 from msrt.serving.app import App, AppConfig
 from msrt.serving.backend import Backend
 from msrt.serving.http import HttpServer
-from msrt.settings import MasterConfig
+from msrt.serving.tls import ServerTls
+from msrt.settings import MasterConfig, is_loopback
+from msrt.trust.api_keys import KeyBook
+from msrt.world.world import World
 
 __all__ = ["Front", "open_front"]
 
@@ -16,25 +24,55 @@ __all__ = ["Front", "open_front"]
 class Front:
     """An open HTTP front."""
 
-    def __init__(self, server: HttpServer, address: str) -> None:
+    def __init__(self, server: HttpServer, address: str, tls: ServerTls | None) -> None:
         self._server = server
         self.address = address
-        """http://HOST:PORT with the real port."""
+        """http://HOST:PORT or https://HOST:PORT with the real port."""
+        self.fingerprint = tls.fingerprint if tls else ""
+        """Of a certificate that signs itself."""
+        self._watching = asyncio.get_running_loop().create_task(tls.watch()) if tls else None
+
+    def lines(self) -> list[str]:
+        """What a node prints at its start."""
+        pin = [f"  sha256     {self.fingerprint}"] if self.fingerprint else []
+        return [f"  http       {self.address}", *pin]
 
     async def close(self) -> None:
         """Finish what is in flight, and close."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self._server.close()
 
 
-async def open_front(backend: Backend, state: StateDir, config: MasterConfig, *, deadline_s: float = 10.0) -> Front:
-    """Listen as the config says, else on a free loopback port that is kept. `deadline_s`: of a request that names none.
+async def open_front(
+    backend: Backend, state: StateDir, config: MasterConfig, world: World, keys: Callable[[], KeyBook], *,
+    deadline_s: float = 10.0,
+) -> Front:  # fmt: skip
+    """Listen as the config says, else on a free loopback port that is kept. `keys`: those in force, asked anew for each
+    request that shows one. `deadline_s`: of a request that names none.
 
     Raises PortInUse, InvalidConfig.
     """
     host, port = state.address("http", config.http)
     bounds = AppConfig(max_body=config.http_body_bytes, timeout_s=deadline_s)
-    app = App(backend, bounds, version=version("msrt"))
-    server = HttpServer(app, host, port, connections=config.http_connections, idle_s=config.http_idle_s)
+    now = asyncio.get_running_loop().time
+    access = Access(keys, now=now, wall=world.wall, trusts_loopback=not config.http_plain)
+    tls = server_tls(config, state, host, world.wall())
+    app = App(backend, bounds, version=version("msrt"), access=access)
+    server = HttpServer(
+        app, host, port, connections=config.http_connections, idle_s=config.http_idle_s,
+        tls=tls.context if tls else None, plain=config.http_plain,
+    )  # fmt: skip
     port = await server.start()
     state.remember("http", port)
-    return Front(server, f"http://{config.advertise or host}:{port}")
+    return Front(server, f"http{'s' if tls else ''}://{config.advertise or host}:{port}", tls)
+
+
+def server_tls(config: MasterConfig, state: StateDir, host: str, wall: float) -> ServerTls | None:
+    """What a listener on `host` shows; None where it speaks in the clear. Raises InvalidConfig."""
+    if config.tls_cert:
+        return ServerTls(Path(config.tls_cert), Path(config.tls_key))
+    if config.http_plain or is_loopback(f"{host}:0"):
+        return None
+    hosts = dict.fromkeys(name for name in (config.advertise, host, socket.gethostname(), "localhost") if name)
+    return ServerTls.keep(state.path, hosts, wall)

@@ -1,4 +1,4 @@
-"""What our own MQTT broker needs: a self-signed certificate, its fingerprint for the invite, and password lines."""
+"""What our own listeners need: a self-signed certificate and its fingerprint, and the MQTT broker's password lines."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cryptography.x509.oid import NameOID
 from msrt.errors import Corrupt
 from msrt.trust.private import read_private, write_private
 
-__all__ = ["BrokerCertificate", "fingerprint", "mosquitto_password"]
+__all__ = ["ServerCertificate", "fingerprint", "mosquitto_password"]
 
 VALID_DAYS: Final = 3650
-"""Children trust the fingerprint in their invite, not the date: a lapsed date would only break them."""
+"""Callers trust the fingerprint that they were told, not the date: a lapsed date would only break them."""
 SALT_SIZE: Final = 12
 ITERATIONS: Final = 101
 """mosquitto's own default. Our passwords are random bytes of 128 bits and more; a slow hash adds nothing."""
 
 
-class BrokerCertificate(NamedTuple):
+class ServerCertificate(NamedTuple):
     """A certificate and its key, both PEM."""
 
     certificate: bytes
@@ -46,7 +46,7 @@ class BrokerCertificate(NamedTuple):
         P-256, as every TLS stack on small devices has it. The key comes from the system's random source.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "msrt broker")])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "msrt")])
         start = dt.datetime.fromtimestamp(wall, dt.UTC) - dt.timedelta(days=1)
         certificate = (
             x509.CertificateBuilder()
@@ -68,18 +68,18 @@ class BrokerCertificate(NamedTuple):
         )
 
     @classmethod
-    def keep(cls, folder: Path, hosts: Iterable[str], wall: float) -> Self:
-        """The one in `folder` (broker.crt, broker.key), made at the first call: its fingerprint is in invites.
+    def keep(cls, folder: Path, name: str, hosts: Iterable[str], wall: float) -> Self:
+        """The one in `folder` (NAME.crt, NAME.key), made at the first call: its fingerprint is what others know.
 
         Raises DiskFull, StateUnusable, KeysExposed.
         """
-        certificate = read_private(folder / "broker.crt", secret=False)
-        key = read_private(folder / "broker.key")
+        certificate = read_private(folder / f"{name}.crt", secret=False)
+        key = read_private(folder / f"{name}.key")
         if certificate and key:
             return cls(certificate, key)
         made = cls.make(hosts, wall)
-        write_private(folder / "broker.key", made.key)
-        write_private(folder / "broker.crt", made.certificate)
+        write_private(folder / f"{name}.key", made.key)
+        write_private(folder / f"{name}.crt", made.certificate)
         return made
 
 

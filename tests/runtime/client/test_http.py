@@ -168,8 +168,8 @@ def test_an_api_key_is_shown():
 
     text, key = make_key("app", "client", random.randbytes)
     access = Access(lambda: KeyBook([key]), trusts_loopback=False)
-    play(good, config={"access": access}, api_key=text)
-    play(bad, config={"access": access}, api_key=text[:-1] + "x")
+    play(good, config={"access": access}, key=text)
+    play(bad, config={"access": access}, key=text[:-1] + "x")
 
 
 def test_events_of_all_edges_come_once():

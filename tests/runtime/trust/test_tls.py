@@ -13,21 +13,21 @@ import pytest
 from cryptography import x509
 
 from msrt.errors import Corrupt, KeysExposed
-from msrt.trust.tls import BrokerCertificate, fingerprint, mosquitto_password
+from msrt.trust.tls import ServerCertificate, fingerprint, mosquitto_password
 
 WALL = 1_700_000_000.0
 
 
 def test_the_fingerprint_is_of_the_der_bytes():
     """PEM and DER of one certificate have one fingerprint: what a TLS client computes from the handshake."""
-    made = BrokerCertificate.make(["localhost"], WALL)
+    made = ServerCertificate.make(["localhost"], WALL)
     der = ssl.PEM_cert_to_DER_cert(made.certificate.decode())
     assert made.fingerprint == fingerprint(der) == hashlib.sha256(der).hexdigest()
 
 
 def test_it_names_its_hosts_and_is_valid_now():
     """Names and addresses are in it; it holds from yesterday for years."""
-    made = x509.load_pem_x509_certificate(BrokerCertificate.make(["edge-1", "127.0.0.1"], WALL).certificate)
+    made = x509.load_pem_x509_certificate(ServerCertificate.make(["edge-1", "127.0.0.1"], WALL).certificate)
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["edge-1"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
@@ -37,7 +37,7 @@ def test_it_names_its_hosts_and_is_valid_now():
 
 def test_a_tls_server_takes_it(tmp_path):
     """OpenSSL loads the certificate and its key as a pair."""
-    made = BrokerCertificate.keep(tmp_path, ["localhost"], WALL)
+    made = ServerCertificate.keep(tmp_path, "broker", ["localhost"], WALL)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "broker.crt", tmp_path / "broker.key")
     client = ssl.create_default_context(cadata=made.certificate.decode())
@@ -46,12 +46,12 @@ def test_a_tls_server_takes_it(tmp_path):
 
 def test_it_is_kept(tmp_path):
     """A restarted edge has the same certificate, as its fingerprint is in invites; the key is private."""
-    first = BrokerCertificate.keep(tmp_path, ["localhost"], WALL)
-    assert BrokerCertificate.keep(tmp_path, ["other"], WALL + 1) == first
+    first = ServerCertificate.keep(tmp_path, "broker", ["localhost"], WALL)
+    assert ServerCertificate.keep(tmp_path, "broker", ["other"], WALL + 1) == first
     assert stat.S_IMODE((tmp_path / "broker.key").stat().st_mode) == 0o600
     (tmp_path / "broker.key").chmod(0o644)
     with pytest.raises(KeysExposed):
-        BrokerCertificate.keep(tmp_path, ["localhost"], WALL)
+        ServerCertificate.keep(tmp_path, "broker", ["localhost"], WALL)
 
 
 def test_a_damaged_certificate_is_corrupt():
