@@ -57,6 +57,7 @@ class Fleet:
         self._measured = Measured()
         self._tables: dict[str, VersionTable] = {}
         self._generation = 0
+        self.telling = Telling(self.record)
         self.changed = asyncio.Event()
         """Something that the cloud should hear of."""
 
@@ -68,14 +69,13 @@ class Fleet:
         if seen is None:
             seen = self.devices[peer.node] = DeviceSeen(peer, peer.name)
         seen.peer, seen.alive, seen.since, seen.assigned = peer, True, self._now(), None
-        self.changed.set()
+        self._tell(peer.node)
 
     def left(self, node: str) -> None:
         """A device is away."""
         seen = self.devices.get(node)
         if seen is not None:
             seen.alive, seen.since = False, self._now()
-        self.telling = Telling(self.record)
             self._tell(node)
 
     def report(self, peer: Peer, report: DeviceReport) -> None:
@@ -88,6 +88,10 @@ class Fleet:
         if self._measured.learn(peer.node, peer.device_class, report) or relabelled or seen.assigned is None:
             self.assign()
         self._tell(peer.node)
+
+    def _tell(self, *nodes: str) -> None:
+        self.telling.changed.update(dict.fromkeys(nodes))
+        self.changed.set()
 
     def labels(self, seen: DeviceSeen) -> dict[str, str]:
         """Labels in force: the journal's over those of the certificate over what the device says of itself."""
@@ -106,10 +110,6 @@ class Fleet:
         self.assign()
         self._tell(*self.devices)
 
-        self._tell(peer.node)
-
-    def _tell(self, *nodes: str) -> None:
-        self.telling.changed.update(dict.fromkeys(nodes))
     def _learn(self, model: str, version: int, data: bytes, signature: bytes) -> None:
         try:
             manifest = check_manifest(data, signature, lambda d, s: verify(self._cloud, d, s, Purpose.MANIFEST))

@@ -36,16 +36,16 @@ from msrt_edge.gate import EdgeGate
 from msrt_edge.placement import wanted_digests
 from msrt_edge.requests import Requests
 from msrt_edge.sides import Above, Below
+from msrt_edge.telling import Part, report
 from msrt_edge.training import RegionTraining
 
-from msrt_edge.telling import Part, report
 __all__ = ["Edge", "EdgeSetup", "build"]
 
 log = structlog.get_logger()
 REPORT_S: Final = 2.0
+REPORT_GAP_S: Final = 0.1
 EDGES_S: Final = 10.0
 NEIGHBOURS: Final = "neighbours"
-REPORT_GAP_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,8 @@ class Edge:
             await asyncio.sleep(EDGES_S if self._neighbours else 1.0)
 
     async def _report(self) -> None:
-        """The cloud hears of changes soon, and of numbers now and then."""
+        """The cloud hears of changes soon, and of everybody in turn: of all of them at once when it comes."""
+        fleet, due = self.fleet, 0.0
         while True:
             if fleet.telling.whole or self.uplink.peer is None:
                 with contextlib.suppress(TimeoutError):
