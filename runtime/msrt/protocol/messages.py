@@ -54,8 +54,9 @@ class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
     mqtt_fingerprint: str = ""
     """SHA-256 of the broker's certificate, hex; empty without TLS."""
     http: str = ""
-    """http://HOST:PORT"""
     region: str = ""
+    http_fingerprint: str = ""
+    """SHA-256 of the certificate that https shows, hex; empty without, or where an authority vouches for it."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
