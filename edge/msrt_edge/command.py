@@ -34,6 +34,7 @@ def edge() -> None:
     help="Where its own MQTT broker listens, or the URL of a broker of yours. Default: a free loopback port, kept.",
 )
 @click.option("--http", metavar="HOST:PORT", help="Inference, events, metrics. Default: a free loopback port, kept.")
+@click.option("--grpc", metavar="HOST:PORT", help="Inference over gRPC. Default: none.")
 @node_options
 def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
     """Join the tree with INVITE (of `msrt invite edge`) and serve; later starts need none.

@@ -299,7 +299,7 @@ class PortInUse(LocalError):
     """Another process listens on that address."""
 
     code = "port_in_use"
-    hint = "name another with --listen, --mqtt or --http (port 0 takes a free one)"
+    hint = "name another with --listen, --mqtt, --http or --grpc (port 0 takes a free one)"
 
 
 class StateLocked(LocalError):

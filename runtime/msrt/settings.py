@@ -62,6 +62,9 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     http: str = ""
     """HTTP listener: Open Inference Protocol, /metrics, /msrt/v1. Off loopback it speaks TLS, and asks for a key
     (`msrt key create`)."""
+    grpc: str = ""
+    """gRPC listener: the same protocol, by the same certificate and keys; empty: none. Port 0 takes a free one, and
+    keeps it."""
     http_plain: bool = False
     """No TLS, for a proxy in front speaks it. Callers on loopback then need a key too: the proxy's come from there."""
     tls_cert: str = ""
@@ -69,9 +72,9 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     tls_key: str = ""
     """PEM file with its private key. Both files are read again when they change."""
     http_body_bytes: Bytes = 16 * MIB
-    """Largest request body."""
+    """Largest request body, and message over gRPC."""
     http_connections: Count = 2048
-    """Open HTTP connections; one more is answered 503."""
+    """Open HTTP connections; one more is answered 503. Also the gRPC calls at work at a time."""
     http_idle_s: Seconds = 75.0
     """An idle connection is closed after this time."""
     advertise: str = ""
@@ -86,6 +89,8 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
             split_address(self.listen, "listen")
         if self.http:
             split_address(self.http, "http")
+        if self.grpc:
+            split_address(self.grpc, "grpc")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidConfig("tls_cert and tls_key belong together", hint="set both, or neither")
         if self.tls_cert and self.http_plain:

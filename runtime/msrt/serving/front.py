@@ -1,4 +1,5 @@
-"""A master's HTTP listener in the field: the port it had before, who may come in, the address it may be reached at."""
+"""A master's listeners in the field, HTTP and perhaps gRPC: the ports they had before, who may come in, and where they
+may be reached."""
 
 from __future__ import annotations
 
@@ -7,25 +8,29 @@ import socket
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msrt.process import StateDir
 from msrt.serving.access import Access
 from msrt.serving.app import App, AppConfig
-from msrt.serving.backend import Backend
+from msrt.serving.backend import Backend, Models
 from msrt.serving.http import HttpServer
 from msrt.serving.tls import ServerTls
 from msrt.settings import MasterConfig, is_loopback
 from msrt.trust.api_keys import KeyBook
 from msrt.world.world import World
 
+if TYPE_CHECKING:
+    from msrt.serving.grpc.front import GrpcFront
+
 __all__ = ["Front", "open_front"]
 
 
 class Front:
-    """An open HTTP front."""
+    """What is open."""
 
-    def __init__(self, server: HttpServer, address: str, tls: ServerTls | None) -> None:
-        self._server = server
+    def __init__(self, server: HttpServer, address: str, tls: ServerTls | None, grpc: GrpcFront | None = None) -> None:
+        self._server, self._grpc = server, grpc
         self.address = address
         """http://HOST:PORT or https://HOST:PORT with the real port."""
         self.fingerprint = tls.fingerprint if tls else ""
@@ -35,23 +40,24 @@ class Front:
     def lines(self) -> list[str]:
         """What a node prints at its start."""
         pin = [f"  sha256     {self.fingerprint}"] if self.fingerprint else []
-        return [f"  http       {self.address}", *pin]
+        grpc = [f"  grpc       {self._grpc.address}"] if self._grpc else []
+        return [f"  http       {self.address}", *pin, *grpc]
 
     async def close(self) -> None:
         """Finish what is in flight, and close."""
         if self._watching is not None:
             self._watching.cancel()
-        await self._server.close()
+        await asyncio.gather(self._server.close(), *([self._grpc.close()] if self._grpc else []))
 
 
 async def open_front(
     backend: Backend, state: StateDir, config: MasterConfig, world: World, keys: Callable[[], KeyBook], *,
-    deadline_s: float = 10.0,
+    models: Models | None = None, deadline_s: float = 10.0,
 ) -> Front:  # fmt: skip
     """Listen as the config says, else on a free loopback port that is kept. `keys`: those in force, asked anew for each
-    request that shows one. `deadline_s`: of a request that names none.
+    request that shows one. `models`: the repository, if there is one. `deadline_s`: of a request that names none.
 
-    Raises PortInUse, InvalidConfig.
+    Raises PortInUse, InvalidAddress, InvalidConfig.
     """
     host, port = state.address("http", config.http)
     bounds = AppConfig(max_body=config.http_body_bytes, timeout_s=deadline_s)
@@ -65,7 +71,18 @@ async def open_front(
     )  # fmt: skip
     port = await server.start()
     state.remember("http", port)
-    return Front(server, f"http{'s' if tls else ''}://{config.advertise or host}:{port}", tls)
+    address = f"http{'s' if tls else ''}://{config.advertise or host}:{port}"
+    if not config.grpc:
+        return Front(server, address, tls)
+    try:
+        from msrt.serving.grpc.front import open_grpc  # noqa: PLC0415 - grpc takes memory: only who asked for it pays
+
+        shown = server_tls(config, state, state.address("grpc", config.grpc)[0], world.wall())
+        grpc = await open_grpc(backend, models, state, config, access, shown, deadline_s=deadline_s)
+    except BaseException:
+        await server.close()
+        raise
+    return Front(server, address, tls, grpc)
 
 
 def server_tls(config: MasterConfig, state: StateDir, host: str, wall: float) -> ServerTls | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
+from msrt.errors import Unavailable
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import Backend, ModelConfig, Models, ModelStatistics, Took
 from msrt.serving.grpc import messages as m
@@ -22,9 +23,15 @@ _TIMES: Final = (
 class Looks:
     """What stands behind the table."""
 
-    def __init__(self, backend: Backend, models: Models, version: str, extensions: tuple[str, ...] = ()) -> None:
-        self._backend, self._models = backend, models
+    def __init__(self, backend: Backend, models: Models | None, version: str, extensions: tuple[str, ...] = ()) -> None:
+        self._backend, self._given = backend, models
         self._server = m.ServerMetadataResponse(name="msrt", version=version, extensions=extensions)
+
+    @property
+    def _models(self) -> Models:
+        if self._given is None:
+            raise Unavailable("this node keeps no model repository")
+        return self._given
 
     async def live(self, _asked: Any) -> Any:
         return m.ServerLiveResponse(live=True)

@@ -53,6 +53,7 @@ _SENTENCE: Final = 2000
 _CLOSE_S: Final = 2.0
 _TAKEN: Final = frozenset({errno.EADDRINUSE, errno.EACCES})
 
+Pair = Callable[[], tuple[bytes, bytes]]
 Context = Any  # grpc.aio.ServicerContext; its methods are not all typed
 
 
@@ -75,7 +76,7 @@ class GrpcServer:
     """Serves until closed. `in_flight`, `streams` and `responses` (by code) are what there is to see."""
 
     def __init__(
-        self, backend: Backend, models: Models, config: GrpcConfig | None = None, *,
+        self, backend: Backend, models: Models | None, config: GrpcConfig | None = None, *,
         access: Access | None = None, version: str = "",
     ) -> None:  # fmt: skip
         self.config = config or GrpcConfig()
@@ -90,9 +91,9 @@ class GrpcServer:
     def streams(self) -> int:
         return len(self._streams)
 
-    async def start(self, host: str, port: int, *, tls: tuple[bytes, bytes] | None = None, plain: bool = False) -> int:
-        """Listen; returns the real port (0 takes a free one). `tls`: private key and certificate chain, PEM. `plain`:
-        off loopback without it all the same, for a proxy speaks it.
+    async def start(self, host: str, port: int, *, tls: Pair | None = None, plain: bool = False) -> int:
+        """Listen; returns the real port (0 takes a free one). `tls`: gives private key and certificate chain, PEM;
+        asked anew at each handshake. `plain`: off loopback without it all the same, for a proxy speaks it.
 
         Raises PortInUse, InvalidAddress, and InvalidConfig when keys would be heard on the way.
         """
@@ -113,7 +114,7 @@ class GrpcServer:
             if tls is None:
                 port = server.add_insecure_port(address)
             else:
-                port = server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
+                port = server.add_secure_port(address, _credentials(tls))
         except RuntimeError:
             raise _why(host, port) from None
         await server.start()
@@ -234,6 +235,19 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         return self._methods.get(handler_call_details.method)
+
+
+def _credentials(pair: Pair) -> grpc.ServerCredentials:
+    shown = [pair()]
+
+    def renewed() -> Any:  # of a thread of grpc's
+        now = pair()
+        if now is shown[0]:
+            return None
+        shown[0] = now
+        return grpc.ssl_server_certificate_configuration([now])
+
+    return grpc.dynamic_ssl_server_credentials(grpc.ssl_server_certificate_configuration(shown), renewed)
 
 
 def _why(host: str, port: int) -> MsrtError:
