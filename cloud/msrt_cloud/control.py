@@ -17,6 +17,7 @@ from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
+from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Control:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        keys = Keys(cloud)
+        keys, policies = Keys(cloud), Policies(cloud)
         self._table: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "invite.create": (InviteCreate, self._invite),
             "key.create": (KeyCreate, keys.create),
@@ -146,6 +147,8 @@ class Control:
             "model.rollback": (ModelName, self._model_rollback),
             "model.load": (ModelHere, self._model_load),
             "model.unload": (ModelHere, self._model_unload),
+            "model.policy": (ModelPolicyAsk, policies.policy),
+            "model.shadow": (ModelShadow, policies.shadow),
             "train.run": (TrainRun, self._train_run),
             "train.status": (JobName, self._train_status),
             "train.report": (JobName, self._train_report),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from msrt import errors
@@ -42,6 +42,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self.edges: dict[str, EdgeSeen] = {}
+        self.own: Callable[[], DeviceRecord | None] = lambda: None
+        """The cloud's own engine."""
         self._homes: dict[str, set[str]] = {}
         """Device to the edges that speak of it."""
 
@@ -104,6 +106,8 @@ class Fleet:
         best: dict[str, tuple[EdgeSeen, DeviceRecord]] = {}
         for edge in self.edges.values():
             for device in edge.devices.values():
+                if device.node == edge.node:
+                    continue  # its own engine
                 held = best.get(device.node)
                 if held is None or (edge.alive and device.alive) > (held[0].alive and held[1].alive):
                     best[device.node] = (edge, device)
@@ -116,11 +120,43 @@ class Fleet:
     def matching(self, selector: str) -> list[Seen]:
         """Living devices that a selector names. Raises InvalidAddress."""
         parsed = Selector.parse(selector)
+        found = [Seen(edge.region, device) for edge, device in self.living()]
+        if parsed.names("tier"):  # masters run only what is meant for them
+            found += self.masters()
         return [
-            Seen(edge.region, device)
-            for edge, device in self.living()
+            seen
+            for seen in found
             if parsed.matches(
-                {**device.labels, "name": device.name, "region": edge.region, "class": device.device_class}
+                {
+                    "tier": "device", **seen.device.labels, "name": seen.device.name, "region": seen.region,
+                    "class": seen.device.device_class,
+                }
+            )
+        ]  # fmt: skip
+
+    def masters(self) -> list[Seen]:
+        """Living edges, and the cloud, that can run models themselves."""
+        out = []
+        for edge in self.edges.values():
+            if not edge.alive:
+                continue
+            labels = {"tier": "edge"}
+            record = edge.devices.get(edge.node) or DeviceRecord(edge.node, edge.name, True, "master", labels, ())  # noqa: FBT003
+            out.append(Seen(edge.region, record))
+        own = self.own()
+        return [*out, Seen("", own)] if own is not None else out
+
+    def holders(self, model: str) -> list[EdgeSeen]:
+        """Living edges where somebody has it ready."""
+        return [
+            edge
+            for edge in self.edges.values()
+            if edge.alive
+            and any(
+                m.model == model and m.state == "ready"
+                for device in edge.devices.values()
+                if device.alive
+                for m in device.models
             )
         ]
 

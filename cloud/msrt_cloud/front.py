@@ -1,4 +1,5 @@
-"""What the cloud offers over HTTP: health, metrics, where the edges are, the registry. It runs no model."""
+"""What the cloud offers over HTTP: health, metrics, where the edges are, the registry, and inference (by its own
+engine, or passed on to an edge)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import msgspec
 
-from msrt import errors
 from msrt.protocol.messages import Event, Parent
 from msrt.serving.backend import InferAnswer, InferRequest, ModelInfo
 from msrt_cloud.master import Cloud
@@ -24,8 +24,7 @@ class CloudFront:
         self._cloud = cloud
 
     def infer(self, request: InferRequest) -> Awaitable[InferAnswer]:
-        """Inference is the edges' work."""
-        raise errors.Unavailable(f"the cloud runs no {request.model}", hint="ask an edge: GET /msrt/v1/edges")
+        return self._cloud.serving.infer(request)
 
     def metadata(self, model: str, version: int = 0) -> ModelInfo:
         manifest, _ = self._cloud.registry.find(model, version)
@@ -36,7 +35,7 @@ class CloudFront:
         if not model:
             return self._cloud.ready.is_set()
         self._cloud.registry.find(model, version)
-        return False
+        return self._cloud.serving.ready(model, version)
 
     def edges(self) -> Sequence[Parent]:
         return self._cloud.fleet.parents("")

@@ -38,6 +38,7 @@ from msrt_cloud.gate import CloudGate
 from msrt_cloud.registry import Prepare, Registry
 from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
+from msrt_cloud.serving import Serving
 from msrt_cloud.training import Means, Training
 
 __all__ = ["Cloud", "CloudSetup", "build"]
@@ -88,12 +89,14 @@ class Cloud:
         await self._open()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self.rollouts.run())
+            computing = group.create_task(self.serving.run())
             await self.training.resume()
             self.ready.set()
             try:
                 await self._closing.wait()
             finally:
                 watching.cancel()
+                computing.cancel()
                 await self.training.close()
                 await self.downlink.close("the cloud stops")
                 await self.writer.close()
@@ -120,6 +123,7 @@ class Cloud:
         )  # fmt: skip
         self.training = Training(means)
         self.feed = Feed(self.writer)
+        self.serving = Serving(self)
         self.control = Control(self)
         gate = CloudGate(world, self.identity, self.writer, self._parents)
         self._gate = gate
@@ -165,6 +169,7 @@ class Cloud:
         self.training.edge_joined(peer)
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+        self.serving.left(peer, final=final)
         if peer.role != Role.EDGE:
             return
         edge = self.fleet.edges.get(peer.node)
@@ -177,7 +182,9 @@ class Cloud:
         if final:
             self.feed.stop(peer.node)
 
-    def message(self, peer: Peer, message: Message, _frames: list[Buffer]) -> None:
+    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
+        if self.serving.message(peer, message, frames):
+            return
         if peer.role != Role.EDGE:
             log.warning("cloud.unexpected_message", peer=peer.name, type=type(message).__name__)
             return

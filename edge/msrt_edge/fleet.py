@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -27,6 +27,8 @@ __all__ = ["DeviceSeen", "Fleet"]
 log = structlog.get_logger()
 FORGET_S: Final = 3600.0
 """A device that is away so long is no longer reported."""
+OWN_CLASS: Final = "master"
+"""Device class of a master's own engine: it measures both variants for itself."""
 
 
 @dataclass
@@ -44,6 +46,21 @@ class DeviceSeen:
     assigned: tuple[Placement, ...] | None = None
 
 
+class Own(Protocol):
+    """This node's own engine, where it runs models itself."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def models(self) -> tuple[ModelState, ...]: ...
+
+    def assign(self, placements: tuple[Placement, ...]) -> None: ...
+
+
 class Fleet:
     """All devices of this edge by node id. Manifests are checked once, when they come into force."""
 
@@ -56,7 +73,9 @@ class Fleet:
         self._signatures: dict[tuple[str, int], Signature] = {}
         self._measured = Measured()
         self._tables: dict[str, VersionTable] = {}
+        self._ready: dict[str, int] = {}
         self._generation = 0
+        self.own: Own | None = None
         self.telling = Telling(self.record)
         self.changed = asyncio.Event()
         """Something that the cloud should hear of."""
@@ -122,11 +141,16 @@ class Fleet:
     def assign(self) -> None:
         """Tell each device what it should hold, where that changed."""
         state = self._state()
+        if self.own is not None:
+            labels = self._own_labels(self.own)
+            here = Device(self.own.node, self._region, OWN_CLASS, labels, local=True)
+            self.own.assign(place(state, self.manifests, self._measured, here))
         for seen in self.devices.values():
             if not seen.alive or not seen.peer.live:
                 continue
             known = {"name": seen.name, "region": self._region, "class": seen.peer.device_class}
-            device = Device(seen.peer.node, self._region, seen.peer.device_class, {**self.labels(seen), **known})
+            labels = {"tier": "device", **self.labels(seen), **known}
+            device = Device(seen.peer.node, self._region, seen.peer.device_class, labels)
             wanted = place(state, self.manifests, self._measured, device)
             if wanted == seen.assigned:
                 continue
@@ -140,16 +164,27 @@ class Fleet:
                 continue
             seen.assigned = wanted
 
+    def _own_labels(self, own: Own) -> dict[str, str]:
+        labels = self._state().labels(own.node)
+        return {**labels, "tier": "edge", "name": own.name, "region": self._region, "class": OWN_CLASS}
+
+    def _holders(self) -> Iterator[tuple[str, tuple[ModelState, ...]]]:
+        """Who computes here, and what each has."""
+        for node, seen in self.devices.items():
+            if seen.alive:
+                yield node, seen.models
+        if self.own is not None:
+            yield self.own.node, self.own.models
+
     def tables(self) -> list[VersionTable]:
         """Version tables that changed since the last call."""
         ready: dict[str, dict[str, frozenset[int]]] = {}
-        for node, seen in self.devices.items():
-            if not seen.alive:
-                continue
-            for model in seen.models:
+        for node, models in self._holders():
+            for model in models:
                 if model.state == "ready":
                     versions = ready.setdefault(model.model, {}).get(node, frozenset())
                     ready[model.model][node] = versions | {model.version}
+        self._ready = {model: len(nodes) for model, nodes in ready.items()}
         rollouts = self._state().rollouts_in(self._region)
         out = [VersionTable(name, 0) for name in self._tables.keys() - rollouts.keys()]  # withdrawn
         for gone in out:
@@ -160,6 +195,19 @@ class Fleet:
                 self._tables[name] = table
                 out.append(table)
         return out
+
+    def ready_models(self) -> Collection[str]:
+        """Models that somebody here can answer, as of the last `tables`."""
+        return self._ready.keys()
+
+    def ready_model(self, model: str) -> int:
+        """How many here can answer it, as of the last `tables`."""
+        return self._ready.get(model, 0)
+
+    def settled(self, model: str, version: int = 0) -> int:
+        """The one version that answers such a request; 0 while there are two."""
+        table = self._tables.get(model)
+        return version or (table.stable if table is not None and not table.candidate else 0)
 
     def serving_versions(self) -> list[VersionTable]:
         """The tables in force."""
@@ -197,9 +245,8 @@ class Fleet:
         """Has any device this version ready?"""
         return any(
             m.model == model and m.version == version and m.state == "ready"
-            for seen in self.devices.values()
-            if seen.alive
-            for m in seen.models
+            for _, models in self._holders()
+            for m in models
         )
 
     # --- what the cloud hears --------------------------------------------------------------------------------------
@@ -210,9 +257,23 @@ class Fleet:
         for node in [n for n, seen in self.devices.items() if not seen.alive and now - seen.since > FORGET_S]:
             del self.devices[node]
 
+    @property
+    def everyone(self) -> list[str]:
+        """Of whom the cloud hears: the devices, and this edge itself where it runs models."""
+        own = [self.own.node] if self.own is not None and self.own.models else []
+        return [*self.devices, *own]
+
+    def own_changed(self) -> None:
+        """This edge's own engine has loaded something, or let it go."""
+        if self.own is not None:
+            self._tell(self.own.node)
+
     def record(self, node: str) -> DeviceRecord | None:
-        """What the cloud should know of one device."""
+        """What the cloud should know of one device, or of this edge's own engine."""
         seen = self.devices.get(node)
+        own = self.own
+        if own is not None and node == own.node:
+            return DeviceRecord(node, own.name, True, OWN_CLASS, self._own_labels(own), own.models)  # noqa: FBT003
         if seen is None:
             return None
         return DeviceRecord(

@@ -18,7 +18,7 @@ class EdgeFront:
         self._edge = edge
 
     def infer(self, request: InferRequest) -> Awaitable[InferAnswer]:
-        return self._edge.requests.infer(request)
+        return self._edge.service.infer(request)
 
     def metadata(self, model: str, version: int = 0) -> ModelInfo:
         return self._edge.fleet.metadata(model, version)

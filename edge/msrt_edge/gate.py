@@ -1,4 +1,4 @@
-"""Who may come in at an edge: devices and clients with a certificate of the cloud, joiners relayed to it."""
+"""Who may come in at an edge: devices, clients and other edges with a certificate of the cloud; joiners are relayed."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class EdgeGate:
             raise errors.NotEnrolled(f"the certificate is of {certificate.node}, not of {hello.node}")
         if principal not in (certificate.link_key, hello.node.encode()):
             raise errors.NotEnrolled("the link was opened with another key than the certificate's")
-        if certificate.role not in (Role.DEVICE, Role.CLIENT, Role.OPERATOR):
-            raise errors.Forbidden(f"an edge takes devices and clients, not the role {certificate.role!r}")
+        if certificate.role not in (Role.DEVICE, Role.CLIENT, Role.OPERATOR, Role.EDGE):
+            raise errors.Forbidden(f"an edge takes devices, clients and other edges, not the role {certificate.role!r}")
         if self._state().is_revoked(certificate.node, certificate.serial):
             raise errors.Revoked(f"{certificate.name} was removed from the tree")
         return certificate

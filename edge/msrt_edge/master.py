@@ -20,6 +20,7 @@ from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import fetch_from
 from msrt.dispatch import Config, Dispatcher
 from msrt.hop import Downlink, Peer, Uplink
+from msrt.inference.local import LocalEngine
 from msrt.joining import Membership, endpoint_for, hello_of, next_boot
 from msrt.links.link import Credentials, Link
 from msrt.protocol import wire
@@ -27,7 +28,7 @@ from msrt.protocol.messages import Parent
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity
+from msrt.trust.identity import Identity, Purpose, verify
 from msrt.world.world import World
 from msrt_edge.events import Events
 from msrt_edge.fleet import Fleet
@@ -35,6 +36,7 @@ from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
 from msrt_edge.placement import wanted_digests
 from msrt_edge.requests import Requests
+from msrt_edge.service import Service
 from msrt_edge.sides import Above, Below
 from msrt_edge.telling import Part, report
 from msrt_edge.training import RegionTraining
@@ -99,16 +101,20 @@ class Edge:
             world, bound_bytes=config.event_bytes, max_age_s=config.event_age_s, webhook=bool(config.webhook_url)
         )
         self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
-        self._hello = hello_of(world, setup.identity, setup.membership)
-        self.uplink = Uplink(
-            world,
-            self._hello,
-            setup.membership.parents[:1],
-            endpoint_for(setup.identity, setup.membership),
-            Above(self),
-        )
+        self.hello = hello_of(world, setup.identity, setup.membership)
+        self.endpoint = endpoint_for(setup.identity, setup.membership)
+        self.uplink = Uplink(world, self.hello, setup.membership.parents[:1], self.endpoint, Above(self))
         self.fetch_blob = fetch_from(self.uplink)
-        me = f"{self.node}/{self._hello.boot}"
+        self.engine = LocalEngine(
+            world, self.node, self.certificate.name, fetch=self.fetch,
+            verify=lambda data, signature: verify(cloud_identity, data, signature, Purpose.MANIFEST),
+            heard=lambda message, frames: self.requests.own_answer(self.node, message, frames),
+            changed=self._engine_changed,
+        )  # fmt: skip
+        self.fleet.own = self.engine
+        self._engine_works = False
+        self.service = Service(self)
+        me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(world, me, self.device_peers, self.fetch, config.update_streams)
         self.downlink: Downlink | None = None
         self._meters: dict[str, Any] = {}
@@ -124,6 +130,7 @@ class Edge:
     async def run(self) -> None:
         """Until cancelled or `close`d. Raises PortInUse, BrokerFailed."""
         await self._listen()
+        self.service.others_changed()
         self._journal_changed()
         self.ready.set()
         try:
@@ -132,7 +139,7 @@ class Edge:
                     group.create_task(work)
                     for work in (
                         self.follower.run(), self.training.run(), self.events.tidy(), self._report(), self._ask_edges(),
-                        self._prefetch(),
+                        self._prefetch(), self.engine.run(),
                     )
                 ]  # fmt: skip
                 try:
@@ -141,6 +148,7 @@ class Edge:
                     for task in side:
                         task.cancel()
         finally:
+            await self.service.close()
             if self.downlink is not None:
                 await self.downlink.close("the edge stops")
 
@@ -153,7 +161,7 @@ class Edge:
             lambda: self.known_edges,
         )
         self.downlink = Downlink(
-            self.world, self.node, self._hello.boot, Below(self), gate,
+            self.world, self.node, self.hello.boot, Below(self), gate,
             lease_s=self.setup.config.lease_s, epoch=boots << 24, children=self.setup.config.workers,
         )  # fmt: skip
         for url, credentials in self.setup.listen:
@@ -226,6 +234,16 @@ class Edge:
     def refresh_tables(self) -> None:
         for table in self.fleet.tables():
             self.requests.versions(table)
+        self.service.refresh()
+
+    def _engine_changed(self) -> None:
+        """What this edge itself has loaded: it is one more worker from its first model on."""
+        if not self._engine_works:
+            self._engine_works = True
+            self.requests.worker_up(self.engine)
+        self.requests.own_models(self.node, self.engine.models)
+        self.fleet.own_changed()
+        self.refresh_tables()
 
     def _load_neighbours(self) -> tuple[Parent, ...]:
         found = dict(self._store.scan(NEIGHBOURS)).get(NEIGHBOURS)
@@ -240,6 +258,7 @@ class Edge:
                 others = tuple(edge for edge in edges if edge.node != self.node)
                 if others != self._neighbours:
                     self._neighbours = others
+                    self.service.others_changed()
                     self._store.put(NEIGHBOURS, wire.pack(others))
                     await self.world.offload(self._store.commit)
                     if self.downlink is not None:
@@ -262,7 +281,7 @@ class Edge:
                     self._tell(peer, fleet.telling.of_changes())
                 if not fleet.telling.whole or self.world.now() >= due:
                     due = self.world.now() + REPORT_S
-                    self._tell(peer, fleet.telling.of_sweep(fleet.devices))
+                    self._tell(peer, fleet.telling.of_sweep(fleet.everyone))
                 if fleet.telling.changed:
                     fleet.changed.set()
             await asyncio.sleep(REPORT_GAP_S)
@@ -285,7 +304,7 @@ class Edge:
             "replied": float(counters.replied), "rejected": float(counters.rejected),
             "retried": float(counters.retried), "events_waiting": float(self.events.waiting),
             "events_dropped": float(self.events.dropped), "artifact_bytes": float(self.artifacts.held_bytes),
-            "artifacts_corrupt": float(self.artifacts.corrupt),
+            "artifacts_corrupt": float(self.artifacts.corrupt), **self.service.values(),
         }  # fmt: skip
 
     def _served(self, model: str, code: str, seconds: float) -> None:

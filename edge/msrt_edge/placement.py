@@ -24,7 +24,9 @@ class Device:
     region: str
     device_class: str
     labels: Mapping[str, str]
-    """With name, region and class among them."""
+    """With name, region, class and tier among them."""
+    local: bool = False
+    """A master's own engine: it runs only what names its tier, `--to tier=edge`."""
 
 
 @dataclass
@@ -59,7 +61,8 @@ class Measured:
 
 def _versions(rollout: RolloutSet, device: Device) -> list[int]:
     """Versions a device should hold for one rollout, the one it serves first."""
-    if not Selector.parse(rollout.selector).matches(device.labels):
+    selector = Selector.parse(rollout.selector)
+    if not selector.matches(device.labels) or (device.local and not selector.names("tier")):
         return []
     if rollout.state == "rolled_back":
         return [rollout.previous] if rollout.previous else []
@@ -76,7 +79,11 @@ def place(
     """All that a device should hold, in the order of model names. Versions without a checked manifest are left out."""
     out = []
     for model, rollout in sorted(state.rollouts_in(device.region).items()):
-        for number, version in enumerate(_versions(rollout, device)):
+        versions = _versions(rollout, device)
+        policy = state.policies.get(model)
+        if versions and policy is not None and policy.shadow and policy.shadow not in versions:
+            versions = [*versions, policy.shadow]  # beside: it gets copies only
+        for number, version in enumerate(versions):
             pushed: ModelPushed | None = state.models.get(model, {}).get(version)
             manifest = manifests.get((model, version))
             if pushed is None or manifest is None:
@@ -105,7 +112,8 @@ def wanted_digests(
 ) -> Iterable[tuple[str, int]]:
     """Artifacts (digest, size) that devices of this region may ask for: every version that a rollout names."""
     for rollout in state.rollouts_in(region).values():
-        for version in (rollout.version, rollout.previous):
+        policy = state.policies.get(rollout.model)
+        for version in {rollout.version, rollout.previous, policy.shadow if policy is not None else 0}:
             manifest = manifests.get((rollout.model, version))
             if manifest is not None:
                 yield from ((variant.digest, variant.size) for variant in manifest.variants.values())

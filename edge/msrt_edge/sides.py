@@ -49,9 +49,13 @@ class Above:
         self._edge.training.attach(peer)
         self._edge.fleet.telling.restart()
         self._edge.fleet.changed.set()
+        self._edge.service.others_changed()
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+        self._edge.service.relay.gone(peer)
         if final:
+            self._edge.service.gone(peer)
+            self._edge.service.others_changed()
             self._edge.cloud_left_at = self._edge.world.now()
             log.warning("edge.cloud_away", error=str(error or ""))
             self._edge.events.upward.detach(peer)
@@ -64,6 +68,14 @@ class Above:
                 edge.follower.block(peer, message, frames)
             case FollowRefused():
                 edge.follower.stopped(message)
+            case Inferred():
+                edge.service.relay.answered(peer, message, frames)
+            case InferFailed():
+                edge.service.relay.failed(peer, message)
+            case Infer():
+                edge.service.from_peer(peer, message, frames)
+            case InferCancel():
+                edge.service.cancelled(peer, message)
             case RoundOpen():
                 peer.spawn(self._round(message))
             case RoundClosed():
@@ -78,6 +90,9 @@ class Above:
             log.warning("round.not_opened", job=message.job, round=message.round, error=str(error))
 
     async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
+        if method == "model.shadow":
+            views = self._edge.service.shadows(str(params.get("model", "")))
+            return [msgspec.to_builtins(view) for view in views]
         family, _, what = method.partition(".")
         node = params.get("node")
         if family != "node" or what not in ("logs", "diagnose") or not isinstance(node, str):
@@ -114,7 +129,7 @@ class Below:
         edge = self._edge
         if peer.role != Role.DEVICE:
             if final:
-                edge.requests.client_gone(peer)
+                edge.service.gone(peer)
             return
         if peer.node in edge.device_peers():
             edge.metrics.leases.labels("device").dec()
@@ -134,9 +149,9 @@ class Below:
             case InferFailed() if device:
                 requests.failed(peer, message)
             case Infer() if not device:
-                requests.from_client(peer, message, frames)
+                self._edge.service.from_peer(peer, message, frames)
             case InferCancel() if not device:
-                requests.client_cancelled(peer, message)
+                self._edge.service.cancelled(peer, message)
             case DeviceReport() if device:
                 self._reported(peer, message)
             case Load() if device:

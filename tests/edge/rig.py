@@ -115,6 +115,9 @@ class Cloud:
         self.world, self.kept = world, kept
         self.heard, self.updates, self.refuses, self.asked = [], [], [], []
         self.peer = None
+        self.name = "cloud"
+        self.infers = fail("not_found")
+        """What becomes of requests that edges pass up."""
         self.offered = []
         """The edges that it names."""
         self.writer = Writer(
@@ -171,6 +174,8 @@ class Cloud:
         self.heard.append(message)
         if isinstance(message, Follow):
             self.feed.follow(peer, message)
+        elif isinstance(message, Infer):
+            self.infers(self, peer, message)
 
     async def called(self, peer, method, params):
         self.asked.append((method, params))
@@ -347,12 +352,12 @@ class Rig:
         self.sim.restart(name)
         await until(lambda: self.sim.node(name) is not None, seconds)
 
-    def opened(self, number=1, *devices, weights, deadline_s=30.0, job="job", compression="fp32"):
+    def opened(self, number=1, *devices, weights, deadline_s=30.0, job="job", compression="fp32", **more):
         """The cloud opens a round for these devices."""
         participants = {identity(name).node: index for index, name in enumerate(devices or self.devices)}
         self.cloud.say(
             RoundOpen(
-                job, number, "b" * 64, b"s", weights, deadline_s, participants, len(participants), compression
+                job, number, "b" * 64, b"s", weights, deadline_s, participants, len(participants), compression, **more
             )
         )  # fmt: skip
 

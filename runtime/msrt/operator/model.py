@@ -1,4 +1,4 @@
-"""`msrt model`: push, list, show, rollout, rollback."""
+"""`msrt model`: push, list, show, rollout, rollback; policy and shadow beside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from msrt import errors
+from msrt.operator.policy import policy, shadow
 from msrt.operator.session import Ask, ask, patient, state_option
 from msrt.operator.show import console, json_option, print_json, progress, table, warn
 from msrt.protocol.address import ModelName
@@ -21,7 +22,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def model() -> None:
-    """Models: push to the registry, roll out to devices, roll back."""
+    """Models: push to the registry, roll out to devices, roll back, say how they are served."""
 
 
 @model.command()
@@ -161,3 +162,7 @@ def rollback(state: Path | None, name: str) -> None:
     """Return NAME to the version before the present one."""
     result = ask(state, lambda cloud: cloud("model.rollback", model=ModelName.parse(name).name))
     console().print(f"{result['model']}@{result['version']} serves again")
+
+
+model.add_command(policy)
+model.add_command(shadow)

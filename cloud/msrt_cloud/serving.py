@@ -1,0 +1,293 @@
+"""Inference in the cloud: what was rolled out with `--to tier=cloud` runs here; other requests are passed on to an edge
+that has the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from msrt import errors
+from msrt.dispatch import Config, Dispatcher
+from msrt.dispatch import events as e
+from msrt.dispatch.canary import is_canary
+from msrt.dispatch.overflow import TRIES, Path, choose
+from msrt.hop import Peer
+from msrt.inference.bundle import Manifest, signature_of
+from msrt.inference.bundle import choose as choose_variant
+from msrt.inference.local import LocalEngine
+from msrt.inference.signature import Signature
+from msrt.journal.facts import RolloutSet
+from msrt.journal.state import Facts
+from msrt.links.link import Buffer
+from msrt.protocol import wire
+from msrt.protocol.address import Selector
+from msrt.protocol.messages import (
+    DeviceRecord,
+    Infer,
+    InferCancel,
+    InferFailed,
+    Inferred,
+    Message,
+    Placement,
+)
+from msrt.serving.asked import Asked
+from msrt.serving.backend import InferAnswer, InferRequest
+from msrt.serving.relay import Relay
+from msrt.trust.identity import Purpose, verify
+
+if TYPE_CHECKING:
+    from msrt_cloud.master import Cloud
+
+__all__ = ["Serving"]
+
+log = structlog.get_logger()
+NAME: Final = "cloud"
+CLASS: Final = "master"
+MARGIN: Final = 0.9
+
+
+class Serving:
+    """The shell of the cloud's own dispatcher, which has one worker: this process."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud, self._world = cloud, cloud.world
+        node, public = cloud.identity.node, cloud.identity.public
+        self.engine = LocalEngine(
+            cloud.world, node, NAME, fetch=cloud.artifacts.read,
+            verify=lambda data, signature: verify(public, data, signature, Purpose.MANIFEST),
+            heard=self._heard, changed=self._changed,
+        )  # fmt: skip
+        self.dispatcher = Dispatcher(Config(), cloud.world.random)
+        self.relay = Relay(cloud.world.now)
+        self._asked = Asked(self.infer)
+        self._signatures: dict[tuple[str, int], Signature] = {}
+        self._tables: dict[str, int] = {}
+        self._paths: dict[str, Path] = {}
+        self._works = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        cloud.fleet.own = self.record
+        cloud.writer.subscribe(self._journal)
+        self._assign()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self.engine.run()
+
+    def record(self) -> DeviceRecord:
+        """This engine, as rollouts see a device."""
+        return DeviceRecord(self.engine.node, NAME, True, CLASS, _labels(), self.engine.models)  # noqa: FBT003
+
+    def ready(self, model: str, version: int = 0) -> bool:
+        """Whether this cloud, or an edge that it would ask, can answer now."""
+        return bool(self._own(model, version)) or bool(self._cloud.fleet.holders(model))
+
+    # --- what should run here ------------------------------------------------------------------------------------
+
+    def _journal(self, _facts: Facts) -> None:
+        self._assign()
+
+    def _assign(self) -> None:
+        state = self._cloud.writer.state
+        out = []
+        for model, rollout in sorted(state.rollouts_in("").items()):
+            for number, version in enumerate(_versions(rollout, self.engine.node)):
+                pushed = state.models.get(model, {}).get(version)
+                if pushed is None:
+                    continue
+                manifest = wire.unpack(pushed.manifest, Manifest)
+                self._signatures.setdefault((model, version), signature_of(manifest))
+                variant = choose_variant(manifest, CLASS)
+                out.append(Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0))
+        self.engine.assign(tuple(out))
+
+    def _changed(self) -> None:
+        """What is loaded changed: one more worker from its first model on."""
+        node, models = self.engine.node, self.engine.models
+        if not self._works:
+            self._works = True
+            self._handle(e.WorkerUp(node, self.engine.limit))
+        self._handle(e.ModelsReady(node, models))
+        ready: dict[str, set[int]] = {}
+        for model in models:
+            if model.state == "ready":
+                ready.setdefault(model.model, set()).add(model.version)
+        rollouts = self._cloud.writer.state.rollouts_in("")
+        tables = {}
+        for model_name, versions in ready.items():
+            rollout = rollouts.get(model_name)
+            wanted = _versions(rollout, node) if rollout is not None else []
+            tables[model_name] = next((version for version in wanted if version in versions), max(versions))
+        for gone in self._tables.keys() - tables.keys():
+            self._handle(e.VersionTable(gone, 0))
+        for name, version in tables.items():
+            if self._tables.get(name) != version:
+                self._handle(e.VersionTable(name, version))
+        self._tables = tables
+
+    def _own(self, model: str, version: int = 0) -> int:
+        """The version that this process would answer with, 0 for none."""
+        if not version:
+            return self._tables.get(model, 0)
+        held = any(m.model == model and m.version == version and m.state == "ready" for m in self.engine.models)
+        return version if held else 0
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    async def infer(self, request: InferRequest, asker: str = "") -> InferAnswer:
+        """Here if the model is here, else by an edge that has it. Raises NotFound, InvalidTensor, Overloaded,
+        Unavailable, DeadlineExceeded."""
+        began = self._world.now()
+        version = self._own(request.model, request.version)
+        fault: errors.MsrtError | None = None
+        if version:
+            self._signatures[request.model, version].check(request.inputs, request.frames)
+            try:
+                return await self._submit(request)
+            except (errors.Overloaded, errors.Unavailable) as error:
+                fault = error
+        left = request.timeout_s * MARGIN - (self._world.now() - began)
+        return await self._pass_on(request, asker, left, fault)
+
+    async def _pass_on(
+        self, request: InferRequest, asker: str, left_s: float, fault: errors.MsrtError | None
+    ) -> InferAnswer:
+        self._cloud.registry.find(request.model, request.version)
+        until = self._world.now() + left_s
+        holders = {edge.node: edge.region for edge in self._cloud.fleet.holders(request.model)}
+        for node, region in holders.items():
+            self._paths.setdefault(node, Path(node, region))
+        tried: list[str] = []
+        while len(tried) < TRIES:
+            now = self._world.now()
+            paths = [self._paths[node] for node in holders]
+            path = choose(
+                paths, request.model, hops=request.hops, asker=asker, left_s=until - now, now=now, tried=tried
+            )
+            if path is None:
+                break
+            tried.append(path.name)
+            try:
+                return await self._by(path, request, until - now)
+            except errors.MsrtError as error:
+                fault = error
+                path.refused(request.model, error.code, float(getattr(error, "retry_after", 0.0)), self._world.now())
+        raise fault or errors.Unavailable(
+            f"the cloud runs no {request.model}, and no edge that can be asked has it ready",
+            hint="roll it out: msrt model rollout NAME --to tier=cloud",
+        )
+
+    async def _by(self, path: Path, request: InferRequest, left_s: float) -> InferAnswer:
+        peer = self._cloud.downlink.peers.get(path.name)
+        if peer is None:
+            raise errors.Disconnected("that edge is away")
+        sent = self._world.now()
+        found = await self.relay.ask(peer, request, left_s, request.hops + 1)
+        path.answered(self._world.now() - sent, found.compute_s, found.queue_s)
+        answer = found.answer
+        marks = {"region": path.region, **answer.marks}
+        return InferAnswer(answer.version, answer.variant, answer.device, answer.outputs, answer.frames, marks)
+
+    async def _submit(self, request: InferRequest) -> InferAnswer:
+        future: asyncio.Future[InferAnswer] = asyncio.get_running_loop().create_future()
+        one = e.Request(
+            request.model, request.inputs, request.frames, self._world.now() + request.timeout_s, future,
+            request.version, request.outputs, request.trace, request.priority,
+        )  # fmt: skip
+        self._handle(e.Submit([one]))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._handle(e.Cancel(one))
+            raise
+
+    # --- peers ---------------------------------------------------------------------------------------------------
+
+    def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> bool:
+        """Whether it was one of ours."""
+        match message:
+            case Infer():
+                self._asked.received(peer, message, frames)
+            case InferCancel():
+                self._asked.cancelled(peer, message)
+            case Inferred():
+                self.relay.answered(peer, message, frames)
+            case InferFailed():
+                self.relay.failed(peer, message)
+            case _:
+                return False
+        return True
+
+    def left(self, peer: Peer, *, final: bool) -> None:
+        """A peer went silent, or is gone."""
+        self.relay.gone(peer)
+        if final:
+            self._asked.gone(peer)
+
+    # --- performing ----------------------------------------------------------------------------------------------
+
+    def _heard(self, message: Inferred | InferFailed, frames: list[Buffer]) -> None:
+        node = self.engine.node
+        self._handle(e.Answered(node, message, frames) if isinstance(message, Inferred) else e.Failed(node, message))
+
+    def _handle(self, event: e.Event) -> None:
+        now = self._world.now()
+        self._perform(self.dispatcher.handle(event, now))
+        due = self.dispatcher.next_deadline()
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self._handle(e.Tick())
+
+    def _perform(self, actions: Iterable[e.Action]) -> None:
+        for action in actions:
+            match action:
+                case e.Send():
+                    self._send(action)
+                case e.Recall():
+                    self.engine.send(InferCancel(action.ids))
+                case e.Reply():
+                    future, found = action.request.token, action.answer
+                    if isinstance(future, asyncio.Future) and not future.done():
+                        marks = {"answered_by": NAME}
+                        future.set_result(
+                            InferAnswer(
+                                found.version, found.variant, found.device, action.outputs, action.frames, marks
+                            )
+                        )
+                case e.Reject():
+                    future = action.request.token
+                    if isinstance(future, asyncio.Future) and not future.done():
+                        future.set_exception(action.error)
+
+    def _send(self, action: e.Send) -> None:
+        try:
+            self.engine.send(action.message, action.frames)
+        except errors.MsrtError as error:
+            failed = InferFailed(action.message.ids, error.code, error.text)
+            asyncio.get_running_loop().call_soon(self._handle, e.Failed(action.worker, failed))
+
+
+def _labels() -> dict[str, str]:
+    return {"tier": "cloud", "name": NAME, "region": "", "class": CLASS}
+
+
+def _versions(rollout: RolloutSet, node: str) -> list[int]:
+    """What this cloud should hold for one rollout, the one it serves first: as an edge decides for a device."""
+    selector = Selector.parse(rollout.selector)
+    if not selector.names("tier") or not selector.matches(_labels()):
+        return []
+    if rollout.state == "rolled_back":
+        return [rollout.previous] if rollout.previous else []
+    if rollout.state == "canary" and rollout.previous:
+        first = is_canary(rollout.canary, "", node, rollout.model)
+        return [rollout.version, rollout.previous] if first else [rollout.previous]
+    return [rollout.version]
