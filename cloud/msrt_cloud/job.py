@@ -20,7 +20,7 @@ from msrt.learning.vector import advance, l2_norm, load, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.bundle import JobConfig
 from msrt.training.task import Node
-from msrt_cloud.muster import candidates, muster
+from msrt_cloud.muster import candidates, draw, muster
 from msrt_cloud.publish import publish
 
 if TYPE_CHECKING:
@@ -35,18 +35,25 @@ AWAY_S: Final = 3.0
 """The devices of a dead edge have that long to come back at another one."""
 RETRIES: Final = 5
 """Rounds without quorum in a row, after which the job fails."""
+PAUSE_S: Final = 1.0
+"""Least time from the opening of a round that is given up to the next one's; doubled by each one in a row."""
+TOLD_AT_ONCE: Final = 6000
+"""Participants in one message: their ids take half of a header."""
 
 
 class _Round:
     """One open round and its sums."""
 
-    def __init__(self, message: RoundOpen, machine: GlobalRound, deadline: float, opened: float) -> None:
-        self.message, self.machine, self.deadline, self.opened = message, machine, deadline, opened
+    def __init__(self, message: RoundOpen, machine: GlobalRound, indices: dict[str, int], opened: float) -> None:
+        self.message, self.machine, self.indices, self.opened = message, machine, indices, opened
+        self.deadline = opened + message.deadline_s
         self.sum = RunningSum(machine.size)
         self.payloads: dict[str, tuple[UpdateMeta, bytes]] = {}
         self.lock = asyncio.Lock()
         self.away: dict[str, float] = {}
         """Participants that no edge has, since when."""
+        self.told: dict[str, set[str]] = {}
+        """Edge to the participants that it was told of."""
         self.bytes_up = 0
         self.ratio: float | None = None
         """Bytes of one update, its meta included, against the same vector in float32."""
@@ -96,11 +103,18 @@ class RunningJob:
                 log.warning("round.abandoned", job=self.name, round=number + 1, reason=why)
                 if failures >= RETRIES:
                     raise errors.JobFailed(f"{RETRIES} rounds in a row were given up: {why}")
+                await self._pause(failures)
                 continue
             failures = 0
             number += 1
             weights = self._t.writer.state.jobs[self.name].weights
         await self._finish(weights, nodes)
+
+    async def _pause(self, failures: int) -> None:
+        """What made all devices fail at once (no space, no network) lasts a while; five rounds are soon spent on it."""
+        assert self._round is not None
+        spent = self._t.world.now() - self._round.opened
+        await asyncio.sleep(max(0.0, min(PAUSE_S * 2**failures, self._config.deadline_s) - spent))
 
     def _why(self, given_up: e.Abandon) -> str:
         """The reason, and what most of those who failed said, in the words of one of them."""
@@ -108,7 +122,8 @@ class RunningJob:
             return given_up.reason
         fault, _ = Counter(given_up.failed.values()).most_common(1)[0]
         node = next(node for node, text in sorted(given_up.failed.items()) if text == fault)
-        return f"{given_up.reason}; {self._t.writer.state.nodes[node].name} said: {fault}"
+        known = self._t.writer.state.nodes.get(node)
+        return f"{given_up.reason}; {known.name if known else node} said: {fault}"
 
     async def close(self) -> None:
         """End the workshop's process."""
@@ -120,32 +135,33 @@ class RunningJob:
 
     # --- a round -------------------------------------------------------------------------------------------------
 
-    async def _gather(self) -> dict[str, int]:
+    async def _gather(self, number: int) -> dict[str, int]:
         """Wait for enough devices; node id to its index."""
         t, config = self._t, self._config
         due = muster(t.writer.state, t.writer.state.jobs[self.name], config.min_nodes, config.select, self._until)
         while True:
-            devices = {device.node: index for index, device in enumerate(t.participants(config.select))}
+            devices = [device.node for device in t.participants(config.select)]
             self.waiting = due.missing(t.fleet.heard(), devices, t.world.now())
             if not self.waiting:
-                return devices
+                return {node: index for index, node in enumerate(draw(devices, config.max_nodes, self.name, number))}
             await asyncio.sleep(GATHER_S)
 
     async def _one_round(
         self, number: int, weights: str, data: bytes, guard: NormGuard
     ) -> tuple[e.Finish | e.Abandon, list[Node]]:
-        participants = await self._gather()
+        participants = await self._gather(number)
         now, config = self._t.world.now(), self._config
         quorum = max(1, round(config.quorum * len(participants)))
         pace = Pace(now, now + config.deadline_s, quorum)
         size = peek(data)[0].size
         message = RoundOpen(
             self.name, number, self._created.bundle, self._created.signature, weights, config.deadline_s,
-            participants, len(participants), config.compression,
+            {}, len(participants), config.compression, config.max_samples,
         )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
         machine = GlobalRound(self.name, number, size, participants, pace, guard, known)
-        self._round = current = _Round(message, machine, now + config.deadline_s, now)
+        machine.most = config.max_samples
+        self._round = current = _Round(message, machine, participants, now)
         self.waiting = ""
         self.announce(self._t.edges())
         ticker = asyncio.get_running_loop().create_task(self._tick(current))
@@ -155,7 +171,7 @@ class RunningJob:
             ticker.cancel()
         if isinstance(outcome, e.Finish):
             await self._checkpoint(current, outcome, data)
-            self._t.tell(RoundClosed(self.name, number, tuple(outcome.included)))
+            self._say_closed(current, outcome.included)
         nodes = [Node(id=node, index=index, count=len(participants)) for node, index in participants.items()]
         return outcome, nodes
 
@@ -164,10 +180,28 @@ class RunningJob:
         current = self._round
         if current is None or current.over.done():
             return
-        left = max(0.1, current.deadline - self._t.world.now())
         for peer in peers:
+            current.told[peer.node] = set()
+            edge = self._t.fleet.edges.get(peer.node)
+            if edge is not None:
+                self._tell(current, peer, edge.devices.keys())
+
+    def _tell(self, current: _Round, peer: Peer, devices: Collection[str]) -> None:
+        """An edge hears of the participants that are its own: of all of them no message could speak."""
+        told = current.told.setdefault(peer.node, set())
+        fresh = sorted(node for node in current.indices.keys() & devices if node not in told)
+        left = max(0.1, current.deadline - self._t.world.now())
+        while fresh and peer.live:
+            some, fresh = fresh[:TOLD_AT_ONCE], fresh[TOLD_AT_ONCE:]
+            indices = {node: current.indices[node] for node in some}
+            peer.send(msgspec.structs.replace(current.message, deadline_s=left, participants=indices))
+            told.update(some)
+
+    def _say_closed(self, current: _Round, included: Collection[str]) -> None:
+        for peer in self._t.edges():
             if peer.live:
-                peer.send(msgspec.structs.replace(current.message, deadline_s=left))
+                theirs = sorted(current.told.get(peer.node, set()).intersection(included))
+                peer.send(RoundClosed(self.name, current.message.round, tuple(theirs[:TOLD_AT_ONCE])))
 
     def devices_changed(self, devices: Collection[str]) -> None:
         """Who is away for long is not waited for once the quorum is met; one that only changes its edge is."""
@@ -175,11 +209,18 @@ class RunningJob:
         if current is None or current.over.done():
             return
         now = self._t.world.now()
+        moved: dict[str, list[str]] = {}
         for node in sorted(current.machine.participants.intersection(devices)):
-            if self._t.fleet.home(node) is None:
+            home = self._t.fleet.home(node)
+            if home is None:
                 current.away.setdefault(node, now)
-            elif current.away.pop(node, None) is not None or node in current.machine.gone:
+                continue
+            if node not in current.told.get(home.node, ()):
+                moved.setdefault(home.node, []).append(node)
+            if current.away.pop(node, None) is not None or node in current.machine.gone:
                 self._later(current, current.machine.handle(e.Joined(node), now))
+        for peer in self._t.edges() if moved else ():
+            self._tell(current, peer, moved.get(peer.node, ()))
 
     def wants(self, meta: UpdateMeta) -> bool:
         """Is this update of the open round?"""

@@ -31,6 +31,8 @@ PATIENCE: Final = 2.0
 GRACE_S: Final = 0.5
 """A region seals earlier than the cloud stops waiting, or its sum would come too late (see learning.rounds.Pace)."""
 RESEND_S: Final = 1.0
+MOVED_S: Final = 5.0
+"""A device that came from another edge may have to send again for so long: the cloud says whether it takes part."""
 UPDATE_LIMIT: Final = 1 << 30
 
 
@@ -68,6 +70,8 @@ class RegionTraining:
         self._cloud: Peer | None = None
         self._slots = asyncio.Semaphore(streams)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._came: dict[str, float] = {}
+        """When a device joined."""
         self._keys = 0
 
     @property
@@ -79,36 +83,50 @@ class RegionTraining:
 
     async def opened(self, message: RoundOpen) -> None:
         """The cloud opened a round, or says so again after it was away."""
-        known = self._open.get(message.job)
-        if known is not None and known.message.round == message.round:
-            known.message, known.deadline = message, self._world.now() + message.deadline_s
-            known.delivered.clear()
-            self._announce(known, self._devices())
-            await self._send_up(known)
-            return
         lock = self._locks.setdefault(message.job, asyncio.Lock())
         async with lock:
-            weights = await self._fetch(message.weights)
-            size = peek(weights)[0].size
-            if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
-                self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
+            known = self._open.get(message.job)
+            if known is None or known.message.round != message.round:
+                await self._begin(message)
+                return
+        await self._again(known, message)
+
+    async def _again(self, known: _Open, message: RoundOpen) -> None:
+        """The cloud was away, or speaks of devices that came here meanwhile."""
+        known.deadline = self._world.now() + message.deadline_s
+        fresh = message.participants.keys() - known.message.participants.keys()
+        everyone = known.message.participants | message.participants
+        known.message = msgspec.structs.replace(message, participants=everyone)
+        here = self._devices()
+        for node in sorted(fresh & here.keys()):
+            known.round.handle(e.Joined(node), self._world.now())
+        self._announce(known, {node: here[node] for node in message.participants if node in here})
+        if len(fresh) < len(message.participants):  # said again: the cloud may have lost what it had
+            known.delivered.clear()
+        await self._send_up(known)
+
+    async def _begin(self, message: RoundOpen) -> None:
+        weights = await self._fetch(message.weights)
+        size = peek(weights)[0].size
+        if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
+            self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
         now = self._world.now()
         here = self._devices()
         mine = [node for node in message.participants if node in here]
         pace = Pace(now, now + message.deadline_s * MARGIN, max(1, len(mine) // 2), PATIENCE, GRACE_S)
         guard = self._guards[message.job]
         one = RegionRound(message.job, message.round, size, self._me, mine, pace, guard)
+        one.most = message.max_samples or one.most
         self._open[message.job] = opened = _Open(message, now + message.deadline_s, one, RunningSum(size))
         log.info("round.opened", job=message.job, round=message.round, devices=len(mine))
         self._announce(opened, here)
 
     def _announce(self, opened: _Open, peers: dict[str, Peer]) -> None:
         left = max(0.1, opened.deadline - self._world.now())
-        message = msgspec.structs.replace(opened.message, deadline_s=left)
-        for node in opened.message.participants:
-            peer = peers.get(node)
-            if peer is not None and peer.live:
-                peer.send(message)
+        for node, peer in peers.items():
+            index = opened.message.participants.get(node)
+            if index is not None and peer.live:
+                peer.send(msgspec.structs.replace(opened.message, deadline_s=left, participants={node: index}))
 
     async def closed(self, message: RoundClosed, peers: Iterable[Peer]) -> None:
         """The cloud checkpointed the round, or gave it up."""
@@ -122,7 +140,7 @@ class RegionTraining:
                 table.pop(message.job, None)
         for peer in peers:
             if peer.live:
-                peer.send(message)
+                peer.send(_told(message, peer))
 
     def attach(self, cloud: Peer) -> None:
         """The cloud is here; it says again which rounds are open."""
@@ -134,15 +152,17 @@ class RegionTraining:
 
     def device_joined(self, peer: Peer) -> None:
         """Tell it what is open, and what is over."""
+        self._came[peer.node] = self._world.now()
         for opened in self._open.values():
             if peer.node in opened.message.participants:
                 opened.round.handle(e.Joined(peer.node), self._world.now())
                 self._announce(opened, {peer.node: peer})
         for message in self._closed.values():
-            peer.send(message)
+            peer.send(_told(message, peer))
 
     async def device_left(self, node: str) -> None:
         """Do not wait for it longer than the quorum takes."""
+        self._came.pop(node, None)
         for opened in list(self._open.values()):
             await self._perform(opened, opened.round.handle(e.Left(node), self._world.now()))
 
@@ -170,12 +190,24 @@ class RegionTraining:
         closed = self._closed.get(meta.job)
         if current is None or meta.round != current.message.round:
             if closed is not None and meta.round <= closed.round:
-                peer.send(closed)
+                peer.send(_told(closed, peer))
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
+        self._check_part(peer, current.message)
         self._check_size(peer, meta, opened.size, current.round.size)
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
         return _UpdateSink(self._slots, what, self._world.offload, partial(self.arrived, peer, meta))
+
+    def _check_part(self, peer: Peer, message: RoundOpen) -> None:
+        """Only who was asked is added: one stranger in it, and the cloud refuses a region's whole sum."""
+        if peer.node in message.participants:
+            return
+        said = f"{peer.name} does not take part in round {message.round} of {message.job}"
+        since = self._came.get(peer.node)
+        if self._cloud is None or (since is not None and self._world.now() - since < MOVED_S):
+            raise errors.Unavailable(f"{said}, as far as is known here")
+        log.warning("round.stranger_refused", device=peer.name, job=message.job, round=message.round)
+        raise errors.BadUpdate(said)
 
     def _check_size(self, peer: Peer, meta: UpdateMeta, size: int, parameters: int) -> None:
         """Refuse what no encoding takes before it is in memory, and count it as refused all the same."""
@@ -305,3 +337,8 @@ class _UpdateSink(Gather):
         if self._held:
             self._held = False
             self._slots.release()
+
+
+def _told(message: RoundClosed, peer: Peer) -> RoundClosed:
+    """What one device needs to know of it."""
+    return msgspec.structs.replace(message, included=(peer.node,) if peer.node in message.included else ())

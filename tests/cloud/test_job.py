@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import msgspec
 import numpy as np
 import pytest
 
 from msrt import errors
 from msrt.learning.compress import encode
 from msrt.learning.vector import load
-from msrt.protocol.messages import RoundClosed
+from msrt.protocol.messages import FleetReport, RoundClosed, RoundOpen
 from tests.cloud.jobs import Region, bundle
 from tests.cloud.rig import device, simulate, until
 from tests.flows.trainer import SIZE, SimulatedTrainer, known_mean
@@ -137,6 +140,63 @@ def test_one_bad_round_is_no_failure():
         assert (await ended(north, job)).state == "finished"
 
     running(scenario, rounds=1, deadline_s=3.0)
+
+
+def test_rounds_that_fail_at_once_are_opened_again_after_a_pause():
+    """What all devices lack for a moment must not cost all the tries of a job."""
+
+    async def scenario(north, job):
+        times = []
+        for number in range(3):
+            opened = await north.opened(job, 1)
+            north.edge.heard.clear()
+            times.append(north.rig.cloud.world.now())
+            for name in "ab":
+                await north.send(north.meta(opened, name, error=f"disk_full: no space {number}", size=0), b"")
+        assert [later - before for before, later in itertools.pairwise(times)] == pytest.approx([2.0, 4.0], abs=0.5)
+
+    running(scenario)
+
+
+def test_each_edge_hears_of_its_own_participants_whatever_the_fleets_size():
+    """No message speaks of all of them; a device of another edge is none of its business."""
+
+    async def run(rig):
+        many = [msgspec.structs.replace(device("x"), node=f"{n:026d}", name=f"x-{n}") for n in range(7000)]
+        south = await rig.edge("edge-s", "south")
+        for part in range(14):
+            some = tuple(many[part * 500 : part * 500 + 500])
+            south.peer.send(FleetReport({}, some, {}, 1, part, part == 13))
+        await until(lambda: len(rig.cloud.fleet.edges[south.one.node].devices) == 7000)
+        north = await Region(rig, "ab").join()
+        digest = await rig.operator.upload(bundle(max_nodes=6000))
+        job = (await rig.operator.ask("train.run", bundle=digest))["job"]
+        await until(lambda: south.said(RoundOpen))
+        [one] = south.said(RoundOpen)
+        assert one.count == 6000
+        drawn = [(await north.opened(job, 1)).participants] if north.edge.said(RoundOpen) else []
+        everyone = one.participants | (drawn[0] if drawn else {})
+        assert sorted(everyone.values()) == list(range(6000))
+        assert not one.participants.keys() & {identity("a").node, identity("b").node}
+
+    simulate(run)
+
+
+def test_a_claim_of_absurd_samples_counts_as_the_bound():
+    """Of one that came alone as of one in a sum."""
+
+    async def scenario(north, job):
+        opened = await north.opened(job, 1)
+        assert opened.max_samples == 50
+        a, b = identity("a").node, identity("b").node
+        await north.send(north.meta(opened, "a", nodes={a: 10**8}), encode(np.full(SIZE, 1.0, np.float32), "fp32"))
+        await north.send(north.meta(opened, "b", nodes={b: 25}), encode(np.full(SIZE, 4.0, np.float32), "fp32"))
+        before = load(await north.rig.cloud.artifacts.read(opened.weights))[1]
+        await until(lambda: fact(north, job).round == 1)
+        after = load(await north.rig.cloud.artifacts.read(fact(north, job).weights))[1]
+        assert np.allclose(after - before, 2.0, atol=1e-6)
+
+    running(scenario, max_samples=50)
 
 
 class NoWeights(SimulatedTrainer):

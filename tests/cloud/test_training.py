@@ -11,7 +11,8 @@ import pytest
 from msrt import errors
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen
 from tests.cloud.jobs import Region, bundle
-from tests.cloud.rig import simulate, until
+from tests.cloud.rig import device, simulate, until
+from tests.runtime.hop.tree import identity
 
 
 async def started(rig, **config):
@@ -101,8 +102,8 @@ def test_a_stopped_job_is_over():
     simulate(scenario)
 
 
-def test_an_edge_that_joins_hears_what_is_open_and_what_is_over():
-    """It may have been away for all of it."""
+def test_an_edge_that_joins_hears_what_is_open_for_its_devices_and_what_is_over():
+    """It may have been away for all of it; a device may come to it in the middle of a round."""
 
     async def scenario(rig):
         north = await Region(rig, "ab").join()
@@ -110,9 +111,11 @@ def test_an_edge_that_joins_hears_what_is_open_and_what_is_over():
         await rig.operator.ask("train.stop", job=over)
         job = await started(rig)
         await north.opened(job, 1)
-        late = await rig.edge("edge-s", "south")
+        north.edge.report(device("a"), device("b", alive=False))
+        late = await rig.edge("edge-s", "south", device("b"), device("c"))
         await until(lambda: late.said(RoundOpen))
-        assert [(one.job, one.round) for one in late.said(RoundOpen)] == [(job, 1)]
+        assert [(one.job, one.round, one.count) for one in late.said(RoundOpen)] == [(job, 1, 2)]
+        assert late.said(RoundOpen)[0].participants == {identity("b").node: 1}
         assert [(one.job, one.state) for one in late.said(RoundClosed)] == [(over, "stopped")]
 
     simulate(scenario)

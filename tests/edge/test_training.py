@@ -34,7 +34,7 @@ async def begun(rig, *devices, **more):
 
 def meta(rig, name, samples=10, *, number=1, first=None, **more):
     one = rig.edge
-    first = first or f"{one.node}/{one._hello.boot}"
+    first = first or one.training._me
     fields = {"encoding": "fp32", "size": SIZE, **more}
     return UpdateMeta("job", number, {identity(name).node: samples}, first, **fields)
 
@@ -67,7 +67,7 @@ def test_a_region_sends_one_weighted_mean():
         await until(lambda: sums(rig))
         [(told, mean)] = sums(rig)
         assert told.nodes == nodes(rig, d1=10, d2=30)
-        assert told.first_parent == f"{rig.edge.node}/{rig.edge._hello.boot}"
+        assert told.first_parent == rig.edge.training._me
         assert mean == pytest.approx(3.25)
         assert [p.reported for p in rig.cloud.told(TrainProgress)] == [1, 2]
 
@@ -311,7 +311,7 @@ def test_a_sum_that_the_cloud_cannot_take_now_is_sent_again():
     """Its disk may be full; what it refuses for good is not repeated."""
 
     async def scenario(rig):
-        await begun(rig, "d1", "d2")
+        await begun(rig)
         rig.cloud.refuses = [errors.DiskFull("no room"), errors.Overloaded("later")]
         await sends(rig, "d1", 1.0)
         await sends(rig, "d2", 3.0)

@@ -89,6 +89,9 @@ class _Metrics:
 class _Round:
     """What both machines share: identity of the round, checks, the pace."""
 
+    most = SAMPLES_LIMIT
+    """Samples that one node may weigh."""
+
     def __init__(self, job: str, round_: int, size: int, pace: Pace, guard: NormGuard | None) -> None:
         self.job, self.round, self.size, self.pace = job, round_, size, pace
         self.guard = guard or NormGuard()
@@ -119,9 +122,9 @@ class _Round:
             return "an update that counts samples wrongly"
         return ""
 
-
-def _samples(meta: UpdateMeta) -> int:
-    return sum(meta.nodes.values())
+    def _weights(self, meta: UpdateMeta) -> dict[str, int]:
+        """What its nodes count for. A claim above the bound counts as the bound: nobody outweighs all the others."""
+        return {node: min(samples, self.most) for node, samples in meta.nodes.items()}
 
 
 class RegionRound(_Round):
@@ -184,9 +187,9 @@ class RegionRound(_Round):
             return self._fail(key, node, meta, fault)
         self.failed.pop(node, None)
         if self.phase is Phase.OPEN and meta.first_parent == self.me:
-            self.added[node] = meta.nodes[node]
-            self._metrics.add(meta.metrics, meta.nodes[node])
-            return [Add(key, meta.nodes[node])]
+            weight = self.added[node] = self._weights(meta)[node]
+            self._metrics.add(meta.metrics, weight)
+            return [Add(key, weight)]
         self.forwarded.add((node, meta.first_parent))
         return [Forward(key)]
 
@@ -297,9 +300,11 @@ class GlobalRound(_Round):
 
     def _sum(self, key: str, meta: UpdateMeta) -> list[RoundAction]:
         self._sums.add(meta.first_parent)
-        self.included.update(meta.nodes)
-        self._metrics.add(meta.metrics, _samples(meta))
-        actions: list[RoundAction] = [Add(key, _samples(meta))]
+        weights = self._weights(meta)
+        whole = sum(weights.values())
+        self.included.update(weights)
+        self._metrics.add(meta.metrics, whole)
+        actions: list[RoundAction] = [Add(key, whole)]
         for node in meta.nodes:
             self.failed.pop(node, None)
             if node in self.held:
@@ -334,9 +339,9 @@ class GlobalRound(_Round):
         self.phase = Phase.CLOSED
         actions: list[RoundAction] = []
         for node, (key, meta) in sorted(self.held.items()):
-            self.included[node] = meta.nodes[node]
-            self._metrics.add(meta.metrics, meta.nodes[node])
-            actions.append(Add(key, meta.nodes[node]))
+            weight = self.included[node] = self._weights(meta)[node]
+            self._metrics.add(meta.metrics, weight)
+            actions.append(Add(key, weight))
         self.held.clear()
         included = dict(sorted(self.included.items()))
         return [*actions, Finish(included, dict(self.failed), self._metrics.mean())]

@@ -54,6 +54,7 @@ class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
     mqtt_fingerprint: str = ""
     """SHA-256 of the broker's certificate, hex; empty without TLS."""
     http: str = ""
+    """http://HOST:PORT or https://HOST:PORT"""
     region: str = ""
     http_fingerprint: str = ""
     """SHA-256 of the certificate that https shows, hex; empty without, or where an authority vouches for it."""
@@ -385,14 +386,14 @@ class FleetReport(_Session, frozen=True, tag="fleet.report"):
     """Journal positions by scope that the edge has on disk."""
     devices: tuple[DeviceRecord, ...]
     values: dict[str, float] = {}
-
-
     sweep: int = 0
     """Number of the sweep of which this is a part; 0 with `last`: all in one report, without: only what changed."""
     part: int = 0
     """Of the sweep, from 0, without gaps."""
     last: bool = True
     """Who was named neither in this sweep nor in a report since it began is gone."""
+
+
 class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One device as its edge sees it."""
 
@@ -456,9 +457,12 @@ class RoundOpen(_Session, frozen=True, tag="round.open"):
     deadline_s: float
     """What is left when sent."""
     participants: dict[str, int] = {}
-    """Node id to its index among all."""
+    """Node id to its index among all: those that are the receiver's. More of them may follow in the same words."""
     count: int = 0
+    """Of all participants, wherever they are."""
     compression: str = "int8"
+    max_samples: int = 0
+    """No device weighs more than so many samples; 0: no bound."""
 
 
 class RoundClosed(_Session, frozen=True, tag="round.closed"):
@@ -467,6 +471,7 @@ class RoundClosed(_Session, frozen=True, tag="round.closed"):
     job: str
     round: int
     included: tuple[str, ...]
+    """Of the receiver's participants those whose update is in the aggregate."""
     state: str = "running"
     """running, finished, failed or stopped."""
 

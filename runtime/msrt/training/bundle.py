@@ -106,6 +106,10 @@ class JobConfig(_Table, frozen=True):
     """Share of the participants that must be included."""
     min_nodes: Positive = 1
     """Wait for so many before the first round."""
+    max_nodes: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 4096
+    """A round has at most so many participants; of more devices another part takes part in every round."""
+    max_samples: Positive = 10_000
+    """A device weighs at most so many samples in a round, whatever it claims to have."""
     select: str = ""
     """Label selector of the participants, empty for all devices."""
     compression: Annotated[str, msgspec.Meta(pattern="^(int8|fp32)$")] = "int8"
