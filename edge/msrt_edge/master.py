@@ -30,6 +30,7 @@ from msrt.telemetry.metrics import Metrics
 from msrt.trust.certificate import check_certificate
 from msrt.trust.identity import Identity, Purpose, verify
 from msrt.world.world import World
+from msrt_edge.accounts import Accounts
 from msrt_edge.events import Events
 from msrt_edge.fleet import Fleet
 from msrt_edge.follow import Follower
@@ -88,6 +89,7 @@ class Edge:
         )
         self._store = world.disk.store("node")
         self._neighbours = self._load_neighbours()
+        self._accounts = Accounts()
         self.follower = Follower(world, cloud_identity, self.region, self._journal_changed)
         self.fleet = Fleet(self.region, cloud_identity, lambda: self.follower.state, world.now)
         dispatch = Config(
@@ -207,7 +209,7 @@ class Edge:
         state = self.follower.state
         self.fleet.journal_changed()
         self.refresh_tables()
-        self.setup.accounts(state.accounts)
+        self.setup.accounts(self._accounts.changed(state.accounts, self.world.now()))
         if self.downlink is not None:
             for peer in list(self.downlink.peers.values()):
                 serial = peer.certificate.serial if peer.certificate else 0
@@ -275,6 +277,9 @@ class Edge:
                         await fleet.changed.wait()
             fleet.changed.clear()
             fleet.forget()
+            accounts = self._accounts.expired(self.world.now())
+            if accounts is not None:
+                self.setup.accounts(accounts)
             peer = self.uplink.peer
             if peer is not None and peer.live:
                 if fleet.telling.whole:
