@@ -13,7 +13,7 @@ from msrt.trust.roles import RIGHTS, Right, Role
 
 __all__ = ["LOCAL", "Access", "Caller", "is_local"]
 
-RELAYED: Final = (b"x-forwarded-for", b"forwarded", b"origin")
+RELAYED: Final = frozenset({b"x-forwarded-for", b"forwarded", b"origin"})
 """A proxy, or a web page in somebody's browser: such a request comes from loopback, and its author need not."""
 _NEAR: Final = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 
@@ -54,7 +54,7 @@ class Access:
         Takes a token of the key's rate. Raises Unauthorized, RateLimited, Forbidden.
         """
         if b"authorization" not in headers and b"x-api-key" not in headers:
-            if self._trusts_loopback and is_local(peer) and not any(name in headers for name in RELAYED):
+            if self._trusts_loopback and is_local(peer) and RELAYED.isdisjoint(headers):
                 return LOCAL  # an operator has every right
             raise Unauthorized("this server asks for an API key")
         key = self._book().find(_given(headers), self._wall())

@@ -19,7 +19,7 @@ __all__ = ["configure", "quiet_unless_configured", "recent"]
 
 RECENT: Final = 2000
 """Lines kept in memory for `msrt node logs`: about half a megabyte."""
-SECRET: Final = frozenset({"secret", "password", "api_key", "key", "token", "invite", "link_secret"})
+SECRET: Final = frozenset({"secret", "password", "api_key", "token", "invite", "link_secret"})
 
 _recent: collections.deque[bytes] = collections.deque(maxlen=RECENT)
 

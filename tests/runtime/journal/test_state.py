@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 
+import msgspec
 import pytest
 
-from msrt.errors import FrameTooLarge, InviteSpent, InviteUnknown, MalformedFrame
+from msrt.errors import FrameTooLarge, InviteSpent, InviteUnknown, MalformedFrame, Unauthorized
 from msrt.journal import State, facts
+from msrt.trust.api_keys import make_key
 from msrt.trust.invite import hash_secret
 from tests.runtime.journal.rig import device, model, rollout
 
@@ -68,6 +71,20 @@ def test_invites_are_spent_once():
     with pytest.raises(InviteUnknown):
         state.invites.check("i1", b"s" * 16, 1.0)
     assert state.facts(facts.CLOUD) == []
+
+
+def test_a_key_is_in_force_until_it_is_revoked():
+    """Both facts have one key: a snapshot holds the later, and the book it is folded to says the same."""
+    text, key = make_key("app", "client", random.Random(1).randbytes)
+    revoked = msgspec.structs.replace(key, revoked=7.0)
+    made = facts.ApiKeySet(key, "ops", 1.0)
+    assert made.scope == facts.GLOBAL
+    assert fold(made).api_keys.find(text.encode(), 2.0) == key
+    state = fold(made, facts.ApiKeySet(revoked, "ops", 7.0))
+    assert len(state.facts(facts.GLOBAL)) == 1
+    for one in (state, State.from_snapshot(state.snapshot())):
+        with pytest.raises(Unauthorized, match="revoked"):
+            one.api_keys.find(text.encode(), 8.0)
 
 
 def test_versions_count_up_per_model():
