@@ -17,6 +17,7 @@ from msrt.serving.backend import Backend
 from msrt.serving.oip import BadRequest, decode_infer, encode_answer, encode_error, encode_metadata, status_of
 from msrt.serving.routes import METHODS, NEEDS, Ask, Route, find_route
 from msrt.serving.sse import stream_events
+from msrt.trust.roles import Right
 
 __all__ = ["App", "AppConfig"]
 
@@ -211,12 +212,17 @@ class App:
             await self._send(send, 503, encode_error(text), [(b"retry-after", b"5")])
             return
         query = parse_qs(scope["query_string"].decode("latin-1"))
+        client, headers = scope.get("client"), dict(scope["headers"])
+
+        def may() -> bool:
+            return self._access.holds(headers, client[0] if client else "", Right.WATCH)
+
         events = self._backend.events(query.get("model", [""])[0], query.get("device", [""])[0])
         self.streams += 1
         self.responses[200] += 1
         try:
             await send({"type": "http.response.start", "status": 200, "headers": [_STREAM, _NO_CACHE]})
-            await stream_events(events, receive, send, self._stop, self.config.alive_s)
+            await stream_events(events, receive, send, self._stop, self.config.alive_s, may)
         finally:
             self.streams -= 1
 

@@ -25,10 +25,11 @@ def encode_event(event: Event) -> bytes:
 
 
 async def stream_events(
-    events: AsyncIterator[Event], receive: Receive, send: Send, stop: asyncio.Event, alive_s: float
-) -> None:
-    """Send events until the caller leaves, the source ends, or `stop` is set. Nothing is kept for a slow reader here:
-    `send` waits, and the source's own bound decides."""
+    events: AsyncIterator[Event], receive: Receive, send: Send, stop: asyncio.Event, alive_s: float,
+    may: Callable[[], bool] = lambda: True,
+) -> None:  # fmt: skip
+    """Send events until the caller leaves, `may` not go on, the source ends, or `stop` is set. Nothing is kept for a
+    slow reader here: `send` waits, and the source's own bound decides."""
     await send({"type": "http.response.body", "body": ALIVE, "more_body": True})
     left = asyncio.ensure_future(_gone(receive))
     stopped = asyncio.ensure_future(stop.wait())
@@ -40,7 +41,7 @@ async def stream_events(
             done, _ = await asyncio.wait(
                 (left, stopped, following), timeout=alive_s, return_when=asyncio.FIRST_COMPLETED
             )
-            if left in done or stopped in done:
+            if left in done or stopped in done or not may():
                 break
             piece = ALIVE
             if following in done:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import msgspec
 import pytest
 
 from msrt.errors import Forbidden, RateLimited, Unauthorized
+from msrt.serving import App, AppConfig
 from msrt.serving.access import LOCAL, Access, Caller
 from msrt.serving.routes import NEEDS, Ask
 from msrt.trust.api_keys import KeyBook, make_key
 from msrt.trust.roles import Right
-from tests.runtime.serving.caller import call, infer
+from tests.runtime.serving.caller import Master, call, event, infer
 
 FAR = "192.0.2.7"
 
@@ -180,6 +182,36 @@ def test_a_client_infers_and_looks_and_no_more():
         assert call(path, access=door.access, peer=FAR, headers=key).status == 403, path
     for path in ("/v2/health/live", "/v2/health/ready"):
         assert call(path, access=door.access, peer=FAR).status == 200, path
+
+
+def test_events_end_when_the_key_does():
+    """Who follows them is asked again with each: revoked, he hears no more."""
+
+    async def scenario():
+        door, master = Door(), Master()
+        text, sent = door.key("ops", "operator"), asyncio.Queue()
+        app = App(master, AppConfig(alive_s=0.02), access=door.access)
+        scope = {
+            "type": "http", "method": "GET", "path": "/msrt/v1/events", "query_string": b"", "client": (FAR, 1),
+            "headers": [(b"x-api-key", text.encode())],
+        }  # fmt: skip
+        following = asyncio.ensure_future(app(scope, asyncio.Event().wait, sent.put))
+        master.queue.put_nowait(event(1))
+        while b"event: event" not in (await sent.get()).get("body", b""):
+            pass
+        door.revoke("ops")
+        master.queue.put_nowait(event(2))
+        await following
+        assert not [m for m in iter_now(sent) if b"event: event" in m.get("body", b"")]
+        assert not master.followers
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def iter_now(queue):
+    """What lies in a queue."""
+    while not queue.empty():
+        yield queue.get_nowait()
 
 
 def test_every_path_has_its_right():
