@@ -15,6 +15,10 @@ from msrt.trust.roles import Right
 
 __all__ = ["LOOKS", "Look", "Looks"]
 
+EXTENSIONS: Final = (
+    "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
+    "sequence", "statistics",
+)  # fmt: skip
 _TIMES: Final = (
     "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
 )  # fmt: skip
@@ -23,9 +27,9 @@ _TIMES: Final = (
 class Looks:
     """What stands behind the table."""
 
-    def __init__(self, backend: Backend, models: Models | None, version: str, extensions: tuple[str, ...] = ()) -> None:
+    def __init__(self, backend: Backend, models: Models | None, version: str) -> None:
         self._backend, self._given = backend, models
-        self._server = m.ServerMetadataResponse(name="msrt", version=version, extensions=extensions)
+        self._server = m.ServerMetadataResponse(name="msrt", version=version, extensions=EXTENSIONS)
 
     @property
     def _models(self) -> Models:

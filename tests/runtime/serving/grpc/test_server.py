@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 
 import grpc
 import grpc.aio
@@ -14,6 +15,7 @@ from msrt import errors
 from msrt.serving.access import Access
 from msrt.serving.grpc import messages as m
 from msrt.serving.grpc.server import GrpcServer
+from msrt.serving.tls import ServerTls
 from msrt.trust.api_keys import KeyBook, make_key
 from tests.runtime.serving.grpc.rig import RAW, Caller, Keeper, question, serve
 
@@ -330,6 +332,38 @@ def test_off_loopback_it_speaks_tls():
     with pytest.raises(errors.InvalidConfig, match="without TLS"):
         start("0.0.0.0", 0)
     assert start("0.0.0.0", 0, plain=True)
+
+
+def test_tls_with_a_certificate_that_is_renewed(tmp_path):
+    """Callers who trust it come in; who comes after the renewal sees the new one; in the clear nobody does."""
+
+    async def hears(port, chain):
+        trusted = grpc.ssl_channel_credentials(chain)
+        async with grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel:
+            try:
+                return (await Caller(port, channel).ask("ServerLive", b"", m.ServerLiveResponse, timeout=5)).live
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.UNAVAILABLE  # noqa: PT017 - one of two right ends
+                return False
+
+    async def main():
+        first, second = (ServerTls.keep(tmp_path / name, ["localhost"], time.time()).pair for name in ("a", "b"))
+        shown = [first]
+        server = GrpcServer(Keeper(), Keeper())
+        port = await server.start("127.0.0.1", 0, tls=lambda: shown[0])
+        try:
+            plain = Caller(port)
+            assert (await plain.refused("ServerLive", b"", timeout=5))[0] == "UNAVAILABLE"
+            await plain.channel.close()
+            assert (await hears(port, first[1]), await hears(port, second[1])) == (True, False)
+            shown[0] = second
+            assert (await hears(port, first[1]), await hears(port, second[1])) == (False, True)
+        finally:
+            await server.close()
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    asyncio.run(main())
 
 
 def test_closing_finishes_what_is_in_flight():
