@@ -10,6 +10,7 @@ import msgspec
 
 from msrt import errors
 from msrt.dispatch.mirror import ShadowView
+from msrt.dispatch.overflow import HOPS
 from msrt.dispatch.policy import PLAIN, ModelPolicy
 from msrt.hop import Peer
 from msrt.protocol.messages import Infer, InferCancel
@@ -93,6 +94,8 @@ class Service:
         self._asked.gone(peer)
 
     def _peer_asks(self, request: InferRequest, _asker: str) -> Awaitable[InferAnswer]:
+        if request.hops:  # stages do not know who passed it here, so it goes no further: it might go back there
+            request = msgspec.structs.replace(request, hops=HOPS)
         return self.infer(request)
 
     # --- what a policy makes of it -------------------------------------------------------------------------------
