@@ -41,10 +41,9 @@ TABLE: Final[dict[tuple[Stage, Verdict], Stage]] = {
     (Stage.CANARY, Verdict.NOBODY): Stage.LIVE,
     (Stage.CANARY, Verdict.BAD): Stage.ROLLED_BACK,
     (Stage.LIVE, Verdict.PROVEN): Stage.DONE,
-    (Stage.LIVE, Verdict.NOBODY): Stage.DONE,
     (Stage.LIVE, Verdict.BAD): Stage.ROLLED_BACK,
 }
-"""(stage, verdict) -> next stage. What is not here stays."""
+"""(stage, verdict) -> next stage. What is not here stays: a live one that nobody has is watched later."""
 
 MIN_FAILURES: Final = 3
 """A version is unhealthy when it failed this often, and in more than `Pace.failures` of its requests."""
@@ -107,6 +106,7 @@ class Rollout:
             # It began with somebody there: the edges, or this cloud, were away, and silence proves nothing.
             if self.stage is Stage.CANARY and now - self._heard < self.pace.ready_s:
                 return Verdict.WAITING, ""
+            self._since = now  # who comes later has all the time to get ready
             return Verdict.NOBODY, "no matching device"
         self._heard = now
         for device, model in states:

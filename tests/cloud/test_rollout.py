@@ -48,11 +48,16 @@ def test_a_few_failures_among_many_requests_are_no_reason():
     assert rollout().observe([seen("a", requests=1000, failures=4)], 1.0) is None
 
 
-def test_no_matching_device_does_not_block():
-    """Desired state is recorded; devices that join later get it."""
-    decision = rollout(Stage.LIVE, "").observe([], 1.0)
-    assert decision is not None
-    assert decision.stage is Stage.DONE
+def test_a_live_one_that_nobody_has_is_watched_when_somebody_comes():
+    """However late: the fleet of a cloud that starts, or behind a partition, is empty, and that proves nothing."""
+    for state, stage in (("ready", Stage.DONE), ("failed", Stage.ROLLED_BACK)):
+        one = rollout(Stage.LIVE, "")
+        assert one.observe([], 1.0) is None
+        assert one.observe([], 5000.0) is None
+        assert one.observe([seen("a", state="fetching")], 5100.0) is None
+        one.observe([seen("a", state=state)], 5101.0)
+        one.observe([seen("a", state=state)], 5107.0)
+        assert one.stage is stage
 
 
 def test_a_device_that_never_gets_ready_rolls_back():

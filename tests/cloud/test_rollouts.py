@@ -197,13 +197,16 @@ def test_a_rollout_over_a_rolled_back_one_returns_to_what_served():
 
 
 def test_with_nobody_there_it_is_recorded_for_those_who_come():
-    """No canary to wait for; desired state stands."""
+    """No canary to wait for; desired state stands, and whoever comes is watched: here it cannot load it."""
 
     async def scenario(rig):
         await rig.push(mlp())
         begun = await rig.operator.ask("model.rollout", model="net", canary="20%")
         assert (begun["state"], begun["matching"]) == ("live", 0)
-        await until(lambda: rig.cloud.rollouts.status("net")["state"] == "done")
+        await asyncio.sleep(60)
+        assert rig.cloud.rollouts.status("net")["state"] == "live"
+        await rig.edge("edge-n", "north", device("a", ("net", 1, "failed")))
+        await until(lambda: rig.cloud.rollouts.status("net")["state"] == "rolled_back")
 
     simulate(scenario)
 
