@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from msrt.errors import ModelFailed
 from msrt.hop.durable import DurableSender
 from msrt.inference.slots import Slots
 from msrt.journal.outbox import Outbox
@@ -276,3 +277,46 @@ def test_a_plug_in_that_yields_nonsense_is_skipped(tmp_path, monkeypatch):
         assert bench.watch.refused == 2
 
     watching(scenario, tmp_path, kind="odd", slots=single)
+
+
+class Faulty:
+    """A model that breaks on the first readings, then finds nothing that is a number, then works."""
+
+    def __init__(self, broken, empty):
+        self.broken, self.empty = broken, empty
+
+    def run(self, _inputs, _names=()):
+        self.broken -= 1
+        if self.broken >= 0:
+            raise ModelFailed("the graph divides by zero")
+        self.empty -= 1
+        return [np.full((1, 3), np.nan if self.empty >= 0 else 1.0, np.float32)]
+
+
+def test_readings_count_as_requests_and_what_fails_on_them_as_failures(table):
+    """Or a version that fails on sensors alone would be healthy for the rollout that watches it."""
+    slots = slots_with()
+    slots.serving("net").model = Faulty(4, 3)
+
+    async def scenario(bench):
+        await bench.ended()
+        [report] = slots.reports()
+        assert (report.requests, report.failures) == (30, 7)
+        assert bench.watch.refused == 4
+        assert len(bench.events()) == 26
+
+    watching(scenario, table, slots=slots)
+
+
+def test_a_reading_that_is_no_input_is_not_the_models_fault(tmp_path):
+    """The sensor's own fault is seen in the source's state."""
+    path = tmp_path / "wrong.npy"
+    np.save(path, np.zeros((5, 7), np.float32))
+    slots = slots_with()
+
+    async def scenario(bench):
+        await bench.ended()
+        [report] = slots.reports()
+        assert (report.requests, report.failures, bench.watch.refused) == (0, 0, 5)
+
+    watching(scenario, path, slots=slots)

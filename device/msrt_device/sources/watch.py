@@ -12,7 +12,7 @@ from msrt import errors
 from msrt.hop.durable import DurableSender
 from msrt.inference.answer import run_slot
 from msrt.inference.slots import Slot, Slots
-from msrt.inference.tensors import NUMPY_NAMES
+from msrt.inference.tensors import NUMPY_NAMES, has_nan
 from msrt.protocol import wire
 from msrt.protocol.messages import Event
 from msrt.settings import SourceConfig
@@ -144,7 +144,14 @@ def _infer(slot: Slot, reading: Reading) -> dict[str, Any]:
         raise errors.InvalidTensor(
             f"a reading of shape {np.shape(reading)} is no input {wanted.name}: {error}"
         ) from None
-    first = run_slot(slot, {wanted.name: value}, signature.output_names, 1)[0]
+    slot.requests += 1  # as a caller's: a version that fails on sensors alone is rolled back as well
+    try:
+        first = run_slot(slot, {wanted.name: value}, signature.output_names, 1)[0]
+    except errors.ModelFailed:
+        slot.failures += 1
+        raise
+    if has_nan(first):
+        slot.failures += 1
     flat = np.asarray(first, dtype=np.float64).reshape(-1)
     if flat.size == 1:
         return {"value": float(flat[0])}
