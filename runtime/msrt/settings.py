@@ -226,7 +226,7 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     """Labels it reports beside those of its invite."""
     cache_bytes: Bytes = 512 * MIB
-    """Models kept beyond those in use."""
+    """Artifacts kept beyond those in use, the least recently used go first; 0 keeps none."""
     engine_threads: Count = 1
     """Threads of one onnxruntime call."""
     engine_queue: Count = 64

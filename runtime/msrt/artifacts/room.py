@@ -8,22 +8,20 @@ from contextlib import contextmanager
 
 import structlog
 
-from msrt.errors import DiskFull
-
 __all__ = ["Room"]
 
 log = structlog.get_logger()
 
 
 class Room:
-    """Sizes by digest, least recently used first; at most `bound` bytes together.
+    """Sizes by digest, least recently used first; at most `bound` bytes beyond those pinned and in use.
 
-    A bound of 0 is an origin's: nobody has what it holds, so nothing goes, and a full disk is only reported.
+    No bound is an origin's: nobody else has what it holds, so nothing goes, and a full disk is only reported.
     `delete` takes a blob from the disk.
     """
 
     def __init__(
-        self, sizes: Iterable[tuple[str, int]], bound: int, delete: Callable[[str], Awaitable[object]]
+        self, sizes: Iterable[tuple[str, int]], bound: int | None, delete: Callable[[str], Awaitable[object]]
     ) -> None:
         self.sizes: OrderedDict[str, int] = OrderedDict(sizes)
         self.bound = bound
@@ -31,12 +29,20 @@ class Room:
         self._delete = delete
         self._pins: dict[str, frozenset[str]] = {}
         self._using: Counter[str] = Counter()
-        self._reserved = 0
 
     @property
     def used(self) -> int:
         """Bytes held."""
         return sum(self.sizes.values())
+
+    @property
+    def spare(self) -> int:
+        """Bytes held that nobody needs now: what the bound is of."""
+        needed = self._needed()
+        return sum(size for digest, size in self.sizes.items() if digest not in needed)
+
+    def _needed(self) -> set[str]:
+        return set(self._using).union(*self._pins.values())
 
     def pin(self, digests: Iterable[str], owner: str) -> None:
         self._pins[owner] = frozenset(digests)
@@ -62,44 +68,25 @@ class Room:
             if not self._using[digest]:
                 del self._using[digest]
 
-    @contextmanager
-    def reserved(self, size: int) -> Iterator[None]:
-        """Bytes that are on their way."""
-        self._reserved += size
-        try:
-            yield
-        finally:
-            self._reserved -= size
+    async def make(self, digest: str, size: int) -> None:
+        """Make room for one that comes: unless it is needed itself, it is one of the spare ones soon."""
+        if self.bound is not None and digest not in self._needed():
+            await self.evict(self.spare + size - self.bound)
 
-    async def make(self, size: int) -> None:
-        """Make room for so many bytes more. Raises DiskFull when only pinned ones and those in use are left."""
-        excess = self.used + self._reserved + size - self.bound if self.bound else 0
-        if excess > 0 and await self.evict(excess) < excess:
-            raise DiskFull(
-                f"{size} more bytes of artifacts do not fit beside those in use (bound {self.bound})",
-                hint="raise the bound of the cache in the config",
-            )
+    async def trim(self, fresh: str = "") -> None:
+        """Let go of what is beyond the bound, but not of one that has just come: somebody is about to read it."""
+        if self.bound is not None:
+            await self.evict(self.spare - self.bound, fresh)
 
-    async def settle(self, digest: str) -> None:
-        """An artifact whose size nobody knew is here: make room after the fact, or let it go again (DiskFull)."""
-        try:
-            with self.using(digest):
-                await self.make(0)
-        except DiskFull:
-            self.sizes.pop(digest, None)
-            await self._delete(digest)
-            raise
-
-    async def evict(self, excess: int) -> int:
+    async def evict(self, excess: int, fresh: str = "") -> int:
         """Let the least recently used go until so many bytes are free; how many are."""
-        if not self.bound:
+        if self.bound is None or excess <= 0:
             return 0
-        pinned = frozenset().union(*self._pins.values())
         freed = 0
         for digest, size in list(self.sizes.items()):
             if freed >= excess:
                 break
-            if digest in pinned or digest in self._using or digest not in self.sizes:
+            if digest == fresh or digest in self._needed() or digest not in self.sizes:
                 continue
             del self.sizes[digest]
             await self._delete(digest)

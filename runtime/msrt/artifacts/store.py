@@ -44,14 +44,14 @@ class Lent:
 
 
 class ArtifactStore:
-    """The artifacts on this node's disk, at most `bound_bytes` of them together (0: no bound, and no cache
-    either: nothing is ever evicted).
+    """The artifacts on this node's disk: the pinned ones, those in use, and at most `bound_bytes` of others (None: no
+    bound, and no cache either: nothing is ever evicted).
 
-    Beyond the bound the least recently used go, but never a pinned one nor one in use: when only those are left,
-    DiskFull is raised. Pin what must stay before the first `put` or `ensure` after a start.
+    Beyond the bound the least recently used of the others go. Pin what must stay before the first `put` or `ensure`
+    after a start.
     """
 
-    def __init__(self, world: World, *, bound_bytes: int = 0) -> None:
+    def __init__(self, world: World, *, bound_bytes: int | None = None) -> None:
         self.blobs: Final[Blobs] = world.disk.blobs()
         self.offload: Final = world.offload
         self.room: Final = Room(world.disk.digests(), bound_bytes, self._delete)
@@ -108,9 +108,8 @@ class ArtifactStore:
                     log.info("artifact.replaced", digest=digest)
                 else:
                     return digest
-            await self.room.make(size)
-            with self.room.reserved(size):
-                await self.retrying(write)
+            await self.room.make(digest, size)
+            await self.retrying(write)
             self.room.add(digest, size)
         return digest
 
@@ -166,13 +165,14 @@ class ArtifactStore:
 
     async def get(self, digest: str, fetch: Fetch, size: int = -1) -> bytes:
         """All bytes, from this disk if they are here and sound, else through `fetch`."""
-        if self.has(digest):
-            try:
-                return await self.read(digest)
-            except (Corrupt, NotFound) as error:
-                log.warning("artifact.refetched", digest=digest, code=error.code)
-        await self.ensure(digest, fetch, size)
-        return await self.read(digest)
+        async with self.keeping(digest):
+            if self.has(digest):
+                try:
+                    return await self.read(digest)
+                except (Corrupt, NotFound) as error:
+                    log.warning("artifact.refetched", digest=digest, code=error.code)
+            await self.ensure(digest, fetch, size)
+            return await self.read(digest)
 
     async def verify(self, digest: str) -> None:
         """Read it all and compare. Raises NotFound, Corrupt (then it is gone)."""
@@ -186,11 +186,20 @@ class ArtifactStore:
         Raises NotFound, Corrupt (then it is gone).
         """
         self._check_here(digest)
-        with self.room.using(digest):
+        async with self.keeping(digest):
             if suspect or digest not in self._lendable:
                 await self.verify(digest)
             self.room.touch(digest)
             yield Lent(self, digest, self.room.sizes[digest])
+
+    @asynccontextmanager
+    async def keeping(self, digest: str) -> AsyncIterator[None]:
+        """It is in use meanwhile, whether it is here or on its way; afterwards it goes if it is beyond the bound."""
+        try:
+            with self.room.using(digest):
+                yield
+        finally:
+            await self.room.trim()
 
     def _read_verified(self, digest: str) -> bytes:
         data = self.blobs.read(digest)
@@ -225,11 +234,10 @@ class ArtifactStore:
         async with self.lock(digest):
             if self.has(digest):
                 return
-            await self.room.make(max(size, 0))
-            with self.room.reserved(max(size, 0)):
-                if not await self._try(digest, size, fetch, suspect=False):
-                    await self._try(digest, size, fetch, suspect=True)
-        await self.room.settle(digest)
+            await self.room.make(digest, max(size, 0))
+            if not await self._try(digest, size, fetch, suspect=False):
+                await self._try(digest, size, fetch, suspect=True)
+        await self.room.trim(digest)
 
     async def _try(self, digest: str, size: int, fetch: Fetch, *, suspect: bool) -> bool:
         """One fetch; False if the bytes that came are not the artifact and another try may help."""
@@ -237,7 +245,7 @@ class ArtifactStore:
         if 0 <= size < have:
             await self.offload(self.blobs.delete, digest)
             have = 0
-        sink = BlobSink(self, digest, have, size if size >= 0 else self.room.bound or -1, suspect=suspect)
+        sink = BlobSink(self, digest, have, size, suspect=suspect)
         try:
             await fetch(digest, have, sink)
         except MsrtError:

@@ -44,12 +44,14 @@ async def serve(store: ArtifactStore, peer: Peer, params: dict[str, object], fet
     check_digest(digest)
     suspect = params.get("suspect") is True
     for last in (False, True):
-        if fetch is not None and not store.has(digest):
-            await store.ensure(digest, fetch)
         try:
-            async with store.lend(digest, suspect=suspect) as lent:
-                await peer.push(ARTIFACT, {"digest": digest}, lent.read, size=lent.size, digest=digest, answers=call)
-                return {"size": lent.size}
+            async with store.keeping(digest):
+                if fetch is not None and not store.has(digest):
+                    await store.ensure(digest, fetch)
+                async with store.lend(digest, suspect=suspect) as lent:
+                    meta: dict[str, object] = {"digest": digest}
+                    await peer.push(ARTIFACT, meta, lent.read, size=lent.size, digest=digest, answers=call)
+                    return {"size": lent.size}
         except (Corrupt, NotFound):
             if fetch is None or last or store.has(digest):
                 raise
@@ -88,7 +90,7 @@ class IncomingArtifact:
         if not self._have:
             async with self._store.lock(self._digest):
                 await self._sink.complete(size, digest)
-            await self._store.room.settle(self._digest)
+            await self._store.room.trim(self._digest)
 
     def abort(self, error: Exception) -> None:
         self._sink.abort(error)

@@ -22,7 +22,7 @@ def world(disk=None):
     return SimpleNamespace(disk=disk or MemoryDisk(), offload=inline)
 
 
-def store(disk=None, bound=0):
+def store(disk=None, bound=None):
     return ArtifactStore(world(disk), bound_bytes=bound)
 
 

@@ -258,27 +258,60 @@ def test_the_least_recently_used_go():
     asyncio.run(main())
 
 
-def test_pinned_and_used_ones_stay():
-    """When only those are left, a newcomer is refused with DiskFull and nothing is lost."""
+def test_pinned_and_used_ones_stay_and_do_not_count():
+    """The bound is of what is kept beyond them."""
 
     async def main():
-        artifacts = store(bound=11_000)
+        artifacts = store(bound=6_000)
         one, two = [await artifacts.put_bytes(blob(n)) for n in range(2)]
-        artifacts.pin([one], "models")
-        async with artifacts.lend(two):
-            with pytest.raises(DiskFull):
-                await artifacts.put_bytes(blob(3))
-            with pytest.raises(DiskFull):
-                await artifacts.ensure(digest_of(blob(4)), Parent(blob(4)), 5000)
-            with pytest.raises(DiskFull):
-                await artifacts.ensure(digest_of(blob(5)), Parent(blob(5)))
-            assert artifacts.held_bytes == 10_000
-        await artifacts.put_bytes(blob(3))
-        assert artifacts.has(one)
-        assert not artifacts.has(two)
-        artifacts.pin([], "models")
-        await artifacts.put_bytes(blob(4))
         assert not artifacts.has(one)
+        artifacts.pin([two], "models")
+        async with artifacts.lend(await artifacts.put_bytes(blob(2))) as lent:
+            await artifacts.put_bytes(blob(3))
+            assert artifacts.held_bytes == 15_000
+        assert (artifacts.has(two), artifacts.has(lent.digest), artifacts.held_bytes) == (True, False, 10_000)
+        artifacts.pin([], "models")
+        await artifacts.ensure(digest_of(blob(4)), Parent(blob(4)))
+        assert not artifacts.has(two)
+        assert artifacts.held_bytes == 5_000
+
+    asyncio.run(main())
+
+
+def test_a_bound_of_nothing_keeps_none_beyond_those_in_use():
+    """It is fetched, read and let go; what is pinned stays; an origin without a bound lets nothing go."""
+
+    async def main():
+        artifacts = store(bound=0)
+        parent = Parent(blob(1))
+        for _ in range(2):
+            assert await artifacts.get(digest_of(blob(1)), parent, 5000) == blob(1)
+            assert artifacts.held_bytes == 0
+        assert len(parent.asked) == 2
+        artifacts.pin([digest_of(blob(2))], "models")
+        await artifacts.ensure(digest_of(blob(2)), Parent(blob(2)), 5000)
+        await artifacts.get(digest_of(blob(1)), parent)
+        assert artifacts.digests() == [digest_of(blob(2))]
+        origin = store(bound=None)
+        for number in range(20):
+            await origin.put_bytes(blob(number))
+        assert origin.held_bytes == 100_000
+
+    asyncio.run(main())
+
+
+def test_a_full_disk_lets_a_spare_one_go():
+    """However much the bound would allow; a pinned one stays."""
+    disk = MemoryDisk()
+
+    async def main():
+        artifacts = store(disk, bound=1 << 30)
+        one, two = [await artifacts.put_bytes(blob(n)) for n in range(2)]
+        artifacts.pin([one])
+        disk.full = True
+        with pytest.raises(DiskFull):
+            await artifacts.put_bytes(blob(3))
+        assert (artifacts.has(one), artifacts.has(two)) == (True, False)
 
     asyncio.run(main())
 
