@@ -44,7 +44,7 @@ CALLS: Final[dict[str, frozenset[str]]] = {
     Role.EDGE: frozenset(
         {
             "artifact.get", "enrol", "journal.*", "snapshot.get", "fleet.report", "events.push", "update.push",
-            "round.*", "node.logs", "node.diagnose", "edges", "ping", "model.load", "model.unload",
+            "round.*", "edges", "ping", "model.load", "model.unload",
         }
     ),
     Role.DEVICE: frozenset({"artifact.get", "update.push", "round.report", "mqtt.password", "ping"}),

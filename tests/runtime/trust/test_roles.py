@@ -26,7 +26,8 @@ def test_what_a_role_may_call(role, method):
     ("role", "method"),
     [
         ("device", "model.push"), ("device", "invite.create"), ("client", "model.push"), ("client", "status"),
-        ("edge", "invite.create"), ("edge", "model.rollout"), ("emperor", "ping"), ("", "infer"),
+        ("edge", "invite.create"), ("edge", "model.rollout"), ("edge", "node.logs"), ("edge", "node.diagnose"),
+        ("emperor", "ping"), ("", "infer"),
         ("operator", "enrol"), ("operator", "modelx.push"), ("operator", "*"), ("client", ""),
     ],
 )  # fmt: skip
