@@ -40,6 +40,7 @@ from msrt.protocol.messages import (
     ModelState,
     TensorSpec,
 )
+from msrt.protocol.packing import frame_size
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.world.world import World
 
@@ -273,8 +274,7 @@ class Requests:
                 (token.id,), (request.rows,), request.model, answer.version, answer.variant, answer.device,
                 answer.outputs, marks=dict(answer.marks),
             )  # fmt: skip
-            with contextlib.suppress(errors.Disconnected, errors.Overloaded):
-                token.peer.send(message, list(answer.frames))
+            _answer(token.peer, message, list(answer.frames))
         elif not token.done():  # type: ignore[attr-defined]
             token.set_result(answer)  # type: ignore[attr-defined]
 
@@ -287,9 +287,18 @@ class Requests:
         mine = self._of_client.get(peer)
         if mine is None:
             return
+        for reply in replies:
+            mine.pop(reply.request.token.id, None)  # type: ignore[attr-defined]
+        limit = peer.limit - wire.HEADER_LIMIT // 16
+        while replies:  # the client's link may take less than the device's
+            count = _fitting(replies, limit)
+            self._join(peer, replies[:count])
+            replies = replies[count:]
+
+    @staticmethod
+    def _join(peer: Peer, replies: list[Reply]) -> None:
+        """One message with all these answers."""
         ids = tuple(r.request.token.id for r in replies)  # type: ignore[attr-defined]
-        for ident in ids:
-            mine.pop(ident, None)
         first, answer = replies[0], replies[0].answer
         outputs, frames = first.outputs, first.frames
         if len(replies) > 1:
@@ -300,8 +309,31 @@ class Requests:
             ids, tuple(r.request.rows for r in replies), answer.model, answer.version, answer.variant, answer.device,
             outputs, answer.compute_us,
         )  # fmt: skip
-        with contextlib.suppress(errors.Disconnected, errors.Overloaded):
-            peer.send(message, frames)
+        _answer(peer, message, list(frames))
+
+
+def _fitting(replies: list[Reply], limit: int) -> int:
+    """How many of these answers fit one message, at least one."""
+    size = 0
+    for count, reply in enumerate(replies):
+        size += sum(map(frame_size, reply.frames))
+        if size > limit:
+            return max(1, count)
+    return len(replies)
+
+
+def _answer(peer: Peer, message: Inferred, frames: list[Buffer]) -> None:
+    """Say it; an answer that the client's link cannot carry is an error of its own, with its size."""
+    size = sum(map(frame_size, frames)) + wire.HEADER_ROOM
+    error = errors.FrameTooLarge(size, peer.limit, "answer")
+    with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+        try:
+            if size <= peer.limit:
+                peer.send(message, frames)
+                return
+        except errors.FrameTooLarge as header:
+            error = header
+        peer.send(InferFailed(message.ids, error.code, error.text, "ask for fewer rows or outputs at a time"))
 
 
 def _parts(message: Infer, frames: list[Buffer], rows: int) -> list[tuple[tuple[TensorSpec, ...], tuple[Buffer, ...]]]:

@@ -1,4 +1,4 @@
-"""Who takes part in a region's round: each hears of itself, strangers are refused, nobody weighs more than the bound."""
+"""Who takes part in a region's round: each hears of itself, strangers are refused, weights are bounded."""
 
 from __future__ import annotations
 
