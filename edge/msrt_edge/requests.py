@@ -86,6 +86,8 @@ class Requests:
         self._world, self._dispatcher, self._validate, self._served = world, dispatcher, validate, served
         self._workers: dict[str, Worker] = {}
         self.spill: Spill = lambda _request, _error: False
+        self.unhedged: frozenset[str] = frozenset()
+        """Models of which no second device is asked when the first is late."""
         self._of_client: dict[Peer, dict[int, Request]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -138,7 +140,8 @@ class Requests:
         one = Request(
             request.model, request.inputs, request.frames, now + request.timeout_s, future,
             request.version, request.outputs, request.trace, request.priority,
-            request.sequence, request.sequence_start, request.sequence_end, hops=request.hops,
+            request.sequence, request.sequence_start, request.sequence_end,
+            hedgeable=request.model not in self.unhedged, hops=request.hops,
         )  # fmt: skip
         if not self._arrived:
             loop.call_soon(self._submit_arrived)
@@ -170,7 +173,8 @@ class Requests:
             request = Request(
                 message.model, inputs, own, deadline, _ClientToken(peer, ident),
                 message.version, message.outputs, message.trace, message.priority,
-                message.sequence, message.sequence_start, message.sequence_end, hops=message.hops,
+                message.sequence, message.sequence_start, message.sequence_end,
+                hedgeable=message.model not in self.unhedged, hops=message.hops,
             )  # fmt: skip
             mine[ident] = request
             requests.append(request)

@@ -122,6 +122,7 @@ class Service:
                 chain.caching.serving(edge.fleet.settled(model))
             entries[model] = chain.entry
         self._entries = entries
+        edge.requests.unhedged = frozenset(model for model, policy in policies.items() if not policy.hedge)
 
     def _chain(self, model: str, policy: ModelPolicy) -> _Chain:
         chain = self._chains.get(model)

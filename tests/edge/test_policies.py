@@ -517,3 +517,35 @@ def test_a_model_for_devices_is_not_the_edges():
         assert rig.edge.engine.models == ()
 
     simulate(scenario)
+
+
+def test_a_model_that_must_not_be_computed_twice_is_not_hedged():
+    """The policy reaches the dispatcher, for HTTP and for clients."""
+
+    async def scenario(rig):
+        await rig.serve("d1")
+        await policed(rig, hedge=False)
+        rig.d1.answers = None
+        rig.c.ask(1)
+        await until(lambda: rig.edge.dispatcher.open_requests == 1)
+        held = rig.edge.service.infer(asks(1.0))
+        await until(lambda: rig.edge.dispatcher.open_requests == 2)
+        assert [one.hedgeable for one in rig.edge.dispatcher.flow.live.values()] == [False, False]
+        held.cancel()
+
+    simulate(scenario, clients=("c",))
+
+
+def test_a_priority_is_of_requests_that_name_none():
+    """Who names one keeps it."""
+
+    async def scenario(rig):
+        await rig.serve("d1")
+        await policed(rig, priority=-1)
+        await rig.edge.service.infer(asks())
+        await rig.edge.service.infer(asks(1.0, priority=1))
+        rig.c.ask(1)
+        await until(lambda: rig.c.told(Inferred))
+        assert [message.priority for message in rig.d1.told(Infer)] == [-1, 1, -1]
+
+    simulate(scenario, clients=("c",))

@@ -206,7 +206,7 @@ class _Parameters(msgspec.Struct, gc=False):
 class _Answer(msgspec.Struct, omit_defaults=True):
     model_name: str
     model_version: str
-    parameters: _Parameters
+    parameters: _Parameters | dict[str, object]
     outputs: list[_Output]
     id: str = ""
 
@@ -220,7 +220,9 @@ def encode_answer(model: str, ident: str, answer: InferAnswer) -> bytes:
         _Output(spec.name, spec.dtype, spec.shape, _values(spec, frame))
         for spec, frame in zip(answer.outputs, answer.frames, strict=True)
     ]
-    parameters = _Parameters(answer.variant, answer.device)
+    parameters: _Parameters | dict[str, object] = _Parameters(answer.variant, answer.device)
+    if answer.marks:
+        parameters = {"variant": answer.variant, "device": answer.device, **answer.marks}
     return _encoder.encode(_Answer(model, str(answer.version), parameters, outputs, ident))
 
 
