@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from msrt import errors
@@ -56,6 +57,7 @@ log = structlog.get_logger()
 LOAD_S: Final = 2.0
 YIELD_S: Final = 0.5
 KEEP: Final = "assignment"
+ASSIGNMENT_LIMIT: Final = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Device:
         ]
         self.training = self._make_training() if setup.trainer and config.train else None
         self._report_due = asyncio.Event()
+        self._parts = Assign(0, ())
+        """What came of an assignment whose rest follows."""
 
     def _make_training(self) -> Training:
         assert self.setup.trainer is not None
@@ -158,7 +162,7 @@ class Device:
         """The assignment on disk is in force until an edge says otherwise: a reboot brings the same models back."""
         found = dict(self._store.scan(KEEP)).get(KEEP)
         if found:
-            assign = wire.unpack(found, Assign)
+            assign = wire.unpack(found, Assign, limit=ASSIGNMENT_LIMIT)
             self.keeper.assign(assign.generation, assign.models)
 
     async def fetch(self, digest: str) -> bytes:
@@ -180,6 +184,7 @@ class Device:
             return
         log.info("device.edge_away", edge=peer.node, error=str(error or ""))
         self.requests.forget()
+        self._parts = Assign(0, ())
         self.events.detach(peer)
         if self.training is not None:
             self.training.detach()
@@ -202,6 +207,12 @@ class Device:
                 log.warning("device.unexpected_message", type=type(message).__name__)
 
     def _assigned(self, message: Assign) -> None:
+        before = self._parts.models if self._parts.generation == message.generation else ()
+        message = msgspec.structs.replace(message, models=before + message.models)
+        if message.more:
+            self._parts = message
+            return
+        self._parts = Assign(0, ())
         self.keeper.assign(message.generation, message.models)
         self._store.put(KEEP, wire.pack(message))
         task = asyncio.get_running_loop().create_task(self._commit())

@@ -16,6 +16,7 @@ from msrt.inference.bundle import Manifest, check_manifest, signature_of
 from msrt.inference.signature import Signature
 from msrt.journal.state import State
 from msrt.links.link import Buffer
+from msrt.protocol import wire
 from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, ModelState, Placement, TensorSpec
 from msrt.serving.backend import ModelInfo
 from msrt.trust.identity import Purpose, verify
@@ -156,7 +157,8 @@ class Fleet:
                 continue
             self._generation += 1
             try:
-                seen.peer.send(Assign(self._generation, wanted))
+                for part in _parts(self._generation, wanted, seen.peer.limit):
+                    seen.peer.send(part)
             except errors.FrameTooLarge as error:  # it keeps what it has; said once, until something else is wanted
                 log.warning("device.assignment_too_large", device=seen.name, models=len(wanted), error=error.text)
             except (errors.Disconnected, errors.Overloaded) as error:
@@ -281,6 +283,19 @@ class Fleet:
             labels=self.labels(seen), models=seen.models, link=_scheme(seen.peer), values=seen.values,
             sources=seen.sources,
         )  # fmt: skip
+
+
+def _parts(generation: int, wanted: tuple[Placement, ...], limit: int) -> Iterator[Assign]:
+    """An assignment in messages that the device's link takes: a manifest may be long, and there may be many."""
+    most, size, some = min(limit, wire.HEADER_LIMIT) // 2, 0, list[Placement]()
+    for placement in wanted:
+        length = len(wire.pack(placement))
+        if some and size + length > most:
+            yield Assign(generation, tuple(some), more=True)
+            size, some = 0, []
+        some.append(placement)
+        size += length
+    yield Assign(generation, tuple(some))
 
 
 def _scheme(peer: Peer) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from msrt import errors
-from msrt.protocol.messages import DeviceReport, Load, StreamOpen
+from msrt.protocol.messages import Assign, DeviceReport, Load, StreamOpen
 from msrt.settings import SourceConfig
 from tests.device.rig import digest, simulate, until
 from tests.runtime.inference.models import mlp
@@ -144,3 +145,31 @@ def test_old_models_make_room_and_the_one_in_use_stays():
         assert held.held_bytes <= 2 * size
 
     simulate(scenario, cache_bytes=size)
+
+
+def test_an_assignment_in_parts_counts_when_its_last_part_is_here():
+    """Nothing goes before, nothing of an older one is mixed in, and it outlasts a restart however large it is."""
+
+    async def scenario(rig):
+        await rig.serving(1)
+        one, two = await rig.model(1), await rig.model(2)
+        many = tuple(
+            msgspec.structs.replace(two, model=f"other{n}", manifest=two.manifest + b" " * 100_000) for n in range(8)
+        )
+        rig.edge.peer.send(Assign(3, (two,), more=True))
+        rig.edge.peer.send(Assign(4, (one,), more=True))
+        await asyncio.sleep(2)
+        assert rig.device.slots.generation == 1
+        for part in many:
+            rig.edge.peer.send(Assign(4, (part,), more=True))
+        rig.edge.peer.send(Assign(4, ()))
+        await until(lambda: rig.device.slots.generation == 4)
+        names = {slot.placement.model for slot in rig.device.slots.held()}
+        assert names == {"net", *(f"other{n}" for n in range(8))}
+        assert rig.ready(1)
+        await asyncio.sleep(1)
+        rig.sim.crash("d")
+        rig.sim.restart("d")
+        await until(lambda: rig.device is not None and len(rig.device.slots.held()) == 9)
+
+    simulate(scenario)

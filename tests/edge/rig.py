@@ -254,9 +254,10 @@ class Child:
 
     @property
     def placed(self):
-        """(model, version, variant, serve) of the last assignment; None before the first."""
+        """(model, version, variant, serve) of the last assignment, all its parts; None before the first."""
         told = self.told(Assign)
-        return [(p.model, p.version, p.variant, p.serve) for p in told[-1].models] if told else None
+        last = [p for one in told if one.generation == told[-1].generation for p in one.models]
+        return [(p.model, p.version, p.variant, p.serve) for p in last] if told else None
 
     # --- as the handler
 

@@ -8,6 +8,7 @@ import pytest
 
 from msrt import errors
 from msrt.journal.facts import ModelPushed, NodeLabelled, RolloutSet
+from msrt.protocol import wire
 from msrt.protocol.messages import Assign, FleetReport, ModelState
 from msrt_edge import fleet as room
 from tests.edge.rig import identity, pushed, simulate, until
@@ -67,22 +68,22 @@ def test_a_manifest_that_the_cloud_did_not_sign_is_never_placed():
     simulate(scenario)
 
 
-def test_models_too_many_for_one_message_do_not_end_the_edge():
-    """What no packet can carry is not sent; the device keeps what it has and the edge lives."""
+def test_models_too_many_for_one_message_come_in_parts():
+    """Of one generation, each within the link's limit; the last one says that it is."""
 
     async def scenario(rig):
         await rig.serve()
         for number in range(6):
             labels = tuple(f"{number}-{n}-{'x' * 90}" for n in range(1500))
             await rig.cloud.writer.append(pushed(1, f"wide{number}", labels=labels), RolloutSet(f"wide{number}", 1))
-        await until(lambda: len(rig.edge.follower.state.rollouts) == 7)
-        await asyncio.sleep(5)
-        assert len(rig.d1.placed) < 7
-        assert b"device.assignment_too_large" in rig.sim.log_bytes()
-        assert rig.d1.live
-        await rig.cloud.writer.append(*(RolloutSet(f"wide{n}", 1, state="rolled_back") for n in range(6)))
+        await until(lambda: len(rig.d1.placed) == 7)
+        told = rig.d1.told(Assign)
+        parts = [one for one in told if one.generation == told[-1].generation]
+        assert len(parts) > 1
+        assert [one.more for one in parts] == [True] * (len(parts) - 1) + [False]
+        assert max(len(wire.encode(one)[0]) for one in parts) < wire.HEADER_LIMIT
         await rig.cloud.rollout(2)
-        await until(lambda: rig.d1.placed == [("net", 2, "fp32", True)])
+        await until(lambda: ("net", 2, "fp32", True) in rig.d1.placed and len(rig.d1.placed) == 7)
 
     simulate(scenario)
 

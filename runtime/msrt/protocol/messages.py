@@ -344,6 +344,8 @@ class Assign(_Session, frozen=True, tag="assign"):
 
     generation: int
     models: tuple[Placement, ...]
+    more: bool = False
+    """The rest of this generation follows: what is not named here does not go yet."""
 
 
 class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
