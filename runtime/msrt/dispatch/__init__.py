@@ -8,6 +8,11 @@ retry       which failures go elsewhere, and when silence counts as one
 deadlines   what is due when
 flow        the way of one request through these rooms
 watch       what time alone brings: silence, rest, age
+cache       answers that are kept, and what makes two questions one
+cascade     whether a small model is sure, and what may go up to a larger one
+mirror      copies for a candidate, and what they show
+overflow    where a request goes that its region cannot answer
+policy      what an operator says of all that, per model
 dispatcher  the table of events that ties them together
 """
 
