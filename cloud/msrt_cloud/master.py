@@ -138,6 +138,7 @@ class Cloud:
             epoch=boots << 24,
             children=config.workers,
         )
+        self.downlink.sessions = config.client_sessions
         for url, credentials in setup.listen:
             link = world.links.listen(url, credentials, lambda _principal: True)
             await self.downlink.listen(link)

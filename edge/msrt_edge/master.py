@@ -166,6 +166,7 @@ class Edge:
             self.world, self.node, self.hello.boot, Below(self), gate,
             lease_s=self.setup.config.lease_s, epoch=boots << 24, children=self.setup.config.workers,
         )  # fmt: skip
+        self.downlink.sessions = self.setup.config.client_sessions
         for url, credentials in self.setup.listen:
             link = self.world.links.listen(url, credentials, lambda _principal: True)
             await self.downlink.listen(link)

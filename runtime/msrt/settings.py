@@ -83,6 +83,8 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     """A worker silent for longer is dead: its work goes to others. It speaks at least three times in that time."""
     workers: Count = 4096
     """Nodes and clients below this one at a time; one more is refused as overloaded."""
+    client_sessions: Count = 256
+    """Sessions of one client's or operator's identity at a time; one more is refused as overloaded."""
 
     def __post_init__(self) -> None:
         if self.listen:

@@ -14,7 +14,7 @@ from msrt.links.link import Credentials
 from msrt.protocol.messages import Enrol, Hello
 from msrt.trust.certificate import prove
 from msrt_edge.gate import EdgeGate
-from tests.edge.rig import certificate, identity, simulate, until
+from tests.edge.rig import Child, certificate, identity, simulate, until
 from tests.runtime.hop.tree import CLOUD, parent_of
 
 STRANGER = identity("another cloud")
@@ -127,3 +127,22 @@ def test_nobody_joins_while_the_cloud_is_away():
         assert (await ask(rig)).certificate
 
     simulate(scenario, devices=())
+
+
+def test_one_identity_takes_no_more_than_its_share_of_the_sessions():
+    """The next one is told why; others come in, and one that ends makes room."""
+
+    async def scenario(rig):
+        for number in range(3):
+            rig.sim.add(f"app-{number}", Child, ("app", "client", ("edge",), None))
+        await until(lambda: all(rig.here(f"app-{number}") for number in range(3)))
+        rig.sim.add("app-3", Child, ("app", "client", ("edge",), None))
+        await until(lambda: b"app has 3 sessions already" in rig.sim.log_bytes())
+        rig.sim.add("other", Child, ("other", "client", ("edge",), None))
+        await until(lambda: rig.here("other"))
+        assert not rig.here("app-3")
+        assert all(rig.here(f"app-{number}") for number in range(3))
+        rig.sim.crash("app-1")
+        await until(lambda: rig.here("app-3"))
+
+    simulate(scenario, client_sessions=3)

@@ -24,6 +24,7 @@ __all__ = ["Downlink", "Gate"]
 log = structlog.get_logger()
 CHILDREN = 4096
 """At a time; one more is told to go elsewhere."""
+SESSIONS = 256
 MAX_ENROLMENTS = 64
 """At work at once; more are told to come back."""
 MANY = (Role.CLIENT, Role.OPERATOR)
@@ -92,6 +93,8 @@ class Downlink:
         self._world, self._node, self._boot = world, node, boot
         self._handler, self._gate, self._lease_s = handler, gate, lease_s
         self._epoch, self._children = epoch, children
+        self.sessions = SESSIONS
+        """Of one identity at a time, where it may have many."""
         self._sinks: list[_LinkSink] = []
         self._enrolling: set[asyncio.Task[None]] = set()
         self.peers: dict[str, Peer] = {}
@@ -155,10 +158,7 @@ class Downlink:
         if peer is not None and peer.session.stale(hello):
             return
         if peer is None:
-            if len(self.peers) >= self._children:
-                raise errors.Overloaded(
-                    f"{self._children} nodes are here already", hint="raise `workers`, or add an edge"
-                )
+            self._check_room(certificate)
             session = Session(Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s)
             peer = Peer(self._world, session, self._handler, certificate, hello.node)
             peer.on_over = self._over
@@ -178,6 +178,19 @@ class Downlink:
             lease_s=self._lease_s, parents=self._gate.parents(certificate),
         )  # fmt: skip
         peer.perform(peer.session.admit(hello, offer, self._world.now()))
+
+    def _check_room(self, certificate: Certificate) -> None:
+        """May one more come? One identity must not take the place of all others."""
+        if len(self.peers) >= self._children:
+            raise errors.Overloaded(f"{self._children} nodes are here already", hint="raise `workers`, or add an edge")
+        if certificate.role not in MANY:
+            return
+        theirs = sum(peer.node == certificate.node for peer in self.peers.values())
+        if theirs >= self.sessions:
+            raise errors.Overloaded(
+                f"{certificate.name} has {theirs} sessions already",
+                hint="close some, give each application an invite of its own, or raise `client_sessions`",
+            )
 
     def _forget_route(self, peer: Peer) -> None:
         for sink in self._sinks:
