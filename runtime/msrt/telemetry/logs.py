@@ -19,6 +19,10 @@ __all__ = ["configure", "quiet_unless_configured", "recent"]
 
 RECENT: Final = 2000
 """Lines kept in memory for `msrt node logs`: about half a megabyte."""
+LINES: Final = 5
+"""Of the same event about the same peer in one second; what is beyond is counted, and said with the next one."""
+SAME: Final = ("event", "peer", "node", "device", "source", "code", "type", "message")
+"""Keys that make two lines the same one again: nobody may fill a disk or a reader's day by being refused."""
 SECRET: Final = frozenset({"secret", "password", "api_key", "token", "invite", "link_secret"})
 
 _recent: collections.deque[bytes] = collections.deque(maxlen=RECENT)
@@ -36,6 +40,7 @@ def configure(
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Sparing(),
         _mask,
         structlog.processors.format_exc_info,
         _keep,
@@ -83,6 +88,34 @@ class _Lines:
             self._stream.flush()
 
     debug = info = warning = error = critical = exception = fatal = log = msg
+
+
+class _Sparing:
+    """Drops what a peer makes us say too often. The line's own time is the clock."""
+
+    def __init__(self) -> None:
+        self._second = ""
+        self._said: collections.Counter[tuple[object, ...]] = collections.Counter()
+        self._dropped: collections.Counter[tuple[object, ...]] = collections.Counter()
+
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        name = str(event["event"])
+        if not name.startswith("hop.") and not name.endswith(("refused", "unexpected_message")):
+            return event
+        second = str(event["timestamp"])[:19]
+        if second != self._second:
+            self._second = second
+            self._said.clear()
+            if len(self._dropped) > RECENT:
+                self._dropped.clear()
+        key = tuple(str(event.get(name, "")) for name in SAME)
+        self._said[key] += 1
+        if self._said[key] > LINES:
+            self._dropped[key] += 1
+            raise structlog.DropEvent
+        if dropped := self._dropped.pop(key, 0):
+            event["not_said"] = dropped
+        return event
 
 
 class _Bridge(logging.Handler):

@@ -106,3 +106,37 @@ def test_configuring_twice_bridges_once(stream):
     logs.configure("json", stream=stream)
     logging.getLogger("paho").warning("once")
     assert len(lines(stream)) == 1
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of each line, as the test sets it."""
+    now = ["2026-01-01T00:00:00.100000Z"]
+    monkeypatch.setattr(
+        structlog.processors,
+        "TimeStamper",
+        lambda **_how: lambda _logger, _method, event: {**event, "timestamp": now[0]},
+    )
+    return now
+
+
+def test_the_same_line_about_one_peer_is_said_a_few_times_a_second(stream, clock):
+    """However often it is refused; how many were not said is said with the next one. Others are heard meanwhile."""
+    logs.configure("json", stream=stream)
+    log = structlog.get_logger()
+    for _ in range(1000):
+        log.warning("hop.refused", peer="p1", code="malformed_frame", error="bad")
+    log.warning("hop.refused", peer="p2", code="malformed_frame")
+    log.warning("hop.refused", peer="p1", code="out_of_order")
+    assert [line["peer"] for line in lines(stream)] == ["p1"] * logs.LINES + ["p2", "p1"]
+    clock[0] = "2026-01-01T00:00:01.100000Z"
+    log.warning("hop.refused", peer="p1", code="malformed_frame", error="bad")
+    assert lines(stream)[-1]["not_said"] == 1000 - logs.LINES
+
+
+def test_what_no_peer_can_cause_is_always_said(stream, clock):
+    """What happens here is not told a few times only."""
+    logs.configure("json", stream=stream)
+    for number in range(50):
+        structlog.get_logger().info("artifact.evicted", digest=f"{number}")
+    assert len(lines(stream)) == 50
