@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Final
 
 import msgspec
@@ -16,8 +17,11 @@ from msrt.protocol.wire import pack, unpack
 __all__ = [
     "FP32",
     "INT8",
+    "LOGITS",
     "MEASURE",
+    "PROBABILITIES",
     "Manifest",
+    "Stage",
     "Variant",
     "check_manifest",
     "choose",
@@ -27,6 +31,8 @@ __all__ = [
 
 FP32: Final = "fp32"
 INT8: Final = "int8"
+LOGITS: Final = "logits"
+PROBABILITIES: Final = "probabilities"
 MEASURE: Final = "measure"
 """As the variant of a placement: load every variant the manifest allows, keep the fastest, report all."""
 
@@ -49,6 +55,15 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     """How it was made: as given, static or dynamic."""
 
 
+class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A graph that runs where the model runs, before or after it, in the same call."""
+
+    digest: str
+    """SHA-256 hex of the ONNX file: an artifact."""
+    size: int
+    """Bytes of the file."""
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of a model. Immutable once signed; unknown fields of a newer cloud are ignored."""
 
@@ -56,8 +71,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Canonical name: `digits` or `namespace/digits`."""
     version: int
     inputs: tuple[TensorSpec, ...]
-    """In the graph's order; -1 is a free dimension."""
+    """What a request brings, in the graph's order; -1 is a free dimension. Those of `pre`, if there is one."""
     outputs: tuple[TensorSpec, ...]
+    """What an answer brings. Those of `post`, if there is one."""
     variants: dict[str, Variant]
     """By name: fp32, int8."""
     chosen: dict[str, str] = {}
@@ -72,6 +88,15 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Input name to a shape the model is known to run with: for warm-up and measuring."""
     labels: tuple[str, ...] = ()
     """Names of the classes of the first output, if it has classes."""
+    pre: Stage | None = None
+    """Makes the model's inputs of a request's; the same for every variant."""
+    post: Stage | None = None
+    """Makes an answer of the model's outputs; the same for every variant."""
+    scores: str = ""
+    """What the first output says about its classes: LOGITS or PROBABILITIES; empty: neither, or nobody looked."""
+    temperature: float = 1.0
+    """Fitted at push where the scores could be held against labels: logits, or logarithms of probabilities, divided by
+    it give probabilities that are as often right as they say. Never changes which class is first."""
     report: dict[str, object] = {}
     """What the gate measured."""
 
@@ -122,6 +147,8 @@ def _check(manifest: Manifest) -> None:
         raise MalformedFrame(f"a manifest names one version from 1 on, not {manifest.model}@{manifest.version}")
     if not manifest.variants or not manifest.inputs or not manifest.outputs:
         raise MalformedFrame(f"the manifest of {manifest.model} lacks variants, inputs or outputs")
+    if not isfinite(manifest.temperature) or manifest.temperature <= 0:
+        raise MalformedFrame(f"the manifest of {manifest.model} has a temperature of {manifest.temperature}")
     named = {manifest.require, *manifest.chosen.values()} - {""}
     if not named <= manifest.variants.keys():
         missing = ", ".join(sorted(named - manifest.variants.keys()))
