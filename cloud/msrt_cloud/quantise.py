@@ -31,6 +31,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from msrt.errors import InvalidModel, MsrtError
 from msrt.inference.engine import Engine
 from msrt_cloud.graph import drop_unused, float_bytes, fold_dequantised_weights, initialiser_bytes, read_graph
+from msrt_cloud.room import is_full
 from msrt_cloud.samples import Samples
 
 __all__ = ["DYNAMIC", "RECIPES", "Recipe", "float_copy", "quantise", "recipes_for", "weight_bytes_ratio"]
@@ -93,6 +94,8 @@ def float_copy(path: Path, out: Path) -> tuple[Path, int]:
             quant_pre_process(plain, ready, skip_symbolic_shape=True)
             return ready, float_bytes(onnx.load(ready))
     except FAULTS as error:
+        if is_full(error):
+            raise
         raise InvalidModel(f"the graph cannot be made ready for int8: {_line(error)}") from error
 
 
@@ -124,6 +127,8 @@ def quantise(ready: Path, target: Path, recipe: Recipe, samples: Samples | None)
                 )
             model = onnx.load(target)
     except FAULTS as error:
+        if is_full(error):
+            raise
         raise InvalidModel(f"{recipe.name}: {_line(error)}") from error
     _drop_zero_points(model)
     onnx.save(model, target)

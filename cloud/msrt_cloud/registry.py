@@ -22,6 +22,7 @@ from msrt.protocol.address import ModelName
 from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
 from msrt_cloud.prepare import Prepared, PrepareOptions
+from msrt_cloud.room import file_name, of_disk
 
 __all__ = ["Prepare", "Push", "Registry"]
 
@@ -43,6 +44,10 @@ class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_accuracy: float = 0.0
     require: str = ""
     labels: list[str] = []
+    file_name: str = ""
+    """What the user calls the files: errors speak of them by these names."""
+    calibrate_name: str = ""
+    eval_name: str = ""
 
 
 class Registry:
@@ -81,17 +86,17 @@ class Registry:
 
     async def _prepared(self, push: Push) -> tuple[Prepared, dict[str, bytes]]:
         """Run the workshop over files of its own; the variants' bytes."""
-        with tempfile.TemporaryDirectory(prefix="msrt-push-") as folder:
+        with of_disk(), tempfile.TemporaryDirectory(prefix="msrt-push-") as folder:
             place = Path(folder)
             paths: dict[str, str] = {}
-            for kind, suffix in (("file", "model.onnx"), ("calibrate", "calibrate"), ("eval", "eval.npz")):
+            for kind, default in (("file", "model.onnx"), ("calibrate", "calibrate.npy"), ("eval", "eval.npz")):
                 digest = getattr(push, kind)
                 if not digest:
                     continue
+                path = place / kind / file_name(getattr(push, f"{kind}_name"), default)
                 data = await self._artifacts.read(digest)
-                name = suffix if suffix != "calibrate" else f"calibrate.{'npz' if data[:2] == b'PK' else 'npy'}"
-                await self._world.offload((place / name).write_bytes, data)
-                paths[kind] = str(place / name)
+                await self._world.offload(_write, path, data)
+                paths[kind] = str(path)
             out = place / "out"
             await self._world.offload(out.mkdir)
             options = PrepareOptions(
@@ -112,3 +117,8 @@ class Registry:
         if pushed is None:
             raise errors.NotFound(f"{model} has no version {version}", hint="msrt model list")
         return wire.unpack(pushed.manifest, Manifest), pushed.report
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(data)

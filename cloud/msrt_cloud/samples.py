@@ -24,6 +24,7 @@ _BATCH: Final = 64
 _MAGIC: Final = (b"\x93NUMPY", b"PK")
 _LONGEST: Final = 6
 _SAVE: Final = "save it with np.save or np.savez"
+_CLEAN: Final = "leave such samples out, or give them a value"
 
 
 @dataclass(frozen=True)
@@ -126,5 +127,8 @@ def _checked(found: dict[str, Array], inputs: tuple[TensorSpec, ...], file: str)
             raise InvalidTensor(
                 f"{file}: input {spec.name!r} takes {list(spec.shape)}, the array is {list(array.shape)}"
             )
+        if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+            row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))
+            raise InvalidTensor(f"{file}: input {spec.name!r} is NaN or infinite in sample {row}", hint=_CLEAN)
         checked[spec.name] = array
     return checked

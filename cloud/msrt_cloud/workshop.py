@@ -27,6 +27,7 @@ from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, 
 from msrt_cloud.prepare import Prepared, PreparedFile, Task, Verdict
 from msrt_cloud.quality import Judgement, accuracy, is_classifier, judge, require_accuracy
 from msrt_cloud.quantise import Recipe, float_copy, quantise, recipes_for, weight_bytes_ratio
+from msrt_cloud.room import of_disk
 from msrt_cloud.samples import Samples, load_evaluation, load_samples, outputs_of
 
 __all__ = ["main", "work"]
@@ -66,8 +67,9 @@ class _Job:
         return outputs_of(model, samples, batchable=self.info.batchable)
 
 
+@of_disk()
 def work(task: Task, now: Callable[[], float]) -> Prepared:
-    """Do the task. Blocking, seconds to minutes. Raises InvalidModel, InvalidTensor, QualityGate."""
+    """Do the task. Blocking, seconds to minutes. Raises InvalidModel, InvalidTensor, QualityGate, DiskFull."""
     path, options = Path(task.path), task.options
     graph = read_graph(path)
     model = Engine().load(path.read_bytes())

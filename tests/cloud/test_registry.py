@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 
 import numpy as np
@@ -188,3 +189,37 @@ def test_a_version_is_found_by_number_or_as_the_newest():
             find("cat", 0)
 
     simulate(scenario)
+
+
+def test_an_error_names_the_users_own_files():
+    """Not what they are called here; a name that is no name is not used."""
+
+    async def scenario(rig):
+        bad, cat = await rig.operator.upload(b"this is no model"), await rig.operator.upload(b"no array")
+        with pytest.raises(errors.InvalidModel, match=r"^cat net\.onnx is not an ONNX model"):
+            await rig.operator.ask("model.push", name="net", file=bad, file_name="/home/me/cat net.onnx")
+        good = await rig.operator.upload(mlp())
+        with pytest.raises(errors.InvalidTensor, match=r"^pictures\.npy is neither"):
+            await rig.operator.ask(
+                "model.push", name="net", file=good, calibrate=cat, calibrate_name="pictures.npy", file_name=".."
+            )
+        for name in ("", "..", "a/..", "x\n.onnx", "y" * 300):
+            with pytest.raises(errors.InvalidModel, match=r"^(model\.onnx|y{100}) is not an ONNX model"):
+                await rig.operator.ask("model.push", name="net", file=bad, file_name=name)
+
+    simulate(scenario)
+
+
+def test_no_space_for_the_workshops_files_is_said_as_such():
+    """The operator hears disk_full and where; nothing is registered, and the cloud lives on."""
+
+    async def full(_path, _out, _options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def scenario(rig):
+        with pytest.raises(errors.DiskFull, match="no space left for the files of a push in"):
+            await rig.push(mlp())
+        assert rig.cloud.writer.state.models == {}
+        assert (await rig.operator.ask("model.list")) == []
+
+    simulate(scenario, prepare=full)

@@ -121,3 +121,14 @@ def test_a_model_without_a_batch_is_fed_one_sample_at_a_time():
     samples = Samples({"x": X})
     assert samples.shapes(model) == {"x": (4,)}
     assert np.array_equal(outputs_of(model, samples, batchable=False), X.reshape(-1))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_no_number_is_refused_with_its_sample(file, bad):
+    """It would poison ranges or accuracy without a word. Whole numbers have no such values."""
+    x = X.copy()
+    x[7, 2] = bad
+    with pytest.raises(InvalidTensor, match=r"^data\.npy: input 'x' is NaN or infinite in sample 7; leave .* out"):
+        load_samples(file(x), ONE)
+    with pytest.raises(InvalidTensor, match=r"data\.npz: input 'x' is NaN or infinite in sample 7"):
+        load_evaluation(file(x=x, y=Y), ONE)

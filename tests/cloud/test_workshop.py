@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from msrt.errors import InvalidTensor, QualityGate
+from msrt.errors import DiskFull, InvalidTensor, QualityGate
 from msrt_cloud.prepare import PrepareOptions, Task, Verdict
 from msrt_cloud.workshop import work
 from tests.cloud.models import blobs, classifier
@@ -116,3 +116,12 @@ def test_standard_output_is_the_verdicts_alone(room, monkeypatch):
     assert set(verdict.prepared.files) == {"fp32"}
     verdict = msgspec.json.decode(child(room, require="int8"), type=Verdict)
     assert (verdict.prepared, verdict.code) == (None, QualityGate.code)
+
+
+def test_a_full_disk_is_not_the_models_fault(room):
+    """From the library or from our own write, in this process or the child's: disk_full, and what to do."""
+    (room / "out" / "fp32.onnx").symlink_to("/dev/full")
+    with pytest.raises(DiskFull, match="no space left for the files of a push"):
+        done(room)
+    verdict = msgspec.json.decode(child(room), type=Verdict)
+    assert (verdict.code, "TMPDIR" in verdict.hint) == ("disk_full", True)

@@ -47,10 +47,10 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
     """
 
     async def work(cloud: Ask) -> Any:
-        params: dict[str, object] = {"name": options["name"], "file": await cloud.upload(file)}
+        params: dict[str, object] = {"name": options["name"], "file": await cloud.upload(file), "file_name": file.name}
         for key, option in (("calibrate", "calibrate"), ("eval", "evaluate")):
             if options[option]:
-                params[key] = await cloud.upload(options[option])
+                params[key], params[f"{key}_name"] = await cloud.upload(options[option]), options[option].name
         if options["labels"]:
             params["labels"] = _lines(options["labels"])
         params |= {"max_drop": options["max_drop"], "min_accuracy": options["min_accuracy"]}
