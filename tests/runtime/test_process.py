@@ -71,7 +71,8 @@ def test_an_error_is_one_sentence():
     with script(body) as process:
         _, err = process.communicate(timeout=20)
     assert (
-        err == "msrt: 127.0.0.1:80 is in use; name another with --listen, --mqtt, --http or --grpc (port 0 takes a free one)\n"
+        err
+        == "msrt: 127.0.0.1:80 is in use; name another with --listen, --mqtt, --http or --grpc (port 0 takes a free one)\n"
     )
     assert process.returncode == 1
 
