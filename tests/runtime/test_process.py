@@ -70,10 +70,10 @@ def test_an_error_is_one_sentence():
     """
     with script(body) as process:
         _, err = process.communicate(timeout=20)
-    assert (
-        err
-        == "msrt: 127.0.0.1:80 is in use; name another with --listen, --mqtt, --http or --grpc (port 0 takes a free one)\n"
+    said = (
+        "msrt: 127.0.0.1:80 is in use; name another with --listen, --mqtt, --http or --grpc (port 0 takes a free one)"
     )
+    assert err == said + "\n"
     assert process.returncode == 1
 
 
