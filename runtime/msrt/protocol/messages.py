@@ -12,7 +12,10 @@ from typing import ClassVar
 
 import msgspec
 
-__all__ = ["DeliveryClass", "Message", "TensorSpec"]
+__all__ = ["DeliveryClass", "Mark", "Message", "TensorSpec"]
+
+Mark = bool | int | float | str
+"""What an answer may be marked with: flat, so that the header of an answer is read the quick way (see wire)."""
 
 
 class DeliveryClass(enum.IntEnum):
@@ -302,7 +305,7 @@ class Inferred(_Message, frozen=True, tag="inferred"):
     """What the batch waited on the device before it was computed."""
     depth: int = 0
     """Rows that waited there when it was answered: a fresh probe of its load."""
-    marks: dict[str, object] = {}
+    marks: dict[str, Mark] = {}
     """What else the caller should know, such as that a smaller model answered."""
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from msrt.protocol.messages import Event, Parent, TensorSpec
+from msrt.protocol.messages import Event, Mark, Parent, TensorSpec
 
 __all__ = [
     "Backend",
@@ -59,7 +59,7 @@ class InferAnswer(msgspec.Struct, eq=False):
     device: str
     outputs: tuple[TensorSpec, ...]
     frames: Sequence[Buffer]
-    marks: Mapping[str, object] = MappingProxyType({})
+    marks: Mapping[str, Mark] = MappingProxyType({})
     """What else the caller should know: they become parameters of the answer."""
 
 

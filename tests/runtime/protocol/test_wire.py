@@ -16,7 +16,21 @@ from hypothesis import strategies as st
 
 from msrt.errors import CallerError, FrameTooLarge, MalformedFrame, UnknownMessage, VersionMismatch
 from msrt.protocol import wire
-from msrt.protocol.messages import Bye, Call, Event, Heartbeat, Infer, Load, Message, Return, StreamChunk, TensorSpec
+from msrt.protocol.messages import (
+    Bye,
+    Call,
+    Event,
+    Heartbeat,
+    Infer,
+    InferCancel,
+    InferFailed,
+    Inferred,
+    Load,
+    Message,
+    Return,
+    StreamChunk,
+    TensorSpec,
+)
 
 TYPED = (MalformedFrame, FrameTooLarge, UnknownMessage, VersionMismatch)
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
@@ -282,3 +296,8 @@ def test_an_event_keeps_what_a_model_found():
     """Free-form data of a durable message comes back with numbers, bytes and nothing."""
     event = Event("n", 1, "cam", "door", "m", 1, 1.5, {"a": [1, 2.5, None, b"\x00"], "b": {"c": "é"}})
     assert wire.decode(wire.encode(event, seq=1), wire.ZMQ_LIMIT).message == event
+
+
+def test_the_hot_path_is_read_the_quick_way():
+    """No message of inference has a field that may nest: their headers need no slow, careful reading."""
+    assert not wire._nesting & {Infer, InferCancel, InferFailed, Inferred}
