@@ -3,8 +3,9 @@
     with msrt.connect(["tcp://edge:5570", "tcp://other:5570"], state="~/.local/state/msrt/client") as client:
         answer = client.infer("digits", {"input": rows})
 
-`request` a question and its answer; `core` where all of them are until settled; `front` one edge, spoken to by `peers`
-or `http`; `known` which edges there are; `aio` and `sync` what the caller sees; `watch` events.
+`request` a question and its answer; `core` where all of them are until settled, `waiters` who waits for them; `front`
+one edge, spoken to by `peers` or `http`; `known` which edges there are, `edges` which of them are kept at hand; `aio`
+and `sync` what the caller sees, with `sequence` and `streaming`; `watch` events. GUIDE.md shows how to use it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msrt.client.aio import AsyncClient
+from msrt.client.fitting import Label
 from msrt.client.request import Answer
+from msrt.client.sequence import Sequence as AsyncSequence
 from msrt.client.sync import Client
+from msrt.client.threads import SyncSequence
 from msrt.telemetry.logs import quiet_unless_configured
 
-__all__ = ["Answer", "AsyncClient", "Client", "connect"]
+__all__ = ["Answer", "AsyncClient", "AsyncSequence", "Client", "Label", "SyncSequence", "connect"]
 
 
 def connect(

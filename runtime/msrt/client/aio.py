@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,12 +15,17 @@ import structlog
 
 from msrt import errors
 from msrt.client.core import Core
+from msrt.client.fitting import Label, fitted, labels_of, needs_model
 from msrt.client.front import Front
 from msrt.client.http import HttpFront
 from msrt.client.known import Known, ask_cloud, load_caller
 from msrt.client.peers import Member, PeerFront
-from msrt.client.request import Answer, Request, fitted, needs_model, tensors_of
+from msrt.client.pin import Pin
+from msrt.client.request import Answer, Ask, Request, Waiter, tensors_of
+from msrt.client.sequence import Sequence as Conversation
+from msrt.client.streaming import WINDOW, stream_answers
 from msrt.client.tls import Trust
+from msrt.client.waiters import All, One
 from msrt.client.watch import watch_events
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import Event, Parent
@@ -35,6 +41,9 @@ LOOK_S: Final = 0.25
 LOST_S: Final = 2.0
 """Without any edge for so long, more of them are tried, and the cloud is asked for new ones."""
 CLOUD_S: Final = 3.0
+MODELS: Final = 256
+Inputs = Mapping[str, Any] | Any
+"""Arrays by name, or one array, or lists of numbers."""
 
 
 class AsyncClient:
@@ -169,7 +178,7 @@ class AsyncClient:
     def _judge(self) -> None:
         """When every edge has sent us away for good, waiting is no use."""
         fronts = self._core.fronts
-        refusals = [front.refused for front in fronts if isinstance(front, PeerFront | HttpFront)]
+        refusals = [front.refused for front in fronts]
         if refusals and all(refusals):
             assert refusals[0] is not None
             self._core.give_up(refusals[0])
@@ -177,64 +186,147 @@ class AsyncClient:
     # --- asking
 
     async def infer(
-        self, model: str, inputs: Mapping[str, Any] | Any, *, deadline: float | None = None,
-        outputs: Sequence[str] = (), request_id: int = 0,
+        self, model: str, inputs: Inputs, *, deadline: float | None = None, outputs: Sequence[str] = (),
+        version: int = 0, priority: int = 0, request_id: int = 0, trace: str = "",
     ) -> Answer:  # fmt: skip
         """Ask [NAMESPACE/]NAME[@VERSION] for an answer.
 
         inputs: arrays by input name, axis 0 the rows; or one array for a model with one input; lists are made what the
-        model takes. deadline: seconds. outputs: names, all if none. request_id: your own, so that asking again is the
-        same request; 0 makes one. Raises InvalidTensor, NotFound, Overloaded, Unavailable, DeadlineExceeded,
-        Disconnected.
+        model takes. deadline: seconds. outputs: names, all if none. version: 0 is what is rolled out. priority: 1
+        urgent, 0 normal, -1 background. request_id: your own, so that asking again is the same request; 0 makes one.
+        trace: a W3C traceparent. Cancelled, the edge is told, and what was not computed yet is not. Raises
+        InvalidTensor, NotFound, Overloaded, Unavailable, DeadlineExceeded, Disconnected.
         """
-        return await (await self._submit(model, [inputs], deadline, tuple(outputs), request_id))[0]
+        ask, ends = self.asks(model, outputs, version, priority, trace), self.ends(deadline)
+        if needs_model(inputs):
+            inputs = fitted(inputs, await self._info(ask, ends))
+        waiter = One(asyncio.get_running_loop())
+        specs, frames = tensors_of(inputs)
+        ident = request_id or self._core.next_id()
+        self._core.submit((Request(ident, ask, specs, frames, ends, waiter),))
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._core.abandon(waiter, (ident,))
+            raise
 
     async def infer_many(
-        self, model: str, many: Sequence[Mapping[str, Any] | Any], *, deadline: float | None = None,
-        outputs: Sequence[str] = (),
+        self, model: str, many: Sequence[Inputs], *, deadline: float | None = None, outputs: Sequence[str] = (),
+        version: int = 0, priority: int = 0, trace: str = "",
     ) -> list[Answer]:  # fmt: skip
         """The same for many requests at once: they travel together. When all are settled, raises the first error."""
-        futures = await self._submit(model, many, deadline, tuple(outputs), 0)
-        if futures:
-            await asyncio.wait(futures)
-        return [future.result() for future in futures]
+        ask, ends = self.asks(model, outputs, version, priority, trace), self.ends(deadline)
+        waiter = All(asyncio.get_running_loop(), len(many))
+        requests = await self.requests(ask, many, ends, waiter)
+        self._core.submit(requests)
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            self._core.abandon(waiter, [request.id for request in requests])
+            raise
+        out = []
+        for result in waiter.results:
+            if not isinstance(result, Answer):
+                assert result is not None
+                raise result
+            out.append(result)
+        return out
 
-    async def _submit(
-        self, model: str, many: Sequence[Any], deadline: float | None, outputs: tuple[str, ...], request_id: int
-    ) -> list[asyncio.Future[Answer]]:
-        loop = asyncio.get_running_loop()
-        name = ModelName.parse(model)
-        ends = loop.time() + (self._deadline_s if deadline is None else deadline)
+    def stream(
+        self, model: str, many: Iterable[Inputs] | AsyncIterable[Inputs], *, ordered: bool = True,
+        window: int = WINDOW, deadline: float | None = None, outputs: Sequence[str] = (), version: int = 0,
+        priority: int = 0,
+    ) -> AsyncGenerator[Answer, None]:  # fmt: skip
+        """Answers to inputs that come one after the other, without end if you like; `async for` takes them.
+
+        At most `window` are asked or wait to be taken at a time: who takes slowly slows the inputs. ordered: in the
+        order of the inputs, else as they come; `answer.index` is the input's number. deadline: of each. The first error
+        ends the stream. Leaving it cancels what is on its way; close it with contextlib.aclosing to leave at once.
+        """
+        ask = self.asks(model, outputs, version, priority)
+        return stream_answers(self, ask, many, ordered=ordered, window=window, deadline=deadline)
+
+    def sequence(
+        self, model: str, *, deadline: float | None = None, outputs: Sequence[str] = (), version: int = 0,
+        priority: int = 0, trace: str = "",
+    ) -> Conversation:  # fmt: skip
+        """A conversation with a model that keeps state between its steps; use it in an `async with`. See Sequence."""
+        return Conversation(self, self.asks(model, outputs, version, priority, trace), deadline)
+
+    async def classify(
+        self, model: str, inputs: Inputs, *, top: int = 5, output: str = "", deadline: float | None = None,
+        version: int = 0, priority: int = 0,
+    ) -> list[list[Label]]:  # fmt: skip
+        """For each row its `top` classes, the likeliest first, under the names that the model was pushed with.
+
+        output: which one holds the scores; the first if none is named. Raises as `infer`.
+        """
+        wanted = (output,) if output else ()
+        answer = await self.infer(
+            model, inputs, deadline=deadline, outputs=wanted, version=version, priority=priority
+        )  # fmt: skip
+        name = ModelName.parse(model).name
+        info = await self._info(Ask(name, answer.version), self.ends(deadline))
+        return labels_of(answer, output or (info.outputs[0].name if info.outputs else ""), info.labels, top)
+
+    # --- for those who ask in other ways (sequence, streaming, sync)
+
+    @staticmethod
+    def asks(model: str, outputs: Sequence[str] = (), version: int = 0, priority: int = 0, trace: str = "") -> Ask:
+        """Raises InvalidAddress, CallerError."""
+        name = _parsed(model)
+        if version and name.version not in (0, version):
+            raise errors.InvalidAddress(f"{model} is not version {version}")
+        if priority not in (-1, 0, 1):
+            raise errors.CallerError(f"priority {priority} is none", hint="1 is urgent, 0 normal, -1 background")
+        if isinstance(outputs, str):
+            outputs = (outputs,)
+        return Ask(name.name, version or name.version, tuple(outputs), priority, trace)
+
+    def ends(self, deadline: float | None) -> float:
+        """When it is too late, on the loop's clock."""
+        return asyncio.get_running_loop().time() + (self._deadline_s if deadline is None else deadline)
+
+    async def requests(
+        self, ask: Ask, many: Sequence[Inputs], ends: float, waiter: Waiter, first: int = 0, pin: Pin | None = None
+    ) -> list[Request]:
+        """Requests not asked yet. Raises InvalidTensor, and as `metadata` where inputs are not arrays by name."""
         if any(map(needs_model, many)):
-            info = await self._info(name, ends)
+            info = await self._info(ask, ends)
             many = [fitted(inputs, info) if needs_model(inputs) else inputs for inputs in many]
-        requests = []
-        for inputs in many:
-            specs, frames = tensors_of(inputs)
-            ident = request_id or self._core.next_id()
-            requests.append(Request(ident, name.name, name.version, outputs, specs, frames, ends, loop.create_future()))
-        return [self._core.submit(request) for request in requests]
+        next_id = self._core.next_id
+        return [
+            Request(next_id(), ask, *tensors_of(inputs), ends, waiter, index, pin)
+            for index, inputs in enumerate(many, first)
+        ]
 
-    async def metadata(self, model: str, *, deadline: float | None = None) -> ModelInfo:
-        """Inputs, outputs and versions of a model. Raises NotFound, Unavailable, Disconnected."""
-        name = ModelName.parse(model)
-        ends = asyncio.get_running_loop().time() + (self._deadline_s if deadline is None else deadline)
-        return await self._ask_info(name, ends)
+    def submit(self, requests: Sequence[Request]) -> None:
+        self._core.submit(requests)
 
-    async def _info(self, name: ModelName, ends: float) -> ModelInfo:
-        key = (name.name, name.version)
+    def abandon(self, waiter: Waiter) -> None:
+        """Nobody waits for what this one asked."""
+        self._core.abandon(waiter)
+
+    async def metadata(self, model: str, *, version: int = 0, deadline: float | None = None) -> ModelInfo:
+        """Inputs, outputs, labels and versions of a model. Raises NotFound, Unavailable, Disconnected."""
+        return await self._ask_info(self.asks(model, (), version), self.ends(deadline))
+
+    async def _info(self, ask: Ask, ends: float) -> ModelInfo:
+        key = (ask.model, ask.version)
         if key not in self._models:
-            self._models[key] = await self._ask_info(name, ends)
+            if len(self._models) >= MODELS:
+                self._models.clear()
+            self._models[key] = await self._ask_info(ask, ends)
         return self._models[key]
 
-    async def _ask_info(self, name: ModelName, ends: float) -> ModelInfo:
+    async def _ask_info(self, ask: Ask, ends: float) -> ModelInfo:
         loop = asyncio.get_running_loop()
         error: errors.MsrtError = errors.Disconnected("no edge could be reached within the deadline")
         while True:
             live = [front for front in self._core.fronts if front.live]
             for front in live:
                 try:
-                    return await front.metadata(name.name, name.version)
+                    return await front.metadata(ask.model, ask.version)
                 except errors.MsrtError as failed:
                     error = failed
             passing = isinstance(error, errors.Disconnected | errors.Unavailable | errors.Overloaded)
@@ -260,3 +352,8 @@ class AsyncClient:
         async with contextlib.aclosing(watch_events(fronts, model, device)) as events:
             async for event in events:
                 yield event
+
+
+@cache
+def _parsed(model: str) -> ModelName:
+    return ModelName.parse(model)

@@ -18,7 +18,7 @@ __all__ = ["Front", "Owner"]
 class Owner(Protocol):
     """Who is told what a front hears."""
 
-    def answered(self, ident: int, answer: Answer) -> None:
+    def answered(self, ident: int, answer: Answer, front: Front) -> None:
         """The answer to a request."""
 
     def failed(self, ident: int, error: MsrtError, front: Front, retry_after: float = 0.0) -> None:
@@ -35,16 +35,24 @@ class Front(Protocol):
     """One edge."""
 
     url: str
+    forgetful: bool
+    """Its link may lose a packet without a word: what stays unanswered for long is asked again, under the same id."""
+    latency_s: float
+    """There and back, by the last look; infinite before."""
 
     @property
     def live(self) -> bool:
         """Can be asked now."""
 
+    @property
+    def refused(self) -> MsrtError | None:
+        """Why it sent us away for good, if it did."""
+
     def send(self, requests: Sequence[Request]) -> None:
         """Ask; each request is answered or failed later, unless the front goes down."""
 
-    def cancel(self, ident: int) -> None:
-        """Nobody waits for it any more."""
+    def cancel(self, idents: Sequence[int]) -> None:
+        """Nobody waits for these any more."""
 
     async def metadata(self, model: str, version: int) -> ModelInfo:
         """Raises NotFound, Unavailable, Disconnected."""

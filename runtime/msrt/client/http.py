@@ -1,4 +1,4 @@
-"""An edge asked over HTTP: Open Inference Protocol v2 JSON. The only file that imports httpx."""
+"""An edge asked over HTTP: the Open Inference Protocol v2."""
 
 from __future__ import annotations
 
@@ -7,78 +7,65 @@ import contextlib
 import math
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
+from urllib.parse import urlencode
 
 import msgspec
 import structlog
 
 from msrt import errors
 from msrt.client.front import Front, Owner
-from msrt.client.request import Answer, Request
+from msrt.client.http_body import Tensor, decode_answer, decoded, encode_request, error_of
+from msrt.client.http_events import lines_of
+from msrt.client.http_pool import Exchange, Pool
+from msrt.client.http_wire import JSON_LENGTH, Response, request_head
+from msrt.client.request import Ask, Request
 from msrt.client.tls import Trust, is_near
-from msrt.inference.tensors import NUMPY_NAMES, array_of
 from msrt.protocol.messages import Event, Parent, TensorSpec
 from msrt.serving.backend import ModelInfo
-
-if TYPE_CHECKING:
-    import ssl
-
-    import httpx
-    from numpy.typing import NDArray
 
 __all__ = ["HttpFront"]
 
 log = structlog.get_logger()
 PROBE_S: Final = 1.0
-"""How often an edge that did not answer is looked at again."""
-CONNECTIONS: Final = 64
-LINE_LIMIT: Final = 1 << 20
-
-
-class _Tensor(msgspec.Struct):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: list[Any] = []
-
-
-class _Parameters(msgspec.Struct, frozen=True):
-    variant: str = ""
-    device: str = ""
-
-
-class _Answer(msgspec.Struct):
-    model_version: str
-    outputs: list[_Tensor]
-    parameters: _Parameters = _Parameters()
+"""How often an edge that did not answer, or does not for so long, is looked at again; and how long that may take."""
+CALL_S: Final = 5.0
+HEADS: Final = 1024
+BINARY: Final = "binary_tensor_data"
 
 
 class _Metadata(msgspec.Struct):
     name: str
     versions: list[str]
-    inputs: list[_Tensor]
-    outputs: list[_Tensor]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    labels: tuple[str, ...] = ()
+
+
+class _Server(msgspec.Struct):
+    extensions: list[str] = []
 
 
 class _Edges(msgspec.Struct):
     edges: list[Parent]
 
 
-class _Error(msgspec.Struct):
-    error: str = ""
-
-
 class HttpFront(Front):
-    """One edge. `live` until a request cannot reach it, and again once it answers."""
+    """One edge. `live` until a request cannot reach it, or it says nothing at all; and again once it answers."""
 
     def __init__(self, url: str, owner: Owner, *, key: str = "", trust: Trust | None = None, pin: str = "") -> None:
         self.url = url.rstrip("/")
+        self.forgetful, self.latency_s = False, math.inf
         self._owner, self._live, self._key = owner, False, key
         self._trust, self._pin = trust or Trust(), pin
         self._refused: errors.MsrtError | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._open: dict[int, Exchange] = {}
         self._look = asyncio.Event()
-        self._http: httpx.AsyncClient | None = None
+        self._pool: Pool | None = None
+        self._binary = False
+        self._heads: dict[tuple[str, int], bytes] = {}
+        self._heard = 0.0
+        """When it last said anything."""
 
     @property
     def live(self) -> bool:
@@ -90,198 +77,191 @@ class HttpFront(Front):
         return self._refused
 
     async def run(self) -> None:
-        """Look whether it answers, at once and whenever it did not."""
+        """Look whether it answers: at once, whenever it did not, and when it owes answers and is silent."""
         if self._key and not is_near(self.url):
             log.warning("client.key_in_the_clear", edge=self.url, hint="use https://")
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                if not self._live:
+                silent = bool(self._open) and loop.time() - self._heard >= PROBE_S
+                if not self._live or silent:
                     try:
-                        self._http = self._http or await self._client()
-                        await self._ask("GET", "/v2/health/live", PROBE_S)
-                        self._set(live=True)
+                        await self._probe()
                     except errors.WrongServerKey as error:
                         self._refused = error
                         log.warning("client.wrong_server", edge=self.url, error=str(error))
                         return
                     except errors.MsrtError as error:
                         log.debug("client.edge_away", edge=self.url, error=str(error))
+                        self._down()
                 self._look.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if self._live else PROBE_S):
+                    async with asyncio.timeout(PROBE_S if self._open or not self._live else None):
                         await self._look.wait()
         finally:
-            for task in self._tasks.values():
-                task.cancel()
-            if self._http is not None:
-                await self._http.aclose()
+            if self._pool is not None:
+                await self._pool.close()
 
-    async def _client(self) -> httpx.AsyncClient:
-        """Raises WrongServerKey, Disconnected."""
-        return _client(self.url, self._key, await self._trust.context(self.url, self._pin))
+    async def _probe(self) -> None:
+        """Raises WrongServerKey, Disconnected, DeadlineExceeded."""
+        loop = asyncio.get_running_loop()
+        if self._pool is None:
+            self._pool = Pool(self.url, await self._trust.context(self.url, self._pin))
+        first = not self._live
+        if first:  # the connection is made first: the look shall measure the way, not the greeting
+            await self._get("/v2/health/live", PROBE_S)
+        began = loop.time()
+        await self._get("/v2/health/live", PROBE_S)
+        self.latency_s = loop.time() - began
+        if first:
+            with contextlib.suppress(errors.MsrtError):  # who may not look at it is told so by its first request
+                server: _Server = decoded(await self._get("/v2", PROBE_S), _Server)
+                self._binary = BINARY in server.extensions
+            self._live = True
+            self._owner.up(self)
 
-    def _set(self, *, live: bool) -> None:
-        if live != self._live:
-            self._live = live
-            self._look.set()
-            (self._owner.up if live else self._owner.down)(self)
-
-    async def _ask(self, method: str, path: str, timeout_s: float, body: bytes = b"", **headers: str) -> bytes:
-        import httpx  # noqa: PLC0415 - only who speaks HTTP pays for it
-
-        assert self._http is not None
-        try:
-            answer = await self._http.request(method, path, content=body, headers=headers, timeout=timeout_s)
-        except httpx.TimeoutException as error:
-            raise errors.DeadlineExceeded(f"{self.url} did not answer within {timeout_s:.3g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                hint = "name its fingerprint, or the ca that vouches for it"
-                raise errors.WrongServerKey(f"nobody vouches for {self.url}", hint=hint) from error
-            raise errors.Disconnected(f"{self.url} cannot be reached: {error}", hint="is it running?") from error
-        if answer.status_code >= 300:
-            raise _error_of(answer.status_code, answer.content, answer.headers.get("retry-after", ""))
-        return answer.content
+    def _down(self) -> None:
+        """It cannot be reached: what it was asked is asked elsewhere."""
+        if not self._live:
+            return
+        self._live = False
+        self._look.set()
+        for exchange in list(self._open.values()):
+            exchange.leave()
+        self._open.clear()
+        self._owner.down(self)
 
     # --- asking
 
     def send(self, requests: Sequence[Request]) -> None:
+        assert self._pool is not None
+        now = asyncio.get_running_loop().time()
+        if not self._open:
+            self._heard = now
+            self._look.set()  # from now on its silence means something
         for request in requests:
-            request.alone = True  # JSON has one request a body
-            task = asyncio.get_running_loop().create_task(self._infer(request))
-            self._tasks[request.id] = task
-            task.add_done_callback(partial(self._ended, request.id))
+            request.alone = True  # one request a body
+            try:
+                parts = self._parts(request, max(1, int((request.deadline - now) * 1000)))
+            except errors.MsrtError as error:
+                asyncio.get_running_loop().call_soon(self._owner.failed, request.id, error, self)
+                continue
+            ident = request.id
+            exchange = Exchange(
+                parts, partial(self._answered, ident), partial(self._lost, ident), again=request.pin is None
+            )
+            self._open[ident] = exchange
+            self._pool.ask(exchange)
 
-    def _ended(self, ident: int, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(ident) is task:
-            del self._tasks[ident]
+    def _parts(self, request: Request, deadline_ms: int) -> list[bytes | bytearray | memoryview]:
+        """The whole request. Raises InvalidTensor, FrameTooLarge."""
+        body, json_length = encode_request(request, binary=self._binary)
+        head = self._head(request.ask)
+        size = sum(map(len, body))
+        if json_length:
+            kind = b"application/octet-stream\r\ninference-header-content-length: %d" % json_length
+        else:
+            kind = b"application/json"
+        if request.ask.trace:
+            kind += b"\r\ntraceparent: " + request.ask.trace.encode("ascii", "replace")
+        first = b"%scontent-type: %s\r\ncontent-length: %d\r\nmsrt-deadline-ms: %d\r\n\r\n" % (
+            head, kind, size, deadline_ms,
+        )  # fmt: skip
+        if size < 4096:  # one small write is cheaper than several
+            return [b"".join((first, *body))]
+        return [first, *body]
 
-    async def _infer(self, request: Request) -> None:
-        version = f"/versions/{request.version}" if request.version else ""
-        left = request.deadline - asyncio.get_running_loop().time()
+    def _head(self, ask: Ask) -> bytes:
+        """What is the same for all requests of one kind, up to the headers that differ."""
+        key = (ask.model, ask.version)
+        head = self._heads.get(key)
+        if head is None:
+            version = f"/versions/{ask.version}" if ask.version else ""
+            head = self._request("POST", f"/v2/models/{ask.model}{version}/infer")[:-2]
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[key] = head
+        return head
+
+    def _request(self, method: str, path: str) -> bytes:
+        assert self._pool is not None
+        return request_head(method, path, self._pool.host, {"x-api-key": self._key} if self._key else {})
+
+    def _answered(self, ident: int, response: Response) -> None:
+        self._open.pop(ident, None)
+        self._heard = asyncio.get_running_loop().time()
         try:
-            body = await self._ask(
-                "POST", f"/v2/models/{request.model}{version}/infer", max(0.01, left), _body(request),
-                **{"content-type": "application/json", "msrt-deadline-ms": str(max(1, int(left * 1000)))},
-            )  # fmt: skip
-            self._owner.answered(request.id, _answer(body))
-        except errors.Disconnected as error:
-            self._owner.failed(request.id, error, self)
-            self._set(live=False)
+            _check(response)
+            answer = decode_answer(response.body, int(response.headers.get(JSON_LENGTH, b"0")))
         except errors.MsrtError as error:
-            self._owner.failed(request.id, error, self, getattr(error, "retry_after", 0.0))
+            self._owner.failed(ident, error, self, getattr(error, "retry_after", 0.0))
+        else:
+            self._owner.answered(ident, answer, self)
 
-    def cancel(self, ident: int) -> None:
-        if task := self._tasks.get(ident):
-            task.cancel()
+    def _lost(self, ident: int, error: errors.MsrtError) -> None:
+        self._open.pop(ident, None)
+        self._owner.failed(ident, error, self)
+        if isinstance(error, errors.Disconnected):
+            self._down()
+
+    def cancel(self, idents: Sequence[int]) -> None:
+        for ident in idents:
+            exchange = self._open.pop(ident, None)
+            if exchange is not None:
+                exchange.leave()
+
+    # --- all else
+
+    async def _get(self, path: str, timeout_s: float) -> memoryview:
+        """Raises what the server says, Disconnected, DeadlineExceeded."""
+        if self._pool is None:
+            raise errors.Disconnected(f"{self.url} was not reached yet")
+        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        exchange = Exchange((self._request("GET", path),), future.set_result, future.set_exception)
+        self._pool.ask(exchange)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await future
+        except TimeoutError:
+            raise errors.DeadlineExceeded(f"{self.url} did not answer within {timeout_s:.3g} s") from None
+        finally:
+            if not future.done() or future.cancelled():
+                exchange.leave()
+        self._heard = asyncio.get_running_loop().time()
+        _check(response)
+        return response.body
 
     async def metadata(self, model: str, version: int) -> ModelInfo:
         path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
-        found = _decoded(await self._ask("GET", path, 5.0), _Metadata)
+        found: _Metadata = decoded(await self._get(path, CALL_S), _Metadata)
 
-        def specs(tensors: list[_Tensor]) -> tuple[TensorSpec, ...]:
+        def specs(tensors: list[Tensor]) -> tuple[TensorSpec, ...]:
             return tuple(TensorSpec(t.name, t.datatype, t.shape) for t in tensors)
 
         versions = tuple(int(v) for v in found.versions if v.isdigit())
-        return ModelInfo(found.name, versions, specs(found.inputs), specs(found.outputs))
+        return ModelInfo(found.name, versions, specs(found.inputs), specs(found.outputs), labels=found.labels)
 
     async def edges(self) -> list[Parent]:
-        found: _Edges = _decoded(await self._ask("GET", "/msrt/v1/edges", 5.0), _Edges)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        found: _Edges = decoded(await self._get("/msrt/v1/edges", CALL_S), _Edges)
+        self.latency_s = loop.time() - began
         return found.edges
 
     async def events(self, model: str, device: str) -> AsyncGenerator[Event, None]:
         """Events from now on. Raises Disconnected when the stream ends."""
-        import httpx  # noqa: PLC0415 - see _ask
-
-        async with await self._client() as http:
-            try:
-                async with http.stream(
-                    "GET", "/msrt/v1/events", params={"model": model, "device": device},
-                    timeout=httpx.Timeout(5.0, read=60.0),
-                ) as answer:  # fmt: skip
-                    if answer.status_code >= 300:
-                        raise _error_of(answer.status_code, await answer.aread(), "")
-                    async for line in answer.aiter_lines():
-                        if line.startswith("data: ") and len(line) < LINE_LIMIT:
-                            yield _decoded(line[6:].encode(), Event)
-            except httpx.HTTPError as error:
-                raise errors.Disconnected(f"the events of {self.url} ended: {error}") from error
-        raise errors.Disconnected(f"the events of {self.url} ended")
+        context = await self._trust.context(self.url, self._pin)
+        path = f"/msrt/v1/events?{urlencode({'model': model, 'device': device})}"
+        headers = {"x-api-key": self._key} if self._key else {}
+        async with contextlib.aclosing(lines_of(self.url, path, headers, context)) as lines:
+            async for line in lines:
+                if line.startswith(b"data: "):
+                    yield decoded(line[6:], Event)
 
 
-def _client(url: str, key: str, context: ssl.SSLContext | None) -> httpx.AsyncClient:
-    try:
-        import httpx  # noqa: PLC0415 - see HttpFront._ask
-    except ImportError as error:
-        raise errors.CallerError("http:// needs httpx", hint="pip install 'msrt[client]'") from error
-    return httpx.AsyncClient(
-        base_url=url, headers={"x-api-key": key} if key else {}, trust_env=False, verify=context or False,
-        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-    )  # fmt: skip
-
-
-def _error_of(status: int, body: bytes, retry_after: str) -> errors.MsrtError:
-    try:
-        text = msgspec.json.decode(body, type=_Error).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        text = ""
-    text = text or f"the server answered {status}"
-    match status:
-        case 400:
-            return errors.InvalidTensor(text)
-        case 401:
-            return errors.Unauthorized(text, hint="")
-        case 403:
-            return errors.Forbidden(text)
-        case 404:
-            return errors.NotFound(text)
-        case 413:
-            return errors.CallerError(text)
-        case 429 | 503:
-            error = errors.Overloaded(text) if status == 503 else errors.RateLimited(text, hint="")
-            error.retry_after = float(retry_after) if retry_after.isdigit() else 0.0
-            return error
-        case 504:
-            return errors.DeadlineExceeded(text)
-    return errors.PeerError(text)
-
-
-def _decoded(body: bytes, kind: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise errors.MalformedFrame(f"not an answer of an edge: {error}") from error
-
-
-def _body(request: Request) -> bytes:
-    inputs = [
-        {"name": spec.name, "datatype": spec.dtype, "shape": spec.shape, "data": _flat(array_of(spec, frame))}
-        for spec, frame in zip(request.inputs, request.frames, strict=True)
-    ]
-    asked: dict[str, object] = {"id": str(request.id), "inputs": inputs}
-    if request.outputs:
-        asked["outputs"] = [{"name": name} for name in request.outputs]
-    return msgspec.json.encode(asked)
-
-
-def _flat(array: NDArray[Any]) -> list[Any]:
-    values: list[Any] = array.ravel().tolist()
-    if array.dtype.kind == "f" and not all(map(math.isfinite, values)):
-        raise errors.InvalidTensor("NaN and infinity cannot be sent as JSON", hint="use a tcp:// address")
-    return values
-
-
-def _answer(body: bytes) -> Answer:
-    import numpy as np  # noqa: PLC0415 - `import msrt` stays light
-
-    found: _Answer = _decoded(body, _Answer)
-    outputs = {}
-    for tensor in found.outputs:
-        dtype = NUMPY_NAMES.get(tensor.datatype, "object")
-        values = [math.nan if v is None else v for v in tensor.data] if dtype.startswith("float") else tensor.data
-        try:
-            outputs[tensor.name] = np.array(values, dtype=dtype).reshape(tensor.shape)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise errors.MalformedFrame(f"output {tensor.name!r} contradicts itself: {error}") from error
-    version = int(found.model_version) if found.model_version.isdigit() else 0
-    return Answer(outputs, version, found.parameters.variant, found.parameters.device)
+def _check(response: Response) -> None:
+    """Raises what a server says that does not answer."""
+    if response.status >= 300:
+        headers = response.headers
+        code, retry_after = headers.get(b"msrt-error", b""), headers.get(b"retry-after", b"")
+        raise error_of(response.status, response.body, code, retry_after)

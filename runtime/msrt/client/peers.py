@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -78,6 +79,7 @@ class PeerFront(Quiet, Front):
     def __init__(self, member: Member, edge: Parent, owner: Owner) -> None:
         world, identity, membership = member
         self.edge, self.url = edge, edge.zmq
+        self.forgetful, self.latency_s = True, math.inf
         self._owner = owner
         hello = hello_of(world, identity, membership)
         self.uplink = Uplink(world, hello, [edge], endpoint_for(identity, membership), self, roams=False)
@@ -106,7 +108,12 @@ class PeerFront(Quiet, Front):
             raise errors.MalformedFrame(f"not a model's description: {error}") from error
 
     async def edges(self) -> list[Parent]:
-        return edges_of(await self.uplink.call("edges", {}, CALL_S))
+        loop = asyncio.get_running_loop()
+        await self.uplink.wait(CALL_S)
+        began = loop.time()
+        found = edges_of(await self.uplink.call("edges", {}, CALL_S))
+        self.latency_s = loop.time() - began
+        return found
 
     # --- asking
 
@@ -130,15 +137,19 @@ class PeerFront(Quiet, Front):
 
     def _ask(self, peer: Peer, batch: list[Request]) -> None:
         first = batch[0]
-        left = min(request.deadline for request in batch) - asyncio.get_running_loop().time()
-        inputs, frames = first.inputs, first.frames
+        ask, inputs, frames = first.ask, first.inputs, first.frames
         if len(batch) > 1:
-            rows = sum(request.rows for request in batch)
-            inputs = tuple([TensorSpec(i.name, i.dtype, (rows, *i.shape[1:])) for i in inputs])
+            ids, rows = tuple([request.id for request in batch]), tuple([request.rows for request in batch])
+            total = sum(rows)
+            deadline = min([request.deadline for request in batch])
+            inputs = tuple([TensorSpec(i.name, i.dtype, (total, *i.shape[1:])) for i in inputs])
             frames = tuple([b"".join([request.frames[i] for request in batch]) for i in range(len(inputs))])
+        else:
+            ids, rows, deadline = (first.id,), (max(1, first.rows),), first.deadline
+        left = deadline - asyncio.get_running_loop().time()
         message = Infer(
-            tuple([request.id for request in batch]), tuple([max(1, request.rows) for request in batch]), first.model,
-            inputs, first.version, max(1, int(left * 1000)), first.outputs,
+            ids, rows, ask.model, inputs, ask.version, max(1, int(left * 1000)), ask.outputs, ask.trace, ask.priority,
+            ask.sequence, ask.sequence_start, ask.sequence_end,
         )  # fmt: skip
         try:
             peer.send(message, frames)
@@ -146,11 +157,12 @@ class PeerFront(Quiet, Front):
             for request in batch:
                 asyncio.get_running_loop().call_soon(self._owner.failed, request.id, error, self)
 
-    def cancel(self, ident: int) -> None:
+    def cancel(self, idents: Sequence[int]) -> None:
         peer = self.uplink.peer
         if peer is not None:
             with contextlib.suppress(errors.Disconnected, errors.Overloaded):
-                peer.send(InferCancel((ident,)))
+                for start in range(0, len(idents), RIDERS):
+                    peer.send(InferCancel(tuple(idents[start : start + RIDERS])))
 
     # --- hearing
 
@@ -171,7 +183,7 @@ class PeerFront(Quiet, Front):
                     self._failed(message.ids, error, 0.0)
                     return
                 for ident, answer in zip(message.ids, answers, strict=True):
-                    self._owner.answered(ident, answer)
+                    self._owner.answered(ident, answer, self)
             case InferFailed():
                 failure = errors.from_wire(message.code, message.text, message.hint)
                 self._failed(message.ids, failure, message.retry_after_ms / 1000)

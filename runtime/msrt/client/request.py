@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from msrt.errors import InvalidTensor, MalformedFrame, MsrtError
-from msrt.inference.tensors import NUMPY_NAMES, array_of, frame_of, skip_strings, spec_of
+from msrt.inference.tensors import array_of, frame_of, skip_strings, spec_of
 from msrt.links.link import Buffer
-from msrt.protocol.messages import Inferred, TensorSpec
-from msrt.serving.backend import ModelInfo
+from msrt.protocol.messages import Inferred, Mark, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from msrt.client.front import Front
+    from msrt.client.pin import Pin
 
-__all__ = ["Answer", "Request", "answers_of", "fitted", "needs_model", "tensors_of"]
+__all__ = ["Answer", "Ask", "Request", "Waiter", "answers_of", "tensors_of"]
 
 PAUSE_S: Final = 0.05
 """Before all are asked again who could not answer; doubled each time."""
+NO_MARKS: Final[Mapping[str, Mark]] = {}
 
 
 class Answer(dict[str, "NDArray[Any]"]):
-    """The outputs by name, and who made them."""
+    """The outputs by name, who made them, and how long that took. The arrays are read-only views of what came."""
 
-    __slots__ = ("device", "variant", "version")
+    __slots__ = ("compute_s", "device", "index", "marks", "queue_s", "request_id", "seconds", "variant", "version")
 
-    def __init__(self, outputs: Mapping[str, NDArray[Any]], version: int, variant: str, device: str) -> None:
+    def __init__(
+        self, outputs: Mapping[str, NDArray[Any]], version: int, variant: str, device: str,
+        marks: Mapping[str, Mark] = NO_MARKS, compute_s: float = 0.0, queue_s: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__(outputs)
         self.version = version
         """Of the model."""
@@ -37,35 +40,77 @@ class Answer(dict[str, "NDArray[Any]"]):
         """fp32 or int8."""
         self.device = device
         """Name of the device that computed it."""
+        self.marks = marks
+        """What else the edge says: `answered_by`, `escalated`, `cached`, `region` and the like."""
+        self.compute_s, self.queue_s = compute_s, queue_s
+        """What computing its batch took on the device, and waiting there; 0 where that was not said."""
+        self.seconds = 0.0
+        """From the question to the answer, as the caller saw it."""
+        self.request_id = 0
+        self.index = 0
+        """Its place among the inputs of an `infer_many` or a `stream`."""
 
     def __repr__(self) -> str:
         return f"Answer({super().__repr__()}, {self.variant}@{self.version} on {self.device})"
+
+
+class Ask(NamedTuple):
+    """What is asked beside the tensors. Only requests with equal ones may ride together."""
+
+    model: str
+    version: int = 0
+    outputs: tuple[str, ...] = ()
+    priority: int = 0
+    """1 urgent, 0 normal, -1 background."""
+    trace: str = ""
+    """W3C traceparent, empty without."""
+    sequence: str = ""
+    sequence_start: bool = False
+    sequence_end: bool = False
+
+
+class Waiter(Protocol):
+    """Who waits for requests; each is settled once."""
+
+    def settled(self, index: int, result: Answer | MsrtError) -> None:
+        """The one that was asked as number `index` has this answer, or none and why."""
 
 
 class Request:
     """One question on its way. Settled once, whatever happens to those who are asked."""
 
     __slots__ = (
-        "again_at", "alone", "deadline", "error", "frames", "front", "future", "id", "inputs", "key", "model",
-        "outputs", "pause", "rows", "size", "tried", "version",
+        "again_at", "alone", "ask", "deadline", "done", "error", "frames", "front", "id", "index", "inputs", "key",
+        "more", "pause", "pin", "rows", "since", "size", "tried", "waiter",
     )  # fmt: skip
 
     def __init__(
-        self, ident: int, model: str, version: int, outputs: tuple[str, ...], inputs: tuple[TensorSpec, ...],
-        frames: tuple[Buffer, ...], deadline: float, future: asyncio.Future[Answer],
+        self, ident: int, ask: Ask, inputs: tuple[TensorSpec, ...], frames: tuple[Buffer, ...],
+        deadline: float, waiter: Waiter, index: int = 0, pin: Pin | None = None,
     ) -> None:  # fmt: skip
-        self.id, self.model, self.version, self.outputs = ident, model, version, outputs
-        self.inputs, self.frames, self.deadline, self.future = inputs, frames, deadline, future
+        self.id, self.ask, self.inputs, self.frames = ident, ask, inputs, frames
+        self.since = 0.0
+        """When it was asked."""
+        self.deadline, self.waiter, self.index, self.pin = deadline, waiter, index, pin
+        self.more: list[tuple[Waiter, int]] = []
+        """Others who asked the same under the same id."""
+        self.done = False
         self.size = sum(map(len, frames))
-        self.rows = rows_of(inputs)
-        self.alone = self.rows < 1
+        if len(inputs) == 1:  # nearly all: the long way costs more than the rest of this
+            one = inputs[0]
+            shape = one.shape
+            self.rows = shape[0] if shape and one.dtype != "BYTES" else 0
+            kinds: object = (one.name, one.dtype, shape[1:])
+        else:
+            self.rows = rows_of(inputs)
+            kinds = tuple([(i.name, i.dtype, i.shape[1:]) for i in inputs])
+        self.alone = self.rows < 1 or pin is not None
         """It cannot ride with others."""
-        kinds = tuple([(i.name, i.dtype, i.shape[1:]) for i in inputs])
-        self.key = (model, version, outputs, round(deadline, 1), kinds)
+        self.key = (ask, int(deadline * 10), kinds)
         """Equal for those that may ride together."""
         self.front: Front | None = None
         """Who is being asked."""
-        self.tried: set[Front] = set()
+        self.tried: tuple[Front, ...] = ()
         """Who could not answer in this turn."""
         self.again_at = 0.0
         """When it is time to ask again."""
@@ -74,42 +119,13 @@ class Request:
         """What the last one said who could not."""
 
 
-def needs_model(inputs: object) -> bool:
-    """Whether names or dtypes are left to the model: a bare array, or lists of numbers."""
-    import numpy as np  # noqa: PLC0415 - `import msrt` stays light
-
-    return not isinstance(inputs, Mapping) or not all(isinstance(value, np.ndarray) for value in inputs.values())
-
-
-def fitted(inputs: object, info: ModelInfo) -> dict[str, NDArray[Any]]:
-    """The caller's inputs under the model's names and dtypes. Raises InvalidTensor."""
-    import numpy as np  # noqa: PLC0415 - see needs_model
-
-    wanted = {spec.name: spec for spec in info.inputs}
-    if not isinstance(inputs, Mapping):
-        if len(wanted) != 1:
-            raise InvalidTensor(f"{info.name} has {len(wanted)} inputs", hint=f"name them: {', '.join(wanted)}")
-        inputs = dict.fromkeys(wanted, inputs)
-    out: dict[str, NDArray[Any]] = {}
-    for name, value in inputs.items():
-        spec = wanted.get(name)
-        if spec is None:
-            raise InvalidTensor(f"{info.name} has no input {name!r}", hint=f"it has {', '.join(wanted)}")
-        dtype = NUMPY_NAMES.get(spec.dtype, "object")
-        try:
-            array = np.asarray(value)
-            if array.ndim == len(spec.shape) - 1:
-                array = array[np.newaxis]  # one row without its axis
-            out[name] = array.astype(dtype, casting="same_kind" if array.dtype.kind != "i" else "unsafe", copy=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidTensor(f"{name!r} cannot be made {spec.dtype}: {error}") from error
-    return out
-
-
 def tensors_of(inputs: Mapping[str, NDArray[Any]]) -> tuple[tuple[TensorSpec, ...], tuple[Buffer, ...]]:
     """Specs and frames of arrays. Raises InvalidTensor."""
     if not inputs:
         raise InvalidTensor("a request needs at least one input")
+    if len(inputs) == 1:
+        [(name, array)] = inputs.items()
+        return (spec_of(name, array),), (frame_of(array),)
     return tuple([spec_of(n, a) for n, a in inputs.items()]), tuple([frame_of(a) for a in inputs.values()])
 
 
@@ -122,32 +138,42 @@ def rows_of(inputs: Sequence[TensorSpec]) -> int:
 
 def answers_of(message: Inferred, frames: Sequence[Buffer]) -> list[Answer]:
     """What each rider gets. Raises MalformedFrame when the parts do not add up."""
-    if len(frames) != len(message.outputs) or len(message.rows) != len(message.ids):
-        raise MalformedFrame(f"{len(frames)} frames for {len(message.outputs)} outputs of {len(message.ids)} requests")
+    riders = len(message.ids)
+    if len(frames) != len(message.outputs) or len(message.rows) != riders:
+        raise MalformedFrame(f"{len(frames)} frames for {len(message.outputs)} outputs of {riders} requests")
+    parts: list[dict[str, NDArray[Any]]]
     try:
-        if len(message.ids) == 1:
-            outputs = {s.name: array_of(s, f) for s, f in zip(message.outputs, frames, strict=True)}
-            return [Answer(outputs, message.version, message.variant, message.device)]
-        parts: list[dict[str, NDArray[Any]]] = [{} for _ in message.ids]
-        for spec, frame in zip(message.outputs, frames, strict=True):
-            for part, (own, piece) in zip(parts, _cut(spec, frame, message.rows), strict=True):
-                part[spec.name] = array_of(own, piece)
+        if riders == 1:
+            parts = [{s.name: array_of(s, f) for s, f in zip(message.outputs, frames, strict=True)}]
+        else:
+            parts = [{} for _ in message.ids]
+            for spec, frame in zip(message.outputs, frames, strict=True):
+                name = spec.name
+                for part, piece in zip(parts, _cut(spec, frame, message.rows), strict=True):
+                    part[name] = piece
     except InvalidTensor as error:
         raise MalformedFrame(error.text) from error
-    return [Answer(part, message.version, message.variant, message.device) for part in parts]
+    version, variant, device, marks = message.version, message.variant, message.device, message.marks
+    compute_s, queue_s = message.compute_us / 1e6, message.queue_us / 1e6
+    return [Answer(part, version, variant, device, marks, compute_s, queue_s) for part in parts]
 
 
-def _cut(spec: TensorSpec, frame: Buffer, rows: Sequence[int]) -> list[tuple[TensorSpec, Buffer]]:
+def _cut(spec: TensorSpec, frame: Buffer, rows: Sequence[int]) -> list[NDArray[Any]]:
     """One output, cut into the riders' rows."""
     total = spec.shape[0] if spec.shape else 0
-    if total < 1 or sum(rows) != total:
+    if total < 1 or sum(rows) != total or min(rows) < 0:
         raise InvalidTensor(f"{spec.name!r}: {total} rows for riders of {sum(rows)}")
-    view, start = memoryview(frame), 0
-    out: list[tuple[TensorSpec, Buffer]] = []
-    stride, tail = len(view) // total, spec.shape[1:]
+    out: list[NDArray[Any]] = []
+    start = 0
+    if spec.dtype != "BYTES":
+        whole = array_of(spec, frame)
+        for count in rows:
+            out.append(whole[start : start + count])
+            start += count
+        return out
+    view, tail = memoryview(frame), spec.shape[1:]
     for count in rows:
-        strings = spec.dtype == "BYTES"
-        end = skip_strings(spec, view, start, count * prod(tail)) if strings else start + count * stride
-        out.append((TensorSpec(spec.name, spec.dtype, (count, *tail)), view[start:end]))
+        end = skip_strings(spec, view, start, count * prod(tail))
+        out.append(array_of(TensorSpec(spec.name, spec.dtype, (count, *tail)), view[start:end]))
         start = end
     return out

@@ -9,14 +9,17 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from msrt import errors
-from msrt.client.aio import AsyncClient
+from msrt.client.aio import AsyncClient, Inputs
+from msrt.client.fitting import Label
 from msrt.client.request import Answer
+from msrt.client.streaming import WINDOW
+from msrt.client.threads import Flow, SyncSequence, stream_in_thread
 from msrt.protocol.messages import Event, Parent
 from msrt.serving.backend import ModelInfo
 
@@ -82,31 +85,76 @@ class Client:
     # --- asking
 
     def infer(
-        self, model: str, inputs: Mapping[str, Any] | Any, *, deadline: float | None = None,
-        outputs: Sequence[str] = (), request_id: int = 0,
+        self, model: str, inputs: Inputs, *, deadline: float | None = None, outputs: Sequence[str] = (),
+        version: int = 0, priority: int = 0, request_id: int = 0, trace: str = "",
     ) -> Answer:  # fmt: skip
         """See AsyncClient.infer."""
-        ask = self._client.infer(model, inputs, deadline=deadline, outputs=outputs, request_id=request_id)
-        return self._run(ask)
+        return self._run(
+            self._client.infer(
+                model, inputs, deadline=deadline, outputs=outputs, version=version, priority=priority,
+                request_id=request_id, trace=trace,
+            )
+        )  # fmt: skip
 
     def submit(
-        self, model: str, inputs: Mapping[str, Any] | Any, *, deadline: float | None = None,
-        outputs: Sequence[str] = (), request_id: int = 0,
+        self, model: str, inputs: Inputs, *, deadline: float | None = None, outputs: Sequence[str] = (),
+        version: int = 0, priority: int = 0, request_id: int = 0, trace: str = "",
     ) -> concurrent.futures.Future[Answer]:  # fmt: skip
-        """The same without waiting."""
-        ask = self._client.infer(model, inputs, deadline=deadline, outputs=outputs, request_id=request_id)
-        return self._start(ask)
+        """The same without waiting; cancelling the future tells the edge."""
+        return self._start(
+            self._client.infer(
+                model, inputs, deadline=deadline, outputs=outputs, version=version, priority=priority,
+                request_id=request_id, trace=trace,
+            )
+        )  # fmt: skip
 
     def infer_many(
-        self, model: str, many: Sequence[Mapping[str, Any] | Any], *, deadline: float | None = None,
-        outputs: Sequence[str] = (),
+        self, model: str, many: Sequence[Inputs], *, deadline: float | None = None, outputs: Sequence[str] = (),
+        version: int = 0, priority: int = 0, trace: str = "",
     ) -> list[Answer]:  # fmt: skip
         """See AsyncClient.infer_many: thousands of requests a second, for they travel together."""
-        return self._run(self._client.infer_many(model, many, deadline=deadline, outputs=outputs))
+        return self._run(
+            self._client.infer_many(
+                model, many, deadline=deadline, outputs=outputs, version=version, priority=priority, trace=trace
+            )
+        )
 
-    def metadata(self, model: str, *, deadline: float | None = None) -> ModelInfo:
+    def stream(
+        self, model: str, many: Iterable[Inputs], *, ordered: bool = True, window: int = WINDOW,
+        deadline: float | None = None, outputs: Sequence[str] = (), version: int = 0, priority: int = 0,
+    ) -> Generator[Answer, None, None]:  # fmt: skip
+        """See AsyncClient.stream. The inputs are read in a thread of their own, so they may wait for a sensor."""
+        ask = self._client.asks(model, outputs, version, priority)
+        if self._closed:
+            raise errors.Disconnected("the client was closed")
+        return stream_in_thread(
+            self._client, self._loop, ask, many, Flow(window, ordered=ordered), deadline
+        )  # fmt: skip
+
+    def sequence(
+        self, model: str, *, deadline: float | None = None, outputs: Sequence[str] = (), version: int = 0,
+        priority: int = 0, trace: str = "",
+    ) -> SyncSequence:  # fmt: skip
+        """See AsyncClient.sequence; use it in a `with`."""
+        made = self._client.sequence(
+            model, deadline=deadline, outputs=outputs, version=version, priority=priority, trace=trace
+        )
+        return SyncSequence(made, self._run)
+
+    def classify(
+        self, model: str, inputs: Inputs, *, top: int = 5, output: str = "", deadline: float | None = None,
+        version: int = 0, priority: int = 0,
+    ) -> list[list[Label]]:  # fmt: skip
+        """See AsyncClient.classify."""
+        return self._run(
+            self._client.classify(
+                model, inputs, top=top, output=output, deadline=deadline, version=version, priority=priority
+            )
+        )
+
+    def metadata(self, model: str, *, version: int = 0, deadline: float | None = None) -> ModelInfo:
         """See AsyncClient.metadata."""
-        return self._run(self._client.metadata(model, deadline=deadline))
+        return self._run(self._client.metadata(model, version=version, deadline=deadline))
 
     @property
     def edges(self) -> list[Parent]:

@@ -1,0 +1,163 @@
+"""Requests and answers of the Open Inference Protocol as a client writes and reads them, with the binary tensor
+extension where the server has it, else in JSON. Pure but for numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from msrt import errors
+from msrt.client.request import Answer, Ask, Request
+from msrt.inference.tensors import NUMPY_NAMES, array_of
+from msrt.links.link import Buffer
+from msrt.protocol.messages import Mark, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Tensor", "decode_answer", "decoded", "encode_request", "error_of"]
+
+_PRIORITY = {1: 1, -1: 3}
+"""The protocol counts from the most urgent on; 0 is the default."""
+
+
+class Tensor(msgspec.Struct):
+    """An output, or what the metadata says of one."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any] = []
+    parameters: dict[str, Any] = {}
+
+
+class _Answer(msgspec.Struct):
+    model_version: str
+    outputs: list[Tensor]
+    parameters: dict[str, Any] = {}
+
+
+class _Error(msgspec.Struct):
+    error: str = ""
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+
+def encode_request(request: Request, *, binary: bool) -> tuple[list[Buffer], int]:
+    """The body in parts, tensors not copied, and the length of its JSON; 0 where all of it is JSON.
+
+    Raises InvalidTensor.
+    """
+    ask = request.ask
+    inputs = []
+    for spec, frame in zip(request.inputs, request.frames, strict=True):
+        tensor: dict[str, object] = {"name": spec.name, "datatype": spec.dtype, "shape": spec.shape}
+        if binary:
+            tensor["parameters"] = {"binary_data_size": len(frame)}
+        else:
+            tensor["data"] = _flat(array_of(spec, frame))
+        inputs.append(tensor)
+    asked: dict[str, object] = {"id": str(request.id), "inputs": inputs}
+    parameters = _parameters(ask)
+    if binary:
+        parameters["binary_data_output"] = True
+    if parameters:
+        asked["parameters"] = parameters
+    if ask.outputs:
+        asked["outputs"] = [{"name": name} for name in ask.outputs]
+    head = msgspec.json.encode(asked)
+    return ([head, *request.frames], len(head)) if binary else ([head], 0)
+
+
+def _parameters(ask: Ask) -> dict[str, object]:
+    out: dict[str, object] = {}
+    if ask.priority:
+        out["priority"] = _PRIORITY[ask.priority]
+    if ask.sequence:
+        out["sequence_id"] = ask.sequence
+        out["sequence_start"], out["sequence_end"] = ask.sequence_start, ask.sequence_end
+    return out
+
+
+def _flat(array: NDArray[Any]) -> list[Any]:
+    values: list[Any] = array.ravel().tolist()
+    if array.dtype.kind == "f" and not all(map(math.isfinite, values)):
+        raise errors.InvalidTensor("NaN and infinity cannot be sent as JSON", hint="use a tcp:// address")
+    return values
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+
+
+def decode_answer(body: memoryview, json_length: int) -> Answer:
+    """An answer; its binary tensors are views of the body. `json_length`: 0 where all of it is JSON.
+
+    Raises MalformedFrame.
+    """
+    if json_length > len(body):
+        raise errors.MalformedFrame("the answer is shorter than its JSON")
+    found: _Answer = decoded(body[: json_length or None], _Answer)
+    position, outputs = json_length or len(body), {}
+    for tensor in found.outputs:
+        size = tensor.parameters.get("binary_data_size")
+        try:
+            if size is None:
+                outputs[tensor.name] = _array(tensor)
+                continue
+            end = position + size
+            if size < 0 or end > len(body):
+                raise errors.MalformedFrame(f"output {tensor.name!r} runs over the end of the answer")
+            spec = TensorSpec(tensor.name, tensor.datatype, tensor.shape)
+            outputs[tensor.name] = array_of(spec, body[position:end].toreadonly())
+            position = end
+        except (TypeError, ValueError, OverflowError, errors.InvalidTensor) as error:
+            raise errors.MalformedFrame(f"output {tensor.name!r} contradicts itself: {error}") from error
+    if position != len(body):
+        raise errors.MalformedFrame(f"{len(body) - position} bytes after the last output")
+    version = int(found.model_version) if found.model_version.isdigit() else 0
+    marks: dict[str, Mark] = found.parameters
+    variant, device = str(marks.pop("variant", "")), str(marks.pop("device", ""))
+    return Answer(outputs, version, variant, device, marks)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    import numpy as np  # noqa: PLC0415 - `import msrt` stays light
+
+    dtype = NUMPY_NAMES.get(tensor.datatype, "object")
+    values = [math.nan if v is None else v for v in tensor.data] if dtype.startswith("float") else tensor.data
+    array = np.array(values, dtype=dtype).reshape(tensor.shape)
+    array.flags.writeable = False
+    return array
+
+
+def decoded(body: Buffer, kind: type[Any]) -> Any:
+    """Raises MalformedFrame."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise errors.MalformedFrame(f"not an answer of an edge: {error}") from error
+
+
+_STATUS: dict[int, type[errors.MsrtError]] = {
+    400: errors.InvalidTensor, 401: errors.Unauthorized, 403: errors.Forbidden, 404: errors.NotFound,
+    409: errors.Conflict, 413: errors.FrameTooLarge, 429: errors.RateLimited, 503: errors.Overloaded,
+    504: errors.DeadlineExceeded,
+}  # fmt: skip
+
+
+def error_of(status: int, body: Buffer, code: bytes, retry_after: bytes) -> errors.MsrtError:
+    """What the server means: by the code that it names, else by its status. `str(error)` is what it said."""
+    try:
+        text = msgspec.json.decode(body, type=_Error).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        text = ""
+    name = code.decode("latin-1") or _STATUS.get(status, errors.PeerError).code
+    error = errors.from_wire(name, text or f"the server answered {status}")
+    error.hint = ""  # it stands in the text
+    if isinstance(error, errors.Overloaded):
+        error.retry_after = float(retry_after) if retry_after.isdigit() else 0.0
+    return error
