@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from msrt import errors
+from msrt.dispatch.batching import split
 from msrt.hop import Peer
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred
 from msrt.serving.backend import Buffer, InferAnswer, InferRequest
@@ -60,23 +61,32 @@ class Relay:
             del self._open[ident]
 
     def answered(self, peer: Peer, message: Inferred, frames: list[Buffer]) -> None:
-        """Somebody answered one of ours; what nobody waits for is dropped."""
-        future = self._take(peer, message.ids)
-        if future is not None:
-            answer = InferAnswer(
-                message.version, message.variant, message.device, message.outputs, frames, message.marks
-            )
-            future.set_result(Passed(answer, message.compute_us / 1e6, message.queue_us / 1e6))
+        """Somebody answered some of ours, perhaps several in one message; what nobody waits for is dropped."""
+        futures = self._take(peer, message.ids)
+        if not any(futures):
+            return
+        single = len(message.ids) == 1
+        parts = [(message.outputs, frames)] if single else split(message.outputs, frames, message.rows)
+        if parts is None or len(parts) != len(futures):
+            self._fail(futures, errors.MalformedFrame(f"{peer.name} answered with rows that do not add up"))
+            return
+        for future, (outputs, own) in zip(futures, parts, strict=True):
+            if future is not None:
+                answer = InferAnswer(message.version, message.variant, message.device, outputs, own, message.marks)
+                future.set_result(Passed(answer, message.compute_us / 1e6, message.queue_us / 1e6))
 
     def failed(self, peer: Peer, message: InferFailed) -> None:
         """Somebody could not."""
-        future = self._take(peer, message.ids)
-        if future is None:
-            return
         error = errors.from_wire(message.code, message.text, message.hint)
         if isinstance(error, errors.Overloaded) and message.retry_after_ms:
             error.retry_after = message.retry_after_ms / 1000
-        future.set_exception(error)
+        self._fail(self._take(peer, message.ids), error)
+
+    @staticmethod
+    def _fail(futures: list[asyncio.Future[Passed] | None], error: errors.MsrtError) -> None:
+        for future in futures:
+            if future is not None:
+                future.set_exception(error)
 
     def gone(self, peer: Peer) -> None:
         """That one is away: nothing will come of what was asked of it."""
@@ -84,6 +94,7 @@ class Relay:
             if asked is peer and not future.done():
                 future.set_exception(errors.Disconnected(f"{peer.name} went away"))
 
-    def _take(self, peer: Peer, ids: tuple[int, ...]) -> asyncio.Future[Passed] | None:
-        found = self._open.get(ids[0]) if len(ids) == 1 else None
-        return found[1] if found is not None and found[0] is peer and not found[1].done() else None
+    def _take(self, peer: Peer, ids: tuple[int, ...]) -> list[asyncio.Future[Passed] | None]:
+        """Who waits for each of these; None where nobody does, or another was asked."""
+        found = [self._open.get(ident) for ident in ids]
+        return [one[1] if one is not None and one[0] is peer and not one[1].done() else None for one in found]
