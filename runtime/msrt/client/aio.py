@@ -1,4 +1,4 @@
-"""The client in an event loop: keeps edges at hand, asks one, moves to another when it dies."""
+"""The client in an event loop: what a caller can ask."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import structlog
-
 from msrt import errors
 from msrt.client.core import Core
+from msrt.client.edges import Edges
 from msrt.client.fitting import Label, fitted, labels_of, needs_model
-from msrt.client.front import Front
-from msrt.client.http import HttpFront
-from msrt.client.known import Known, ask_cloud, load_caller
-from msrt.client.peers import Member, PeerFront
+from msrt.client.known import load_caller
+from msrt.client.peers import Member
 from msrt.client.pin import Pin
 from msrt.client.request import Answer, Ask, Request, Waiter, tensors_of
 from msrt.client.sequence import Sequence as Conversation
@@ -33,14 +30,6 @@ from msrt.serving.backend import ModelInfo
 
 __all__ = ["AsyncClient"]
 
-log = structlog.get_logger()
-WARM: Final = 2
-"""Edges kept connected: one is asked, the other takes over without a handshake."""
-REFRESH_S: Final = 30.0
-LOOK_S: Final = 0.25
-LOST_S: Final = 2.0
-"""Without any edge for so long, more of them are tried, and the cloud is asked for new ones."""
-CLOUD_S: Final = 3.0
 MODELS: Final = 256
 Inputs = Mapping[str, Any] | Any
 """Arrays by name, or one array, or lists of numbers."""
@@ -65,10 +54,8 @@ class AsyncClient:
         self._state, self._trust = Path(state) if state else None, Trust(fingerprint, ca)
         self._key = os.environ.get("MSRT_KEY", "") if key is None else key
         self._deadline_s, self._member = deadline_s, member
+        self._edges: Edges
         self._core: Core
-        self._known: Known
-        self._tasks: dict[Front, asyncio.Task[None]] = {}
-        self._tending: asyncio.Task[None] | None = None
         self._models: dict[tuple[str, int], ModelInfo] = {}
 
     async def __aenter__(self) -> Self:
@@ -80,108 +67,19 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    # --- life
-
     async def open(self) -> None:
         """Find the edges and begin to connect. Raises NotEnrolled, InvalidAddress, NotFound (no edge there),
         Disconnected (the cloud must be asked, and is away)."""
         if self._member is None and not (self._given and all(u.startswith("http") for u in self._given)):
             self._member = await load_caller(self._state)
         self._core = Core()
-        self._known = Known(self._given, self._member)
-        if self._member is not None and (self._known.unknown or not self._known.urls):
-            await self._ask_cloud(self._member)
-            if unknown := self._known.unknown:
-                raise errors.NotFound(
-                    f"no edge of this tree listens at {unknown[0]}",
-                    hint=f"it has {', '.join(e.zmq for e in self._known.edges.values()) or 'none yet'}",
-                )
-        if not self._known.urls:
-            raise errors.Unavailable("this tree has no edge yet", hint="start one first: msrt edge join")
-        self._connect()
-        self._tending = asyncio.get_running_loop().create_task(self._tend())
+        self._edges = Edges(self._core, self._given, self._member, key=self._key, trust=self._trust)
+        await self._edges.open()
 
     async def close(self) -> None:
         """Say goodbye; requests without an answer fail as Disconnected."""
-        tasks = [*self._tasks.values(), *([self._tending] if self._tending else [])]
         self._core.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        self._tasks.clear()
-
-    def _connect(self, most: int = WARM) -> None:
-        """Have so many edges at hand, of those that are not yet."""
-        there = {front.url for front in self._core.fronts}
-        for url in self._known.urls:
-            if len(self._core.fronts) >= most:
-                return
-            if url not in there:
-                front = self._front(url)
-                if front is not None:
-                    self._core.fronts.append(front)
-                    self._tasks[front] = asyncio.get_running_loop().create_task(front.run())
-
-    def _front(self, url: str) -> Front | None:
-        if url.startswith("http"):
-            return self._http(url)
-        edge = self._known.edge_at(url)
-        return PeerFront(self._member, edge, self._core) if edge and self._member else None
-
-    def _http(self, url: str) -> HttpFront:
-        return HttpFront(url, self._core, key=self._key, trust=self._trust, pin=self._known.pin_of(url))
-
-    async def _tend(self) -> None:
-        """Look after the list of edges."""
-        loop = asyncio.get_running_loop()
-        lost_at = refresh_at = loop.time()
-        while True:
-            live = [front for front in self._core.fronts if front.live]
-            now = loop.time()
-            if live:
-                lost_at = now
-                if now >= refresh_at:
-                    refresh_at = now + REFRESH_S
-                    await self._refresh(live[0])
-                    self._connect()
-            elif now - lost_at > LOST_S:
-                await self._seek()
-                lost_at = loop.time()
-            self._judge()
-            await asyncio.sleep(LOOK_S)
-
-    async def _refresh(self, front: Front) -> None:
-        with contextlib.suppress(errors.MsrtError):
-            if self._known.learn(await front.edges()):
-                await self._known.save()
-
-    async def _seek(self) -> None:
-        """Nobody answers: one more of those that we know; edges may have moved, and the cloud knows where to."""
-        if self._member is not None:
-            with contextlib.suppress(errors.MsrtError):
-                await self._ask_cloud(self._member)
-        for front in list(self._core.fronts):
-            edge = self._known.edges.get(front.edge.node) if isinstance(front, PeerFront) else None
-            if isinstance(front, PeerFront) and edge is not None and edge != front.edge:
-                self._drop(front)
-        self._connect(len(self._core.fronts) + 1)
-
-    def _drop(self, front: Front) -> None:
-        self._core.fronts.remove(front)
-        self._tasks.pop(front).cancel()
-
-    async def _ask_cloud(self, member: Member) -> None:
-        if self._known.learn(await ask_cloud(member, CLOUD_S)):
-            await self._known.save()
-
-    def _judge(self) -> None:
-        """When every edge has sent us away for good, waiting is no use."""
-        fronts = self._core.fronts
-        refusals = [front.refused for front in fronts]
-        if refusals and all(refusals):
-            assert refusals[0] is not None
-            self._core.give_up(refusals[0])
+        await self._edges.close()
 
     # --- asking
 
@@ -337,19 +235,14 @@ class AsyncClient:
     @property
     def edges(self) -> list[Parent]:
         """All edges known, as of the last refresh."""
-        return list(self._known.edges.values())
+        return list(self._edges.known.edges.values())
 
     async def events(self, *, model: str = "", device: str = "") -> AsyncGenerator[Event, None]:
         """What devices find in their own readings, from now on, of all edges that speak HTTP; each event once.
 
         Goes on over the death of an edge; ends never. Raises Unavailable when no edge speaks HTTP.
         """
-        urls = [u for u in self._known.urls if u.startswith("http")]
-        urls += [edge.http for edge in self._known.edges.values() if edge.http and edge.http not in urls]
-        if not urls:
-            raise errors.Unavailable("no edge that we know speaks HTTP", hint="name one: http://HOST:PORT")
-        fronts = [self._http(url) for url in urls]
-        async with contextlib.aclosing(watch_events(fronts, model, device)) as events:
+        async with contextlib.aclosing(watch_events(self._edges.http_fronts(), model, device)) as events:
             async for event in events:
                 yield event
 

@@ -11,8 +11,10 @@ import math
 import os
 from collections.abc import Iterable
 from typing import Final
+from weakref import WeakSet
 
 from msrt.client.front import Front
+from msrt.client.pin import Pin
 from msrt.client.request import Answer, Request, Waiter
 from msrt.errors import (
     CallerError,
@@ -26,7 +28,7 @@ from msrt.errors import (
     Unavailable,
 )
 
-__all__ = ["Core"]
+__all__ = ["NEARER", "Core"]
 
 TICK_S: Final = 0.05
 """How exactly deadlines are kept."""
@@ -48,6 +50,10 @@ class Core:
         self.fronts: list[Front] = []
         self.current: Front | None = None
         """Who is asked while it can be."""
+        self.came = asyncio.Event()
+        """Set whenever a front comes up."""
+        self.pins: WeakSet[Pin] = WeakSet()
+        """Sequences that have begun."""
         self.hopeless: MsrtError | None = None
         """Why nobody will ever answer."""
         self._open: dict[int, Request] = {}
@@ -153,8 +159,9 @@ class Core:
             self.current = nearest
 
     def idle(self, front: Front) -> bool:
-        """Nobody waits for an answer of this one."""
-        return not any(request.front is front for request in self._open.values())
+        """Nobody waits for an answer of this one, and no sequence lives there."""
+        pinned = any(pin.front is front and pin.lost is None for pin in self.pins)
+        return not pinned and not any(request.front is front for request in self._open.values())
 
     # --- what fronts say (see Owner)
 
@@ -165,6 +172,7 @@ class Core:
             return
         if request.pin is not None:
             request.pin.front = front
+            self.pins.add(request.pin)
         if request.error is not None and isinstance(request.error, InvalidTensor):
             self._solitary.add(request.ask.model)  # wrong in company, right alone: this model's rows are fixed
         answer.request_id, answer.seconds = ident, self._loop.time() - request.since
@@ -205,6 +213,7 @@ class Core:
     def up(self, front: Front) -> None:
         """Ask it what waits for anybody."""
         self.hopeless = None
+        self.came.set()
         for request in self._open.values():
             if front in request.tried:
                 request.tried = tuple([other for other in request.tried if other is not front])

@@ -15,7 +15,7 @@ __all__ = ["Pin"]
 class Pin:
     """Where a sequence is. Until its first step was answered it may begin anywhere; from then on it never moves."""
 
-    __slots__ = ("front", "lost", "name")
+    __slots__ = ("__weakref__", "front", "lost", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -97,3 +97,4 @@ class Sequence:
                 with contextlib.suppress(errors.MsrtError):
                     await self._step(self._last, END_S, None, end=True)
             self._ended = True
+            self._pin.front = None

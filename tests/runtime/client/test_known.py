@@ -79,9 +79,9 @@ def test_an_edge_that_moved_is_found_again():
     """It listens elsewhere after a restart: the cloud says where, and the client follows."""
 
     async def scenario(_stage, client):
-        known = client._known
+        known = client._edges.known
         assert known.learn([Parent(parent_of("a").node, parent_of("a").link_key, zmq="mem://elsewhere")])
-        await client._seek()
+        await client._edges._seek()
         assert {edge.zmq for edge in client.edges} >= {"mem://a"}
 
     play(scenario)
