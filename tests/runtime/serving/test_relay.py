@@ -30,7 +30,7 @@ class Wire:
 
 def row(value: float) -> InferRequest:
     frame = np.full((1, 2), value, np.float32).tobytes()
-    return InferRequest("mlp", (TensorSpec("x", "FP32", (1, 2)),), (frame,))
+    return InferRequest("mlp", (TensorSpec("x", "FP32", (1, 2)),), (frame,), timeout_s=5.0)
 
 
 def answered(ids: tuple[int, ...], rows: tuple[int, ...], total: int) -> tuple[Inferred, list[Buffer]]:
