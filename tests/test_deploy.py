@@ -20,7 +20,9 @@ import yaml
 
 from msrt.config import CloudConfig, DeviceConfig, EdgeConfig, load
 from msrt.links.broker_files import acl
+from msrt.serving.tally import Tally
 from msrt.telemetry import Metrics
+from msrt.telemetry.serving import shown
 from msrt.trust import Identity
 from msrt.trust.tls import mosquitto_password
 
@@ -125,7 +127,9 @@ def test_prometheus_scrapes_where_the_examples_listen():
 
 def test_alerts_speak_of_metrics_that_exist():
     """A renamed metric must not silence its alert."""
-    page = Metrics().render().decode()
+    metrics = Metrics()
+    metrics.text(shown(Tally()))
+    page = metrics.render().decode()
     tallies = set(re.findall(r'"([a-z_]+_total)"', "".join(p.read_text() for p in DEPLOY.parent.glob("*/msrt*/*.py"))))
     for rule in example("alerts.yml")["groups"][0]["rules"]:
         for name in re.findall(r"msrt_[a-z_]+", rule["expr"]):

@@ -19,6 +19,7 @@ from msrt.settings import CloudConfig
 from msrt.telemetry import logs
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
+from msrt.telemetry.serving import shown
 from msrt.training.host import TrainerHost
 from msrt.trust.api_keys import KeyBook
 from msrt.trust.certificate import Certificate, issue
@@ -51,6 +52,7 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
             metrics=metrics,
         )
         node = Cloud(world, setup)
+        metrics.text(lambda: shown(node.serving.tally)() if node.ready.is_set() else b"")
         metrics.tally(
             "link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: link_bytes(node.downlink.links)
         )

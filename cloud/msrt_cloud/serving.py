@@ -36,6 +36,7 @@ from msrt.protocol.messages import (
 from msrt.serving.asked import Asked
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.relay import Relay
+from msrt.serving.tally import Row, Tally
 from msrt.trust.identity import Purpose, verify
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Serving:
             heard=self._heard, changed=self._changed,
         )  # fmt: skip
         self.dispatcher = Dispatcher(Config(), cloud.world.random)
+        self.tally = Tally()
         self.relay = Relay(cloud.world.now)
         self._asked = Asked(self.infer)
         self._signatures: dict[tuple[str, int], Signature] = {}
@@ -122,9 +124,11 @@ class Serving:
             wanted = _versions(rollout, node) if rollout is not None else []
             tables[model_name] = next((version for version in wanted if version in versions), max(versions))
         for gone in self._tables.keys() - tables.keys():
+            self.tally.serves(gone, 0)
             self._handle(e.VersionTable(gone, 0))
         for name, version in tables.items():
             if self._tables.get(name) != version:
+                self.tally.serves(name, version)
                 self._handle(e.VersionTable(name, version))
         self._tables = tables
 
@@ -235,7 +239,7 @@ class Serving:
 
     def _handle(self, event: e.Event) -> None:
         now = self._world.now()
-        self._perform(self.dispatcher.handle(event, now))
+        self._perform(self.dispatcher.handle(event, now), now)
         due = self.dispatcher.next_deadline()
         if due < self._timer_at:
             if self._timer is not None:
@@ -247,7 +251,9 @@ class Serving:
         self._timer, self._timer_at = None, float("inf")
         self._handle(e.Tick())
 
-    def _perform(self, actions: Iterable[e.Action]) -> None:
+    def _perform(self, actions: Iterable[e.Action], now: float) -> None:
+        counted: Inferred | None = None
+        row: Row
         for action in actions:
             match action:
                 case e.Send():
@@ -255,6 +261,10 @@ class Serving:
                 case e.Recall():
                     self.engine.send(InferCancel(action.ids))
                 case e.Reply():
+                    if action.answer is not counted:
+                        counted = action.answer
+                        row = self.tally.batch(action.request.model, counted, now)
+                    row.answered(now - action.request.since)
                     future, found = action.request.token, action.answer
                     if isinstance(future, asyncio.Future) and not future.done():
                         marks = {"answered_by": NAME}
@@ -264,7 +274,9 @@ class Serving:
                             )
                         )
                 case e.Reject():
-                    future = action.request.token
+                    asked = action.request
+                    self.tally.row(asked.model, asked.version).failed(action.error.code, now - asked.since)
+                    future = asked.token
                     if isinstance(future, asyncio.Future) and not future.done():
                         future.set_exception(action.error)
 

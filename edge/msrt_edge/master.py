@@ -25,6 +25,7 @@ from msrt.joining import Membership, endpoint_for, hello_of, next_boot
 from msrt.links.link import Credentials, Link
 from msrt.protocol import wire
 from msrt.protocol.messages import Parent
+from msrt.serving.tally import Tally
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.trust.certificate import check_certificate
@@ -98,7 +99,8 @@ class Edge:
             max_attempts=config.request_attempts, stall_floor_s=config.stall_s,
         )  # fmt: skip
         self.dispatcher = Dispatcher(dispatch, world.random)
-        self.requests = Requests(world, self.dispatcher, self.fleet.validate, self._served)
+        self.tally = Tally()
+        self.requests = Requests(world, self.dispatcher, self.fleet.validate, self.tally)
         self.events = Events(
             world, bound_bytes=config.event_bytes, max_age_s=config.event_age_s, webhook=bool(config.webhook_url)
         )
@@ -119,7 +121,6 @@ class Edge:
         me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(world, me, self.device_peers, self.fetch, config.update_streams)
         self.downlink: Downlink | None = None
-        self._meters: dict[str, Any] = {}
         self._prefetch_due = asyncio.Event()
         self.cloud_left_at = world.now()
 
@@ -312,15 +313,6 @@ class Edge:
             "events_dropped": float(self.events.dropped), "artifact_bytes": float(self.artifacts.held_bytes),
             "artifacts_corrupt": float(self.artifacts.corrupt), **self.service.values(),
         }  # fmt: skip
-
-    def _served(self, model: str, code: str, seconds: float) -> None:
-        meter = self._meters.get(model)
-        if meter is None:
-            meter = self._meters[model] = self.metrics.request_meter(model)
-        if code:
-            meter.failed(code)
-        else:
-            meter.ok(seconds)
 
     async def below(self, node: str, method: str, params: dict[str, object]) -> object:
         """Ask one of our devices, or ourselves."""

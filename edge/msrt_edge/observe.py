@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msrt.telemetry.links import link_bytes
+from msrt.telemetry.serving import shown
 from msrt_edge.master import Edge
 
 __all__ = ["observe"]
@@ -10,6 +11,7 @@ __all__ = ["observe"]
 
 def observe(edge: Edge) -> None:
     """Register the edge's counters with its metrics."""
+    edge.metrics.text(shown(edge.tally, lambda: _waiting(edge)))
     tally, counters = edge.metrics.tally, edge.dispatcher.counters
     tally(
         "retries_total", "Requests tried again, and workers that fell silent.", ("reason",),
@@ -31,3 +33,11 @@ def observe(edge: Edge) -> None:
         lambda: {("events",): edge.events.dropped, ("webhook",): edge.events.hook_dropped},
     )  # fmt: skip
     tally("artifact_corrupt_total", "Damaged artifacts found.", ("where",), lambda: {("disk",): edge.artifacts.corrupt})
+
+
+def _waiting(edge: Edge) -> dict[tuple[str, int], int]:
+    """Requests in the queues, by the version that they will most likely get."""
+    return {
+        (table.model, table.stable or table.candidate): edge.dispatcher.waiting(table.model)
+        for table in edge.fleet.serving_versions()
+    }

@@ -42,12 +42,11 @@ from msrt.protocol.messages import (
 )
 from msrt.protocol.packing import frame_size
 from msrt.serving.backend import InferAnswer, InferRequest
+from msrt.serving.tally import Row, Tally
 from msrt.world.world import World
 
-__all__ = ["Requests", "Served", "Worker"]
+__all__ = ["Requests", "Worker"]
 
-Served = Callable[[str, str, float], None]
-"""Told of each settled request: model, error code ("" when answered), seconds."""
 Validate = Callable[[str, int, tuple[TensorSpec, ...], "tuple[Buffer, ...] | list[Buffer]"], int]
 """Rows of a request against the model's manifest. Raises InvalidTensor, NotFound."""
 
@@ -82,8 +81,8 @@ class _ClientToken:
 class Requests:
     """All inference of one edge. Everything happens in the event loop, without a task or thread per request."""
 
-    def __init__(self, world: World, dispatcher: Dispatcher, validate: Validate, served: Served) -> None:
-        self._world, self._dispatcher, self._validate, self._served = world, dispatcher, validate, served
+    def __init__(self, world: World, dispatcher: Dispatcher, validate: Validate, tally: Tally) -> None:
+        self._world, self._dispatcher, self._validate, self._tally = world, dispatcher, validate, tally
         self._workers: dict[str, Worker] = {}
         self.spill: Spill = lambda _request, _error: False
         self.unhedged: frozenset[str] = frozenset()
@@ -127,6 +126,7 @@ class Requests:
 
     def versions(self, table: VersionTable) -> None:
         """Which version answers who names none."""
+        self._tally.serves(table.model, table.stable or table.candidate)
         self._handle(table)
 
     # --- callers ------------------------------------------------------------------------------------------
@@ -211,10 +211,15 @@ class Requests:
 
     def _perform(self, actions: list[Action], now: float) -> None:
         batches: dict[tuple[int, Peer], list[Reply]] = {}
+        counted: Inferred | None = None
+        row: Row
         for action in actions:
             if isinstance(action, Reply):
+                if action.answer is not counted:  # the replies of a batch follow each other
+                    counted = action.answer
+                    row = self._tally.batch(action.request.model, counted, now)
+                row.answered(now - action.request.since)
                 token = action.request.token
-                self._served(action.request.model, "", now - action.request.since)
                 if isinstance(token, _ClientToken):
                     batches.setdefault((id(action.answer), token.peer), []).append(action)
                 elif not token.done():  # type: ignore[attr-defined]
@@ -251,7 +256,7 @@ class Requests:
 
     def _reject(self, action: Reject, now: float) -> None:
         token, error = action.request.token, action.error
-        self._served(action.request.model, error.code, now - action.request.since)
+        self._tally.row(action.request.model, action.request.version).failed(error.code, now - action.request.since)
         if isinstance(token, _ClientToken):
             self._of_client.get(token.peer, {}).pop(token.id, None)
             wait = int(getattr(error, "retry_after", 0) * 1000)
@@ -270,7 +275,7 @@ class Requests:
     def passed(self, request: Request, answer: InferAnswer) -> None:
         """Somebody else answered what was spilled."""
         token = request.token
-        self._served(request.model, "", self._world.now() - request.since)
+        self._tally.row(request.model, answer.version).passed(self._world.now() - request.since)
         if isinstance(token, _ClientToken):
             if self._of_client.get(token.peer, {}).pop(token.id, None) is None:
                 return

@@ -141,7 +141,7 @@ class Service:
             chain.cascading = Cascading(world, policy, call, self._up, lambda m, v: known.get((m, v)), self._tier)
             call = chain.cascading.infer
         if policy.cache_bytes:
-            chain.caching = Caching(world, policy, lambda r: fleet.settled(r.model, r.version), call)
+            chain.caching = Caching(world, policy, lambda r: fleet.settled(r.model, r.version), call, self._edge.tally)
             call = chain.caching.infer
         chain.entry = _prioritised(call, policy.priority) if policy.priority else call
         return chain

@@ -11,6 +11,7 @@ from msrt import errors
 from msrt.dispatch.cache import Cache, key_of
 from msrt.dispatch.policy import ModelPolicy
 from msrt.serving.backend import InferAnswer, InferRequest
+from msrt.serving.tally import Tally
 from msrt.world.world import World
 from msrt_edge.stages.call import Call, marked
 
@@ -31,9 +32,14 @@ class Caching:
     that a canary sees its traffic."""
 
     def __init__(
-        self, world: World, policy: ModelPolicy, settled: Callable[[InferRequest], int], following: Call
+        self,
+        world: World,
+        policy: ModelPolicy,
+        settled: Callable[[InferRequest], int],
+        following: Call,
+        tally: Tally,
     ) -> None:
-        self._world, self._settled, self._next = world, settled, following
+        self._world, self._settled, self._next, self._tally = world, settled, following, tally
         self.cache: Cache[InferAnswer] = Cache(policy.cache_bytes, policy.cache_age_s)
         self._serving = 0
         self._flights: dict[bytes, _Flight] = {}
@@ -50,15 +56,19 @@ class Caching:
         if not version:
             return await self._next(request)
         key = key_of(version, request.inputs, request.frames, request.outputs)
-        until = self._world.now() + request.timeout_s
+        began = self._world.now()
+        until = began + request.timeout_s
+        row = self._tally.row(request.model, version)
         for last in (False, True):
             now = self._world.now()
             found = self.cache.get(key, now)
             if found is not None:
+                row.hit(now - began, now)
                 return marked(found, cached=True)
             flight = self._flights.get(key)
             leads = flight is None
             if flight is None:
+                row.missed(now - began)
                 flight = self._take_off(key, version, msgspec.structs.replace(request, timeout_s=until - now))
             try:
                 answer = await self._wait(flight, until - now)
@@ -69,6 +79,8 @@ class Caching:
             if leads:
                 return answer
             self.shared += 1
+            now = self._world.now()
+            row.hit(now - began, now)
             return marked(answer, cached=True)
         raise errors.DeadlineExceeded("nobody answered in time")
 

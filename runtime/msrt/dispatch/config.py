@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 __all__ = ["Config", "Counters"]
@@ -71,6 +73,10 @@ class Config(msgspec.Struct, frozen=True):
     sequence_idle_s: float = 60.0
 
 
+FAULTY: Final = 64
+"""Versions of a model whose faults are counted; the lowest goes first."""
+
+
 class Counters(msgspec.Struct):
     """What happened so far."""
 
@@ -97,3 +103,13 @@ class Counters(msgspec.Struct):
     ejected: int = 0
     """Times a model on a worker was taken out for errors or slowness."""
     sequences_lost: int = 0
+    faults: dict[str, dict[int, int]] = {}
+    """Requests that a worker could not answer, by model and version, whatever became of them afterwards: what one
+    version costs that others make good."""
+
+    def fault(self, model: str, version: int, requests: int) -> None:
+        """A worker had so many requests of this version and no good answer to them."""
+        of_model = self.faults.setdefault(model, {})
+        of_model[version] = of_model.get(version, 0) + requests
+        if len(of_model) > FAULTY:
+            del of_model[min(of_model)]

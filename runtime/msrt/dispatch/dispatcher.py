@@ -87,6 +87,10 @@ class Dispatcher:
         """Waiting or in flight."""
         return len(self.flow.live)
 
+    def waiting(self, model: str) -> int:
+        """Requests for one model that wait for a worker."""
+        return sum(pool.items for pool in self.roster.pools.values() if pool.model == model)
+
     # --- callers --------------------------------------------------------------------------------------------
 
     def _submit(self, event: Submit, now: float) -> list[Action]:
@@ -175,6 +179,7 @@ class Dispatcher:
         why = InferFailed(ids, BAD_ANSWER, "the output's shape or byte count does not match what was asked")
         self.flow.take_back(worker, requests, why, now, out)
         if flight is not None:
+            self.counters.fault(flight.slot.model, flight.slot.version, len(ids))
             self._blame(flight.slot, now)
             self._rest(flight.slot, now + self.config.pause_s)
         self._pump_all(now, out)
@@ -224,10 +229,13 @@ class Dispatcher:
             if len(message.ids) > 1:
                 self.flow.take_back(worker, requests, message, now, out)
             else:
+                if flight is not None and message.code != "deadline_exceeded":
+                    self.counters.fault(flight.slot.model, flight.slot.version, 1)
                 self.flow.refuse(worker, requests, message, out)
         else:
             if flight is not None:
                 if message.code not in SHELL_SAYS and message.code not in WANTS:
+                    self.counters.fault(flight.slot.model, flight.slot.version, len(message.ids))
                     self._blame(flight.slot, now)
                 self._rest(flight.slot, now + max(message.retry_after_ms / 1000, self.config.pause_s))
             self.flow.take_back(worker, requests, message, now, out)
@@ -356,6 +364,8 @@ class Dispatcher:
         for worker in self.roster.workers.values():
             for flight in watch.overdue(worker, self.config, self.counters, now):
                 why = InferFailed(flight.ids, STALLED, "the worker fell silent")
+                if not worker.suspect:  # it answered others meanwhile
+                    self.counters.fault(flight.slot.model, flight.slot.version, len(flight.ids))
                 flow.take_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)
             watch.wake_slots(worker, now)
         if now >= self._swept + self.config.sweep_s:

@@ -1,7 +1,7 @@
 """Everything a node counts, in one object with its own registry: a simulation has many nodes in one process.
 
-Cheap on the hot path: get a child once (`metrics.request_meter(...)`) and keep it, a `labels()` call costs more than
-the count; what a part counts by itself is only read when somebody looks (`watch`, `tally`).
+A `labels()` call costs more than the count: keep the child. What a part counts by itself, as requests are counted in
+`msrt.serving.tally`, is only read when somebody looks (`watch`, `tally`, `text`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["CONTENT_TYPE", "Metrics", "RequestMeter"]
+__all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-LATENCY: Final = (.0005, .001, .002, .004, .008, .016, .032, .064, .128, .25, .5, 1.0, 2.0, 5.0, 10.0)  # fmt: skip
 Tally = Mapping[tuple[str, ...], float]
 LAG: Final = (.001, .002, .005, .01, .02, .05, .1, .25, 1.0)  # fmt: skip
 
@@ -27,6 +26,7 @@ class Metrics:
     def __init__(self, role: str = "", node: str = "", *, process: bool = False) -> None:
         """`process`: also memory, CPU and open files; for the one node of a real process."""
         self.registry = CollectorRegistry()
+        self._texts: list[Callable[[], bytes]] = []
         self._serving()
         self._keeping()
         self._training()
@@ -37,9 +37,6 @@ class Metrics:
             ProcessCollector(registry=self.registry)
 
     def _serving(self) -> None:
-        self.requests = self._counter("requests_total", "Inference requests answered.", "model", "code")
-        """code: ok, or the error's code. model: only names that exist, else a caller could fill the memory."""
-        self.request_seconds = self._histogram("request_seconds", "Time to the answer.", LATENCY, "model")
         self.model_version = self._gauge("model_version", "Version that takes traffic.", "model", "variant")
         self.queue_depth = self._gauge("queue_depth", "Waiting now.", "queue")
 
@@ -54,10 +51,6 @@ class Metrics:
         self.round = self._gauge("round", "Training round now open.", "job")
         self.round_progress = self._gauge("round_progress", "Share of participants that reported.", "job")
 
-    def request_meter(self, model: str) -> RequestMeter:
-        """Bound once per model: what the hot path calls."""
-        return RequestMeter(self, model)
-
     def watch(self, name: str, help_: str, read: Callable[[], float]) -> None:
         """A gauge that is read when somebody looks: costs nothing in between."""
         self.registry.register(_Watched(f"msrt_{name}", help_, read))
@@ -66,9 +59,13 @@ class Metrics:
         """A counter whose numbers a part keeps by itself: read when somebody looks, label values to number."""
         self.registry.register(_Tallied(f"msrt_{name}", help_, labels, read))
 
+    def text(self, write: Callable[[], bytes]) -> None:
+        """Lines that a part writes by itself, of families that are nowhere else."""
+        self._texts.append(write)
+
     def render(self) -> bytes:
         """All of it in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return b"".join([generate_latest(self.registry), *(text() for text in self._texts)])
 
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(f"msrt_{name}", help_, labels, registry=self.registry)
@@ -78,30 +75,6 @@ class Metrics:
 
     def _histogram(self, name: str, help_: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"msrt_{name}", help_, labels, registry=self.registry, buckets=buckets)
-
-
-class RequestMeter:
-    """Counts one model's requests with children that are bound already."""
-
-    __slots__ = ("_codes", "_metrics", "_model", "_observe", "_ok")
-
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._metrics, self._model = metrics, model
-        self._observe = metrics.request_seconds.labels(model).observe
-        self._ok = metrics.requests.labels(model, "ok").inc
-        self._codes: dict[str, Callable[[], None]] = {}
-
-    def ok(self, seconds: float) -> None:
-        """A request was answered after so many seconds."""
-        self._observe(seconds)
-        self._ok()
-
-    def failed(self, code: str) -> None:
-        """A request got this error (its code, of which there are few)."""
-        count = self._codes.get(code)
-        if count is None:
-            count = self._codes[code] = self._metrics.requests.labels(self._model, code).inc
-        count()
 
 
 class _Tallied(Collector):
