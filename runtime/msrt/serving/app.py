@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -13,24 +15,43 @@ import msgspec
 
 from msrt.errors import FrameTooLarge, MsrtError, NotFound
 from msrt.serving.access import Access
-from msrt.serving.backend import Backend
-from msrt.serving.oip import BadRequest, decode_infer, encode_answer, encode_error, encode_metadata, status_of
+from msrt.serving.backend import Backend, Buffer, InferAnswer, InferRequest, Models
+from msrt.serving.compression import AT_ONCE, deflate, encoding_for, inflate
+from msrt.serving.oip import (
+    EXTENSIONS,
+    BadRequest,
+    decode_infer,
+    encode_answer,
+    encode_error,
+    encode_metadata,
+    encode_mixed,
+    status_of,
+)
+from msrt.serving.oip_binary import LENGTH_HEADER, How
+from msrt.serving.openapi import document
+from msrt.serving.parameters import classified, labels_of
+from msrt.serving.repository import Repository
 from msrt.serving.routes import METHODS, NEEDS, Ask, Route, find_route
 from msrt.serving.sse import stream_events
 from msrt.trust.roles import Right
 
-__all__ = ["App", "AppConfig"]
+__all__ = ["App", "AppConfig", "failed"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+"""Does long work beside the loop."""
 
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+_BINARY = (b"content-type", b"application/octet-stream")
 _STREAM = (b"content-type", b"text/event-stream")
 _NO_CACHE = (b"cache-control", b"no-store")
 _MAX_ROUTES = 1024
+_MAX_ASK = 64 << 10
+"""Bytes of a question about the repository."""
 
 
 class AppConfig(msgspec.Struct, frozen=True):
@@ -51,19 +72,27 @@ class _Gone(MsrtError):
     """The caller left before its request was whole."""
 
 
+async def _inline(work: Callable[[], bytes]) -> bytes:
+    return work()
+
+
 class App:
     """ASGI. `in_flight`, `streams` and `responses` (by status) are what there is to see."""
 
     def __init__(
-        self, backend: Backend, config: AppConfig | None = None, *, version: str = "", access: Access | None = None
-    ) -> None:
+        self, backend: Backend, config: AppConfig | None = None, *, version: str = "", access: Access | None = None,
+        models: Models | None = None, offload: Offload = _inline,
+    ) -> None:  # fmt: skip
         self.config = config or AppConfig()
         self._access = access or Access()
         self.in_flight = 0
         self.streams = 0
         self.responses: Counter[int] = Counter()
         self._backend = backend
-        self._server = msgspec.json.encode({"name": "msrt", "version": version, "extensions": []})
+        self._offload = offload
+        self._repository = Repository(models)
+        self._server = msgspec.json.encode({"name": "msrt", "version": version, "extensions": EXTENSIONS})
+        self._openapi = functools.cache(partial(document, version))
         self._routes: dict[str, Route] = {}
         self._stop = asyncio.Event()
 
@@ -90,14 +119,14 @@ class App:
                 client = scope.get("client")
                 self._access.check(headers, client[0] if client else "", right)
             if route.ask is Ask.INFER:
-                body = await self._infer(route, headers, receive)
-                await self._send(send, 200, body)
+                await self._infer(route, headers, receive, send)
             else:
                 await self._look(route, scope, receive, send)
         except _Gone:
             return
         except MsrtError as error:
-            await self._fail(send, error)
+            status, said, body = failed(error)
+            await self._say(send, status, said, body)
         finally:
             self.in_flight -= 1
 
@@ -115,43 +144,66 @@ class App:
     async def _send(
         self, send: Send, status: int, body: bytes, more: Headers | None = None, kind: tuple[bytes, bytes] = _JSON
     ) -> None:
-        self.responses[status] += 1
         headers = [kind, (b"content-length", b"%d" % len(body))]
         if more:
             headers += more
+        await self._say(send, status, headers, body)
+
+    async def _say(self, send: Send, status: int, headers: Headers, body: bytes) -> None:
+        self.responses[status] += 1
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _fail(self, send: Send, error: MsrtError) -> None:
-        status = status_of(error)
-        more: Headers = [(b"msrt-error", error.code.encode())]  # a client of ours makes the same error of it
-        if status == 401:
-            more += [(b"www-authenticate", b"Bearer")]
-        elif status in (429, 503):
-            wait = getattr(error, "retry_after", 1.0)
-            more += [(b"retry-after", b"%d" % max(math.ceil(wait), 1))]
-        elif status == 413:
-            more += [(b"connection", b"close")]
-        await self._send(send, status, encode_error(error), more)
-
     # --- inference -------------------------------------------------------------------------------------------
 
-    async def _infer(self, route: Route, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        if b"inference-header-content-length" in headers:
-            raise BadRequest("tensors in binary are not supported", hint="send them as JSON")
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise BadRequest("compressed bodies are not supported")
+    def decode(
+        self, route: Route, headers: Mapping[bytes, bytes], body: Buffer
+    ) -> tuple[str, InferRequest, How | None]:
+        """Id, request, and how the answer is wanted (None: all JSON) of an infer call, its body whole and unpacked.
+
+        Raises BadRequest, InvalidTensor, CallerError, which name the fault.
+        """
         timeout_s = self.config.timeout_s
         if b"msrt-deadline-ms" in headers:
             timeout_s = _milliseconds(headers[b"msrt-deadline-ms"])
-        body = await self._body(headers, receive)
         trace = headers.get(b"traceparent", b"").decode("latin-1")[:64]
-        ident, request = decode_infer(body, route.model, route.version, timeout_s=timeout_s, trace=trace)
-        answer = await self._backend.infer(request)
-        return encode_answer(route.model, ident, answer)
+        length = headers.get(LENGTH_HEADER)
+        return decode_infer(body, route.model, route.version, timeout_s=timeout_s, trace=trace, length=length)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        limit = self.config.max_body
+    def encode(self, model: str, ident: str, answer: InferAnswer, how: How | None = None) -> tuple[Headers, bytes]:
+        """Headers and body of an answer with status 200. Raises InvalidTensor for an output that has no classes."""
+        if how is None:
+            body = encode_answer(model, ident, answer)
+            return [_JSON, (b"content-length", b"%d" % len(body))], body
+        if how.classes:
+            answer = classified(answer, how.classes, labels_of(self._backend, model, answer.version))
+        length, body = encode_mixed(model, ident, answer, how)
+        size = (b"content-length", b"%d" % len(body))
+        return ([_BINARY, (LENGTH_HEADER, b"%d" % length), size] if length else [_JSON, size]), body
+
+    async def _infer(self, route: Route, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        body = await self._body(headers, receive, self.config.max_body)
+        if b"content-encoding" in headers:
+            body = await self._inflated(body, headers[b"content-encoding"])
+        ident, request, how = self.decode(route, headers, body)
+        answer = await self._backend.infer(request)
+        said, body = self.encode(route.model, ident, answer, how)
+        if b"accept-encoding" in headers:
+            encoding = encoding_for(headers[b"accept-encoding"], len(body))
+            if encoding:
+                body = await self._packed(len(body), partial(deflate, body, encoding))
+                said = [pair for pair in said if pair[0] != b"content-length"]
+                said += [(b"content-encoding", encoding), (b"content-length", b"%d" % len(body))]
+        await self._say(send, 200, said, body)
+
+    async def _inflated(self, body: bytes, encoding: bytes) -> bytes:
+        """What nobody knows the size of before, and mostly is some times its size."""
+        return await self._packed(len(body) * 16, partial(inflate, body, encoding, self.config.max_body))
+
+    async def _packed(self, size: int, work: Callable[[], bytes]) -> bytes:
+        return work() if size <= AT_ONCE else await self._offload(work)
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
         length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > limit):
             raise FrameTooLarge(int(length[:18]), limit, "body")
@@ -201,6 +253,15 @@ class App:
                 await self._send(send, 200 if ready else 503, body)
             case Ask.EDGES:
                 await self._send(send, 200, msgspec.json.encode({"edges": backend.edges()}), [_NO_CACHE])
+            case Ask.OPENAPI:
+                await self._send(send, 200, self._openapi())
+            case Ask.UNSUPPORTED:
+                raise BadRequest(f"{route.model} is unsupported")
+            case Ask.CONFIG | Ask.STATISTICS | Ask.INDEX | Ask.LOAD | Ask.UNLOAD:
+                body = b""
+                if scope["method"] == "POST":
+                    body = await self._body(dict(scope["headers"]), receive, _MAX_ASK)
+                await self._send(send, 200, await self._repository.answer(route, body))
             case Ask.METRICS:
                 await self._send(send, 200, backend.metrics(), [_NO_CACHE], _TEXT)
             case _:
@@ -225,6 +286,21 @@ class App:
             await stream_events(events, receive, send, self._stop, self.config.alive_s, may)
         finally:
             self.streams -= 1
+
+
+def failed(error: MsrtError) -> tuple[int, Headers, bytes]:
+    """Status, headers and body that say what went wrong."""
+    status, body = status_of(error), encode_error(error)
+    # By the code a client of ours makes the same error of it.
+    headers: Headers = [_JSON, (b"content-length", b"%d" % len(body)), (b"msrt-error", error.code.encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    elif status in (429, 503):
+        wait = getattr(error, "retry_after", 1.0)
+        headers.append((b"retry-after", b"%d" % max(math.ceil(wait), 1)))
+    elif status == 413:
+        headers.append((b"connection", b"close"))
+    return status, headers, body
 
 
 def _milliseconds(value: bytes) -> float:

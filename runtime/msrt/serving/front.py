@@ -64,7 +64,9 @@ async def open_front(
     now = asyncio.get_running_loop().time
     access = Access(keys, now=now, wall=world.wall, trusts_loopback=not config.http_plain)
     tls = server_tls(config, state, host, world.wall())
-    app = App(backend, bounds, version=version("msrt"), access=access)
+    app = App(
+        backend, bounds, version=version("msrt"), access=access, models=models, offload=world.offload
+    )  # fmt: skip
     server = HttpServer(
         app, host, port, connections=config.http_connections, idle_s=config.http_idle_s,
         tls=tls.context if tls else None, plain=config.http_plain,

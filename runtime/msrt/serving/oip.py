@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 in JSON: bytes to tensors and back. Pure.
+"""Open Inference Protocol v2 over HTTP: bytes to tensors and back. Pure. What is binary in it: `oip_binary`.
 
 JSON has no NaN and no infinity: a request with one is malformed, an output element that is one reads `null`.
 """
@@ -15,15 +15,31 @@ from typing import Any, Final
 
 import msgspec
 
-from msrt.errors import CallerError, InvalidTensor, MsrtError
+from msrt.errors import InvalidTensor, MsrtError
 from msrt.inference.tensors import ITEM_BYTES, pack_strings, strings_in
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import Buffer, InferAnswer, InferRequest, ModelInfo
+from msrt.serving.oip_binary import MAX_DIMS, BadRequest, How, Tail, how_of, item_size, refuse_shared_memory, split
+from msrt.serving.parameters import apply_parameters
 
-__all__ = ["BadRequest", "decode_infer", "encode_answer", "encode_error", "encode_metadata", "status_of"]
+__all__ = [
+    "EXTENSIONS",
+    "MAX_INPUTS",
+    "BadRequest",
+    "decode_infer",
+    "encode_answer",
+    "encode_error",
+    "encode_metadata",
+    "encode_mixed",
+    "status_of",
+]
 
-MAX_DIMS: Final = 8
 MAX_INPUTS: Final = 64
+EXTENSIONS: Final = (
+    "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
+    "sequence", "statistics",
+)  # fmt: skip
+"""What both fronts speak beyond the protocol itself."""
 
 _FORMATS: Final = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
@@ -47,10 +63,6 @@ _STATUS: Final = {
     "unauthorized": 401,
     "unavailable": 503,
 }
-
-
-class BadRequest(CallerError):
-    """A request that is no inference request, or asks for what is not supported."""
 
 
 def status_of(error: MsrtError) -> int:
@@ -97,11 +109,34 @@ def _data_decoder(dtype: str, depth: int) -> msgspec.json.Decoder[Any]:
 
 
 def decode_infer(
-    body: Buffer, model: str, version: int = 0, *, timeout_s: float = 10.0, trace: str = ""
-) -> tuple[str, InferRequest]:
-    """(id, request) of a JSON body. Raises BadRequest or InvalidTensor, which name the fault."""
+    body: Buffer, model: str, version: int = 0, *, timeout_s: float = 10.0, trace: str = "", length: bytes | None = None
+) -> tuple[str, InferRequest, How | None]:
+    """(id, request, how the answer is wanted) of a body; `length`: the header that says where its JSON ends, where
+    tensors follow it. How is None for all JSON. Raises BadRequest or InvalidTensor, which name the fault."""
+    tail = None
+    if length is not None:
+        body, tail = split(body, length)
+    asked = _asked(body)
+    specs, frames = [], list[Buffer]()
+    for given in asked.inputs:
+        spec = TensorSpec(given.name, given.datatype, tuple(given.shape))
+        specs.append(spec)
+        frames.append(_beside(spec, given, tail) if given.parameters else _frame(spec, given))
+    if tail is not None:
+        tail.close()
+    if len(specs) > 1 and len({spec.name for spec in specs}) < len(specs):
+        raise InvalidTensor("an input's name appears twice")
+    wanted = tuple([output.name for output in asked.outputs]) if asked.outputs else ()
+    request = InferRequest(model, tuple(specs), tuple(frames), timeout_s, version, wanted, trace)
+    how = None
+    if asked.parameters or wanted:
+        how = _extras(asked, request)
+    return asked.id or "", request, how
+
+
+def _asked(body: Buffer) -> _Body:
     try:
-        asked = _body.decode(body)
+        asked: _Body = _body.decode(body)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the body is no inference request: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -110,37 +145,33 @@ def decode_infer(
         raise BadRequest("the body is nested too deeply") from None
     if len(asked.inputs) > MAX_INPUTS:
         raise BadRequest(f"{len(asked.inputs)} inputs are more than {MAX_INPUTS}")
-    if asked.parameters:
-        timeout_s = min(timeout_s, _timeout(asked.parameters))
-    specs, frames = [], []
-    for given in asked.inputs:
-        spec = TensorSpec(given.name, given.datatype, tuple(given.shape))
-        specs.append(spec)
-        frames.append(_frame(spec, given))
-    if len(specs) > 1 and len({spec.name for spec in specs}) < len(specs):
-        raise InvalidTensor("an input's name appears twice")
-    wanted = _wanted(asked.outputs) if asked.outputs else ()
-    return asked.id or "", InferRequest(model, tuple(specs), tuple(frames), timeout_s, version, wanted, trace)
+    return asked
 
 
-def _timeout(parameters: dict[str, Any]) -> float:
-    """Seconds, of the parameter `timeout` in microseconds; 0 or none is endless."""
-    if parameters.get("binary_data_output"):
-        raise BadRequest("binary_data_output is not supported, ask for JSON")
-    if parameters.get("sequence_id"):
-        raise BadRequest("sequences are not supported")
-    value = parameters.get("timeout", 0)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise BadRequest("the parameter timeout is not a number of microseconds")
-    return value / 1e6 if value else math.inf
+def _extras(asked: _Body, request: InferRequest) -> How | None:
+    """What parameters and wanted outputs say, written into the request; how the answer is wanted."""
+    if len(request.outputs) > 1 and len(set(request.outputs)) < len(request.outputs):
+        raise InvalidTensor("an output's name appears twice")
+    parameters = asked.parameters or {}
+    if parameters:
+        apply_parameters(request, parameters)
+    return how_of(parameters, [(output.name, output.parameters or {}) for output in asked.outputs or ()])
 
 
-def _wanted(outputs: list[_Wanted]) -> tuple[str, ...]:
-    for output in outputs:
-        for name in ("binary_data", "classification"):
-            if output.parameters and output.parameters.get(name):
-                raise BadRequest(f"output {output.name!r}: {name} is not supported")
-    return tuple([output.name for output in outputs])
+def _beside(spec: TensorSpec, given: _Input, tail: Tail | None) -> Buffer:
+    """The bytes of an input that says more of itself."""
+    parameters = given.parameters or {}
+    refuse_shared_memory(spec.name, parameters)
+    if "binary_data_size" not in parameters:
+        return _frame(spec, given)
+    if tail is None:
+        raise BadRequest(
+            f"{spec.name!r}: binary_data_size without the header Inference-Header-Content-Length",
+            hint="it says how long the JSON before the tensors is",
+        )
+    if given.data:
+        raise InvalidTensor(f"{spec.name!r}: data beside binary_data_size", hint="send one of them")
+    return tail.take(spec, parameters["binary_data_size"])
 
 
 def _frame(spec: TensorSpec, given: _Input) -> bytes:
@@ -153,7 +184,7 @@ def _frame(spec: TensorSpec, given: _Input) -> bytes:
     opening = _OPENING.match(given.data)
     depth = opening.group().count(b"[") if opening else 0
     if not depth:
-        raise InvalidTensor(f"{spec.name!r}: data is missing or no array", hint="tensors in binary are not supported")
+        raise InvalidTensor(f"{spec.name!r}: data is missing or no array")
     try:
         values = _data_decoder(dtype, min(depth, MAX_DIMS)).decode(given.data)
     except msgspec.DecodeError as error:
@@ -161,6 +192,8 @@ def _frame(spec: TensorSpec, given: _Input) -> bytes:
     if depth > 1:
         values = _flat(spec, values)
     count = math.prod(shape)
+    if not count:
+        item_size(spec)  # nothing else bounds the other dimensions
     if len(values) != count:
         raise InvalidTensor(f"{spec.name!r}: shape {list(shape)} has {count} elements, data has {len(values)}")
     if dtype == "BYTES":
@@ -198,6 +231,13 @@ class _Output(msgspec.Struct, gc=False):
     data: Any
 
 
+class _Elsewhere(msgspec.Struct, gc=False):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: dict[str, int]
+
+
 class _Parameters(msgspec.Struct, gc=False):
     variant: str
     device: str
@@ -207,7 +247,7 @@ class _Answer(msgspec.Struct, omit_defaults=True):
     model_name: str
     model_version: str
     parameters: _Parameters | dict[str, object]
-    outputs: list[_Output]
+    outputs: list[_Output] | list[_Output | _Elsewhere]
     id: str = ""
 
 
@@ -220,10 +260,28 @@ def encode_answer(model: str, ident: str, answer: InferAnswer) -> bytes:
         _Output(spec.name, spec.dtype, spec.shape, _values(spec, frame))
         for spec, frame in zip(answer.outputs, answer.frames, strict=True)
     ]
-    parameters: _Parameters | dict[str, object] = _Parameters(answer.variant, answer.device)
+    return _encoder.encode(_Answer(model, str(answer.version), _said(answer), outputs, ident))
+
+
+def encode_mixed(model: str, ident: str, answer: InferAnswer, how: How) -> tuple[int, bytes]:
+    """How long its JSON is, and the body; 0 when it is JSON only."""
+    outputs: list[_Output | _Elsewhere] = []
+    tail: list[Buffer] = []
+    for spec, frame in zip(answer.outputs, answer.frames, strict=True):
+        if how.is_binary(spec.name):
+            size = memoryview(frame).nbytes
+            outputs.append(_Elsewhere(spec.name, spec.dtype, spec.shape, {"binary_data_size": size}))
+            tail.append(frame)
+        else:
+            outputs.append(_Output(spec.name, spec.dtype, spec.shape, _values(spec, frame)))
+    head = _encoder.encode(_Answer(model, str(answer.version), _said(answer), outputs, ident))
+    return (len(head), b"".join([head, *tail])) if tail else (0, head)
+
+
+def _said(answer: InferAnswer) -> _Parameters | dict[str, object]:
     if answer.marks:
-        parameters = {"variant": answer.variant, "device": answer.device, **answer.marks}
-    return _encoder.encode(_Answer(model, str(answer.version), parameters, outputs, ident))
+        return {"variant": answer.variant, "device": answer.device, **answer.marks}
+    return _Parameters(answer.variant, answer.device)
 
 
 def _values(spec: TensorSpec, frame: Buffer) -> Sequence[object]:

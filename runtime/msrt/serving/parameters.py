@@ -7,12 +7,12 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from msrt.errors import CallerError, InvalidTensor
+from msrt.errors import CallerError, InvalidTensor, NotFound, Unavailable
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Buffer, InferAnswer, InferRequest
+from msrt.serving.backend import Backend, Buffer, InferAnswer, InferRequest
 
-__all__ = ["apply_parameters", "class_count", "classified"]
+__all__ = ["apply_parameters", "class_count", "classified", "labels_of"]
 
 _FORMATS: Final = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
@@ -65,6 +65,15 @@ def class_count(output: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise CallerError(f"output {output!r}: classification is not a number of classes")
     return value
+
+
+def labels_of(backend: Backend, model: str, version: int) -> dict[str, Sequence[str]]:
+    """Labels by output; none where the version that answered is known elsewhere only."""
+    try:
+        info = backend.metadata(model, version)
+    except (NotFound, Unavailable):
+        return {}
+    return {spec.name: info.labels for spec in info.outputs[:1]}
 
 
 def classified(answer: InferAnswer, wanted: Mapping[str, int], labels: Mapping[str, Sequence[str]]) -> InferAnswer:

@@ -18,9 +18,16 @@ class Ask(enum.Enum):
     LIVE = "live"
     READY = "ready"
     SERVER = "server"
+    OPENAPI = "openapi"
     MODEL = "model"
     MODEL_READY = "model ready"
     INFER = "infer"
+    CONFIG = "config"
+    STATISTICS = "statistics"
+    INDEX = "repository index"
+    LOAD = "load"
+    UNLOAD = "unload"
+    UNSUPPORTED = "unsupported"
     EDGES = "edges"
     METRICS = "metrics"
     EVENTS = "events"
@@ -31,17 +38,27 @@ class Route(NamedTuple):
 
     ask: Ask
     model: str = ""
+    """Of what is unsupported: what it is."""
     version: int = 0
 
 
-METHODS = {ask: ("POST",) if ask is Ask.INFER else ("GET", "HEAD") for ask in Ask}
+_POSTED = frozenset({Ask.INFER, Ask.INDEX, Ask.LOAD, Ask.UNLOAD})
+METHODS: dict[Ask, tuple[str, ...]] = {ask: ("POST",) if ask in _POSTED else ("GET", "HEAD") for ask in Ask}
+METHODS[Ask.UNSUPPORTED] = ("GET", "HEAD", "POST")
 NEEDS: dict[Ask, Right | None] = {
     Ask.LIVE: None,
     Ask.READY: None,
     Ask.SERVER: Right.LOOK,
+    Ask.OPENAPI: Right.LOOK,
     Ask.MODEL: Right.LOOK,
     Ask.MODEL_READY: Right.LOOK,
     Ask.INFER: Right.ASK,
+    Ask.CONFIG: Right.LOOK,
+    Ask.STATISTICS: Right.LOOK,
+    Ask.INDEX: Right.LOOK,
+    Ask.LOAD: Right.MANAGE,
+    Ask.UNLOAD: Right.MANAGE,
+    Ask.UNSUPPORTED: Right.LOOK,
     Ask.EDGES: Right.LOOK,
     Ask.METRICS: Right.WATCH,
     Ask.EVENTS: Right.WATCH,
@@ -52,12 +69,22 @@ _FIXED = {
     "/v2": Route(Ask.SERVER),
     "/v2/health/live": Route(Ask.LIVE),
     "/v2/health/ready": Route(Ask.READY),
+    "/v2/openapi.json": Route(Ask.OPENAPI),
+    "/v2/models/stats": Route(Ask.STATISTICS),
+    "/v2/repository/index": Route(Ask.INDEX),
+    "/v2/trace/setting": Route(Ask.UNSUPPORTED, "tracing by request"),
+    "/v2/logging": Route(Ask.UNSUPPORTED, "changing the log by request"),
     "/metrics": Route(Ask.METRICS),
     "/msrt/v1/edges": Route(Ask.EDGES),
     "/msrt/v1/events": Route(Ask.EVENTS),
 }
-_ENDINGS = {"infer": Ask.INFER, "ready": Ask.MODEL_READY}
+_ENDINGS = {"infer": Ask.INFER, "ready": Ask.MODEL_READY, "config": Ask.CONFIG, "stats": Ask.STATISTICS}
+_CHANGES = {"load": Ask.LOAD, "unload": Ask.UNLOAD}
 _MODELS = "/v2/models/"
+_REPOSITORY = "/v2/repository/models/"
+_MEMORY = {"/v2/systemsharedmemory/": "shared memory", "/v2/cudasharedmemory/": "CUDA shared memory"}
+_MEMORY_ENDINGS = ("/status", "/register", "/unregister")
+_TRACE = "/trace/setting"
 
 
 def find_route(path: str) -> Route | None:
@@ -65,9 +92,24 @@ def find_route(path: str) -> Route | None:
     if len(path) > 1:
         path = path.removesuffix("/")
     fixed = _FIXED.get(path)
-    if fixed is not None or not path.startswith(_MODELS):
+    if fixed is not None:
         return fixed
-    parts = path[len(_MODELS) :].split("/")
+    if path.startswith(_MODELS):
+        return _of_model(path[len(_MODELS) :])
+    if path.startswith(_REPOSITORY):
+        name, _, ending = path[len(_REPOSITORY) :].rpartition("/")
+        ask = _CHANGES.get(ending)
+        return _named(ask, name, "") if ask is not None and "@" not in name else None
+    for prefix, what in _MEMORY.items():
+        if path.startswith(prefix) and path[len(prefix) - 1 :].endswith(_MEMORY_ENDINGS):
+            return Route(Ask.UNSUPPORTED, what)
+    return None
+
+
+def _of_model(rest: str) -> Route | None:
+    if rest.endswith(_TRACE):
+        return Route(Ask.UNSUPPORTED, "tracing by request")
+    parts = rest.split("/")
     ask = Ask.MODEL
     if len(parts) > 1 and parts[-1] in _ENDINGS:
         ask = _ENDINGS[parts.pop()]
@@ -75,8 +117,12 @@ def find_route(path: str) -> Route | None:
     if len(parts) > 2 and parts[-2] == "versions":
         version = parts.pop()
         parts.pop()
+    return _named(ask, "/".join(parts), version)
+
+
+def _named(ask: Ask, name: str, version: str) -> Route | None:
     try:
-        name = ModelName.parse("/".join(parts) + (f"@{version}" if version else ""))
+        parsed = ModelName.parse(name + (f"@{version}" if version else ""))
     except InvalidAddress:
         return None
-    return Route(ask, name.name, name.version)
+    return Route(ask, parsed.name, parsed.version)

@@ -192,12 +192,6 @@ def test_a_caller_that_leaves_before_its_body_is_whole_gets_nothing():
     assert not master.asked
 
 
-def test_what_is_not_supported_yet_says_so():
-    """Binary tensors and compressed bodies are refused with a reason."""
-    assert "binary" in infer([1], headers={"inference-header-content-length": "10"}).json["error"]
-    assert "compressed" in infer([1], headers={"content-encoding": "gzip"}).json["error"]
-
-
 def test_many_paths_do_not_fill_the_memory():
     """Known paths are remembered, within a bound."""
     app = App(Master())

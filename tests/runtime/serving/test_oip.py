@@ -122,9 +122,14 @@ def test_a_bad_tensor_is_named(tensor, says):
         b'{"inputs": [], "id": 7}',
         b'{"inputs": [], "parameters": {"timeout": "1"}}',
         b'{"inputs": [], "parameters": {"timeout": -1}}',
-        b'{"inputs": [], "parameters": {"sequence_id": 1}}',
-        b'{"inputs": [], "parameters": {"binary_data_output": true}}',
-        b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}',
+        b'{"inputs": [], "parameters": {"sequence_id": 1.5}}',
+        b'{"inputs": [], "parameters": {"sequence_id": "a", "sequence_start": 1}}',
+        b'{"inputs": [], "parameters": {"priority": -1}}',
+        b'{"inputs": [], "parameters": {"binary_data_output": 1}}',
+        b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}',
+        b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": "2"}}]}',
+        b'{"inputs": [], "outputs": [{"name": "y"}, {"name": "y"}]}',
+        b'{"inputs": [{"name": "x", "shape": [0, 2000000000000000000000], "datatype": "FP32", "data": []}]}',
         b'{"inputs": [{"name": "\xff", "shape": [1], "datatype": "FP32", "data": [1]}]}',
         (
             b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}, '
@@ -179,7 +184,7 @@ def test_nested_and_flat_agree_for_any_shape(shape, data):
     frames = []
     for form in [values, nested] if 0 not in shape else [values]:
         body = {"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": form}]}
-        _, request = decode_infer(json.dumps(body, indent=data.draw(st.sampled_from([None, 8]))).encode(), "m")
+        _, request, _ = decode_infer(json.dumps(body, indent=data.draw(st.sampled_from([None, 8]))).encode(), "m")
         frames.append(request.frames[0])
     assert all(floats(frame) == values for frame in frames)
     answer = InferAnswer(1, "fp32", "d", request.inputs, request.frames)

@@ -13,12 +13,13 @@ from typing import Any, Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from msrt.errors import InvalidAddress, InvalidTensor, NotFound
-from msrt.inference.tensors import ITEM_BYTES, check_strings, pack_strings
+from msrt.inference.tensors import pack_strings
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import Buffer, InferAnswer, InferRequest
 from msrt.serving.grpc.messages import ModelInferRequest, ModelInferResponse
-from msrt.serving.oip import MAX_DIMS, MAX_INPUTS, BadRequest
+from msrt.serving.oip import MAX_INPUTS, BadRequest
+from msrt.serving.oip_binary import check_frame, item_size, refuse_shared_memory
 from msrt.serving.parameters import apply_parameters, class_count
 
 __all__ = ["FINAL", "Question", "decode_request", "encode_answer", "field", "model_of", "parse"]
@@ -97,7 +98,7 @@ def decode_request(data: bytes, *, timeout_s: float, trace: str = "") -> Questio
         for spec, one, frame in zip(specs, given, frames, strict=True):
             if one.HasField("contents"):
                 raise InvalidTensor(f"{spec.name!r}: contents beside raw_input_contents", hint="send one of them")
-            _check(spec, frame)
+            check_frame(spec, frame)
     else:
         frames = tuple([_packed(spec, one) for spec, one in zip(specs, given, strict=True)])
     request = InferRequest(model, specs, frames, timeout_s, version, trace=trace)
@@ -120,35 +121,14 @@ def _wanted(outputs: Any, request: InferRequest) -> dict[str, int]:
 
 def _values(parameters: Any, tensor: str = "") -> dict[str, Any]:
     """Parameters as plain values. Raises BadRequest for a tensor that lies elsewhere."""
-    if tensor and "shared_memory_region" in parameters:
-        raise BadRequest(f"{tensor!r}: shared memory is unsupported", hint="send and take tensors with the request")
+    if tensor:
+        refuse_shared_memory(tensor, parameters)
     return {name: getattr(one, one.WhichOneof("parameter_choice") or "bool_param") for name, one in parameters.items()}
-
-
-def _size(spec: TensorSpec) -> int:
-    """Bytes of one element. Raises InvalidTensor for a spec that cannot be."""
-    size = ITEM_BYTES.get(spec.dtype)
-    if size is None:
-        raise InvalidTensor(
-            f"{spec.name!r}: datatype {spec.dtype!r} is not supported", hint=f"use {', '.join(ITEM_BYTES)}"
-        )
-    if len(spec.shape) > MAX_DIMS or (spec.shape and min(spec.shape) < 0):
-        raise InvalidTensor(f"{spec.name!r}: shape {list(spec.shape)} cannot be")
-    return size
-
-
-def _check(spec: TensorSpec, frame: Buffer) -> None:
-    size = _size(spec)
-    if not size:
-        check_strings(spec, frame)
-    elif len(frame) != size * math.prod(spec.shape):
-        takes = size * math.prod(spec.shape)
-        raise InvalidTensor(f"{spec.name!r}: {spec.dtype} {list(spec.shape)} takes {takes} bytes, got {len(frame)}")
 
 
 def _packed(spec: TensorSpec, given: Any) -> bytes:
     """The bytes of a tensor that came as a list of values."""
-    _size(spec)
+    item_size(spec)
     field_name, kind = _CONTENTS.get(spec.dtype, ("", ""))
     if not field_name:
         raise InvalidTensor(f"{spec.name!r}: {spec.dtype} can only come in raw_input_contents")

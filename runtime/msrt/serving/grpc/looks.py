@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from msrt.errors import Unavailable
 from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Backend, ModelConfig, Models, ModelStatistics, Took
+from msrt.serving.backend import Backend, Models
 from msrt.serving.grpc import messages as m
 from msrt.serving.grpc.codec import model_of, parse
-from msrt.serving.oip import BadRequest
+from msrt.serving.oip import EXTENSIONS, BadRequest
+from msrt.serving.repository import config_of, given_models, index_of, refuse_overrides, statistics_of
 from msrt.trust.roles import Right
 
 __all__ = ["LOOKS", "Look", "Looks"]
-
-EXTENSIONS: Final = (
-    "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
-    "sequence", "statistics",
-)  # fmt: skip
-_TIMES: Final = (
-    "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
-)  # fmt: skip
 
 
 class Looks:
@@ -33,9 +25,7 @@ class Looks:
 
     @property
     def _models(self) -> Models:
-        if self._given is None:
-            raise Unavailable("this node keeps no model repository")
-        return self._given
+        return given_models(self._given)
 
     async def live(self, _asked: Any) -> Any:
         return m.ServerLiveResponse(live=True)
@@ -57,27 +47,21 @@ class Looks:
         )  # fmt: skip
 
     async def config(self, asked: Any) -> Any:
-        return m.ModelConfigResponse(config=_config(self._models.config(*model_of(asked.name, asked.version))))
+        return m.ModelConfigResponse(config=config_of(self._models.config(*model_of(asked.name, asked.version))))
 
     async def statistics(self, asked: Any) -> Any:
         name, version = model_of(asked.name, asked.version) if asked.name else ("", 0)
-        return m.ModelStatisticsResponse(model_stats=[_row(row) for row in self._models.statistics(name, version)])
+        return m.ModelStatisticsResponse(
+            model_stats=[statistics_of(row) for row in self._models.statistics(name, version)]
+        )
 
     async def index(self, asked: Any) -> Any:
         _only_one(asked)
-        rows = [
-            {"name": row.name, "version": str(row.version), "state": row.state, "reason": row.reason}
-            for row in self._models.index()
-            if row.state == "READY" or not asked.ready
-        ]
-        return m.RepositoryIndexResponse(models=rows)
+        return m.RepositoryIndexResponse(models=index_of(self._models, ready=asked.ready))
 
     async def load(self, asked: Any) -> Any:
         _only_one(asked)
-        if asked.parameters:
-            raise BadRequest(
-                f"the parameter {min(asked.parameters)!r} of a load is not supported", hint="push it: msrt model push"
-            )
+        refuse_overrides(asked.parameters)
         await self._models.load(*model_of(asked.model_name, ""))
         return m.Empty()
 
@@ -122,49 +106,3 @@ def _only_one(asked: Any) -> None:
 
 def _tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, object]]:
     return [{"name": spec.name, "datatype": spec.dtype, "shape": spec.shape} for spec in specs]
-
-
-def _config(config: ModelConfig) -> dict[str, object]:
-    """In Triton's terms: dims without the batch, types by other names."""
-    skip = 1 if config.max_batch_size else 0
-
-    def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, object]]:
-        return [{"name": spec.name, "data_type": _type(spec.dtype), "dims": spec.shape[skip:]} for spec in specs]
-
-    return {
-        "name": config.name,
-        "platform": config.platform,
-        "backend": config.platform.partition("_")[0],
-        "version_policy": {"specific": {"versions": [config.version]}},
-        "max_batch_size": config.max_batch_size,
-        "input": tensors(config.inputs),
-        "output": tensors(config.outputs),
-    }
-
-
-def _type(dtype: str) -> str:
-    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
-
-
-def _took(took: Took) -> dict[str, int]:
-    return {"count": took.count, "ns": took.ns}
-
-
-def _row(row: ModelStatistics) -> dict[str, object]:
-    return {
-        "name": row.name,
-        "version": str(row.version),
-        "last_inference": row.last_inference,
-        "inference_count": row.inference_count,
-        "execution_count": row.execution_count,
-        "inference_stats": {name: _took(getattr(row, name)) for name in _TIMES},
-        "batch_stats": [
-            {
-                "batch_size": batch.batch_size,
-                "compute_input": _took(batch.compute_input),
-                "compute_infer": _took(batch.compute_infer),
-                "compute_output": _took(batch.compute_output),
-            }
-            for batch in row.batch_stats
-        ],
-    }

@@ -19,7 +19,7 @@ from msrt.serving.grpc.codec import Question, decode_request, encode_answer
 from msrt.serving.grpc.looks import LOOKS, Look, Looks
 from msrt.serving.grpc.stream import Stream
 from msrt.serving.oip import status_of
-from msrt.serving.parameters import classified
+from msrt.serving.parameters import classified, labels_of
 from msrt.trust.roles import Right
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reads this once, and else writes to stderr past our log
@@ -170,8 +170,7 @@ class GrpcServer:
     def _tell(self, question: Question, answer: InferAnswer) -> bytes:
         model = question.request.model
         if question.classes:
-            info = self._backend.metadata(model, answer.version)
-            answer = classified(answer, question.classes, {spec.name: info.labels for spec in info.outputs[:1]})
+            answer = classified(answer, question.classes, labels_of(self._backend, model, answer.version))
         return encode_answer(model, question.ident, answer)
 
     async def _stream(self, _requests: object, context: Context) -> None:
