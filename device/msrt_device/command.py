@@ -27,8 +27,12 @@ def device() -> None:
 @click.option(
     "--metrics", metavar="HOST:PORT", help="Prometheus metrics; `off` for none. Default: a free loopback port."
 )
+@click.option(
+    "--model-memory", type=click.IntRange(min=0), metavar="BYTES",
+    help="For loaded models, estimated from their files. Default: half of the machine's memory.",
+)  # fmt: skip
 @node_options
-def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
+def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | int | None) -> None:
     """Join the tree with INVITE (of `msrt invite device`) and work; later starts need none.
 
     Runs until SIGTERM or Ctrl-C, and prints `ready`. Sensors are described in its --config file.

@@ -19,7 +19,7 @@ from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
 from msrt.training.trainer import Trainer
 from msrt.world.world import World
-from msrt_device.worker import Device, DeviceSetup, device_class
+from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
 __all__ = ["serve"]
 
@@ -40,6 +40,7 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
             config=config,
             trainer=_trainers(world, folder, config) if config.train and find_spec("torch") else None,
             device_class=device_class(),
+            model_memory=machine_memory() // 2,
             tell=tell(folder, config),
         )
         node = Device(world, setup)
@@ -74,6 +75,7 @@ async def _metrics(
         "engine_requests_total", "Inference requests of this device.", ("code",),
         lambda: {
             ("ok",): node.requests.answered, ("refused",): node.requests.refused, ("expired",): node.requests.expired,
+            ("abandoned",): node.requests.abandoned,
         },
     )  # fmt: skip
     metrics.tally(

@@ -21,8 +21,10 @@ from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import fetch_from
 from msrt.hop import Peer, StreamSink, Uplink
 from msrt.hop.durable import DurableSender
+from msrt.inference.budget import Budget
 from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper
+from msrt.inference.sequences import Sequences
 from msrt.inference.slots import Slots
 from msrt.joining import Membership, endpoint_for, hello_of
 from msrt.journal.outbox import Outbox
@@ -51,7 +53,7 @@ from msrt_device.requests import Requests
 from msrt_device.sources.watch import Watch
 from msrt_device.training import Training
 
-__all__ = ["Device", "DeviceSetup", "build", "device_class"]
+__all__ = ["Device", "DeviceSetup", "build", "device_class", "machine_memory"]
 
 log = structlog.get_logger()
 LOAD_S: Final = 2.0
@@ -70,6 +72,8 @@ class DeviceSetup:
     trainer: Callable[[str], Trainer] | None = None
     """Job name to a trainer; None: takes no part in training."""
     device_class: str = ""
+    model_memory: int = 0
+    """Bytes for loaded models where the config does not say; 0: no bound."""
     tell: Callable[[str], Any] = lambda _what: []
     """Answers `logs` and `diagnose` with what only the process knows."""
 
@@ -79,11 +83,16 @@ def build(world: World, setup: DeviceSetup) -> Device:
     return Device(world, setup)
 
 
-def device_class() -> str:
-    """Architecture, memory tier and engine of this machine."""
+def machine_memory() -> int:
+    """Bytes."""
     import os  # noqa: PLC0415 - only in the field
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def device_class() -> str:
+    """Architecture, memory tier and engine of this machine."""
+    memory = machine_memory() / (1 << 30)
     tier = next((f"{top}g" for top in (1, 2, 4, 8, 16) if memory <= top), "big")
     return f"{platform.machine()}-{tier}-onnxruntime"
 
@@ -109,9 +118,14 @@ class Device:
         self.keeper = Keeper(
             world, self.slots, Engine(threads=config.engine_threads), fetch=self.fetch,
             verify=lambda data, signature: verify(self._cloud, data, signature, Purpose.MANIFEST),
-            changed=self._changed,
+            changed=self._changed, budget=Budget(config.model_memory or setup.model_memory),
         )  # fmt: skip
-        self.requests = Requests(world, self.slots, self.certificate.name, config.engine_queue)
+        self.sequences = Sequences(
+            config.sequences, config.sequence_bytes, config.sequence_idle_s, config.sequence_drain_s
+        )
+        self.requests = Requests(
+            world, self.slots, self.certificate.name, config.engine_queue, self.sequences, self.keeper.wanted
+        )
         self.events = DurableSender(
             world,
             Outbox(world.disk.store("events"), "events", bound_bytes=config.event_bytes),
@@ -119,7 +133,8 @@ class Device:
         )
         who = (self.certificate.node, self.certificate.name, self.certificate.region)
         self.watches = [
-            Watch(world, world.disk.store("events"), source, self.slots, self.events, who) for source in config.source
+            Watch(world, world.disk.store("events"), source, self.slots, self.events, who, self.keeper.wanted)
+            for source in config.source
         ]
         self.training = self._make_training() if setup.trainer and config.train else None
         self._report_due = asyncio.Event()
@@ -248,6 +263,7 @@ class Device:
     def _changed(self) -> None:
         manifests = [slot.manifest for slot in self.slots.held() if slot.manifest is not None]
         self.artifacts.pin(variant.digest for manifest in manifests for variant in manifest.variants.values())
+        self.requests.models_changed()
         self._report_due.set()
 
     async def _report(self) -> None:
@@ -271,6 +287,9 @@ class Device:
         failures = -1
         while True:
             await asyncio.sleep(LOAD_S)
+            self.slots.count()
+            if self.sequences.drain(self.slots.leaving, self.world.now()):
+                self.keeper.settle()
             peer = self.uplink.peer
             if peer is None:
                 continue
@@ -291,7 +310,9 @@ class Device:
     def _values(self) -> dict[str, float]:
         return {
             "answered": float(self.requests.answered), "refused": float(self.requests.refused),
-            "expired": float(self.requests.expired), "queued": float(self.requests.queued),
+            "expired": float(self.requests.expired), "abandoned": float(self.requests.abandoned),
+            "queued": float(self.requests.queued), "sequences": float(len(self.sequences)),
+            "sequences_lost": float(self.sequences.lost), "sequences_evicted": float(self.sequences.evicted),
             "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
             "training": float(self.training is not None and self.training.working),
         }  # fmt: skip

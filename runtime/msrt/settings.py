@@ -233,6 +233,17 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """Threads of one onnxruntime call."""
     engine_queue: Count = 64
     """Batches of slow models that may wait; one more is refused, and the edge tries another device."""
+    model_memory: Bytes = 0
+    """Bytes for loaded models, estimated as one and a half of their files; 0: half of the machine's memory. The least
+    recently used go first, and are loaded again when asked for."""
+    sequences: Count = 1024
+    """Sequences whose state is kept; with all of them in use one more is refused."""
+    sequence_bytes: Bytes = 64 * MIB
+    """Bytes of all their states; the least recently used are forgotten first."""
+    sequence_idle_s: Seconds = 120.0
+    """A sequence that was idle so long is forgotten."""
+    sequence_drain_s: Seconds = 30.0
+    """Sequences stay on the version where they began; when it was replaced they have so long to end."""
     reconnect_max_s: Seconds = 5.0
     """Longest pause between two tries of the whole list of parents."""
     source: tuple[SourceConfig, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = ["Watch"]
 
 log = structlog.get_logger()
 MODEL_WAIT_S: Final = 0.5
+COLD_S: Final = 0.02
 RETRY_S: Final = 2.0
 VALUES: Final = 16
 """Numbers of the first output that an event carries at most."""
@@ -39,9 +41,12 @@ class Watch:
         slots: Slots,
         events: DurableSender,
         who: tuple[str, str, str],
+        cold: Callable[[], None] = lambda: None,
     ) -> None:
+        """`cold` is called when the model must be loaded again."""
         self._world, self._store, self._config, self._slots, self._events = world, store, config, slots, events
         self._node, self._name, self._region = who
+        self._wants_cold = cold
         self._key = f"source/{config.name}"
         self._read = int.from_bytes(dict(store.scan(self._key)).get(self._key, b""), "big")
         self._last_label: object = None
@@ -70,6 +75,8 @@ class Watch:
         while True:
             try:
                 slot = self._slots.borrow(self._config.model)
+                if slot.cold:
+                    await self._loaded(slot)
                 break
             except (errors.NotFound, errors.Unavailable):
                 self.state = f"waiting for {self._config.model}"
@@ -92,6 +99,20 @@ class Watch:
             await self._post(data, version)
         self._read += 1
         self._store.put(self._key, self._read.to_bytes(8, "big"))
+
+    async def _loaded(self, slot: Slot) -> None:
+        """Wait for a model that gave its memory to others. Raises Unavailable, the slot given back, where it fails."""
+        try:
+            while slot.cold:
+                self.state = f"waiting for {self._config.model}"
+                self._wants_cold()
+                await asyncio.sleep(COLD_S)
+        except asyncio.CancelledError:
+            self._slots.give_back(slot)
+            raise
+        if slot.model is None:
+            self._slots.give_back(slot)
+            raise errors.Unavailable(slot.error)
 
     def _worth(self, data: dict[str, Any]) -> bool:
         least = self._config.min_score

@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from msrt.errors import InvalidTensor, ModelFailed
+from msrt.errors import InvalidTensor, ModelFailed, SequenceLost
+from msrt.inference.sequences import Step
 from msrt.inference.slots import Slot, Slots
 from msrt.inference.tensors import array_of, frame_of, has_nan
 from msrt.links.link import Buffer
@@ -37,11 +38,19 @@ def infer(
 
 
 def answer(
-    slot: Slot, message: Infer, frames: Sequence[Buffer], *, device: str, now: Callable[[], float]
+    slot: Slot,
+    message: Infer,
+    frames: Sequence[Buffer],
+    *,
+    device: str,
+    now: Callable[[], float],
+    step: Step | None = None,
 ) -> tuple[Inferred, list[Buffer]]:
-    """Check, run, and describe the outputs; counts into the slot."""
+    """Check, run, and describe the outputs; counts into the slot. `step`: where the model keeps state."""
     signature = slot.signature
     assert signature is not None
+    if message.sequence and step is None and slot.keeps_state:
+        raise SequenceLost(f"no sequences of {message.model} are kept here")
     begun = now()
     rows = signature.check(message.inputs, frames)
     if message.outputs:
@@ -52,7 +61,7 @@ def answer(
     before = slot.requests
     slot.requests += len(message.ids)
     try:
-        arrays = run_slot(slot, inputs, names, rows)
+        arrays = run_slot(slot, inputs, names, rows) if step is None else step.run(inputs, names)
     except ModelFailed:
         slot.failures += len(message.ids)
         raise

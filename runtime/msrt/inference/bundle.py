@@ -22,6 +22,7 @@ __all__ = [
     "PROBABILITIES",
     "Manifest",
     "Stage",
+    "StateTensor",
     "Variant",
     "check_manifest",
     "choose",
@@ -64,6 +65,17 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes of the file."""
 
 
+class StateTensor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the graph hands from one call to the next: neither a request nor an answer has it."""
+
+    input: str
+    output: str
+    """Fed back as `input` of the sequence's next call."""
+    dtype: str
+    shape: tuple[int, ...]
+    """Zeros of this shape begin a sequence; -1 is axis 0 of what the request brings."""
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version of a model. Immutable once signed; unknown fields of a newer cloud are ignored."""
 
@@ -97,6 +109,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     temperature: float = 1.0
     """Fitted at push where the scores could be held against labels: logits, or logarithms of probabilities, divided by
     it give probabilities that are as often right as they say. Never changes which class is first."""
+    state: tuple[StateTensor, ...] = ()
+    """What the device keeps for each sequence. `inputs` and `outputs` do not name these."""
     report: dict[str, object] = {}
     """What the gate measured."""
 
@@ -149,6 +163,8 @@ def _check(manifest: Manifest) -> None:
         raise MalformedFrame(f"the manifest of {manifest.model} lacks variants, inputs or outputs")
     if not isfinite(manifest.temperature) or manifest.temperature <= 0:
         raise MalformedFrame(f"the manifest of {manifest.model} has a temperature of {manifest.temperature}")
+    if manifest.state and manifest.rides:
+        raise MalformedFrame(f"{manifest.model} keeps state: its requests cannot ride together")
     named = {manifest.require, *manifest.chosen.values()} - {""}
     if not named <= manifest.variants.keys():
         missing = ", ".join(sorted(named - manifest.variants.keys()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -14,9 +14,16 @@ from msrt.errors import InvalidModel, InvalidTensor, ModelFailed
 from msrt.inference.tensors import NUMPY_NAMES
 from msrt.protocol.messages import TensorSpec
 
-__all__ = ["Engine", "LoadedModel", "measure", "sample_inputs"]
+__all__ = ["Engine", "LoadedModel", "Runs", "measure", "sample_inputs"]
 
 Array = NDArray[Any]
+
+
+class Runs(Protocol):
+    """What can be measured."""
+
+    def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]: ...
+
 
 _FATAL_ONLY: Final = 4
 """onnxruntime's own stderr lines would only repeat the exception that we turn."""
@@ -139,7 +146,7 @@ def sample_inputs(
 
 
 def measure(
-    model: LoadedModel, inputs: dict[str, Array], now: Callable[[], float], *, calls: int = 30, budget_s: float = 0.5
+    model: Runs, inputs: dict[str, Array], now: Callable[[], float], *, calls: int = 30, budget_s: float = 0.5
 ) -> int:
     """Microseconds of one call: the median of up to `calls` within about `budget_s`, after three to warm up."""
     for _ in range(3):

@@ -10,20 +10,25 @@ from typing import Final, Protocol
 import structlog
 
 from msrt.errors import BadSignature, InvalidModel, InvalidTensor, MalformedFrame, ModelFailed, MsrtError
+from msrt.inference.budget import Budget, weight
 from msrt.inference.bundle import MEASURE, Manifest, check_manifest
 from msrt.inference.engine import LoadedModel, measure, sample_inputs
 from msrt.inference.slots import Slot, Slots
+from msrt.inference.stateful import StatefulModel
 from msrt.protocol.messages import Placement
 from msrt.world.world import World
 
 __all__ = ["Keeper", "Loader", "load_variant"]
 
 log = structlog.get_logger()
+Model = LoadedModel | StatefulModel
 
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_LAST_S: Final = 30.0
 _LASTING: Final = (InvalidModel, InvalidTensor, ModelFailed, BadSignature, MalformedFrame)
 """Another try helps against a peer that is away or a disk that lost bytes, never against these."""
+_IN_USE_S: Final = 0.02
+"""Where all that could make room is in use, it is looked again after this time."""
 _CLOSE: Final = 1.05
 """Within this ratio two variants count as equally fast, and the smaller one is kept."""
 
@@ -46,6 +51,7 @@ class Keeper:
         fetch: Callable[[str], Awaitable[bytes]],
         verify: Callable[[bytes, bytes], None],
         changed: Callable[[], None],
+        budget: Budget | None = None,
     ) -> None:
         """`fetch` brings a whole verified artifact by digest and has deadlines of its own; `verify(data, signature)`
         raises BadSignature; `changed` is called after every change that a parent should hear of."""
@@ -55,6 +61,7 @@ class Keeper:
         self._fetch = fetch
         self._verify = verify
         self._changed = changed
+        self._budget = budget or Budget(0)
         self._wake = asyncio.Event()
         self._job: tuple[Slot, asyncio.Task[None]] | None = None
 
@@ -62,20 +69,33 @@ class Keeper:
         """Take a new assignment; a load that it no longer asks for is given up."""
         for slot in self.slots.assign(generation, placements):
             log.info("model.unloaded", model=slot.placement.model, version=slot.placement.version)
-        if self._job and not self._job[0].wanted:
+        if self._job and not self._job[0].wanted and not self._job[0].in_flight:
             self._job[1].cancel()
         self._wake.set()
         self._changed()
+
+    def wanted(self) -> None:
+        """Somebody waits for a cold slot."""
+        self._wake.set()
+
+    def settle(self) -> None:
+        """Sequences ended: what was held for them may go."""
+        gone = self.slots.settle()
+        for slot in gone:
+            log.info("model.unloaded", model=slot.placement.model, version=slot.placement.version)
+        if gone:
+            self._wake.set()
+            self._changed()
 
     async def run(self) -> None:
         try:
             while True:
                 self._wake.clear()
-                slot = self.slots.next_to_load(self._world.now())
+                slot = self.slots.next_to_load(self._world.now()) or self._budget.prefetch(self.slots)
                 if slot is None:
                     await self._sleep()
                     continue
-                task = asyncio.create_task(self._load(slot))
+                task = asyncio.create_task(self._again(slot) if slot.cold else self._load(slot))
                 self._job = slot, task
                 await asyncio.wait([task])
                 if not task.cancelled():
@@ -97,7 +117,11 @@ class Keeper:
         try:
             manifest = check_manifest(placement.manifest, placement.signature, self._verify)
             _check_fits(manifest, placement)
-            variant, model, latency = await self._best(slot, manifest)
+            names, size = self._variants(slot, manifest)
+            if not self._make_room(slot, size):
+                slot.retry_at = self._world.now() + _IN_USE_S
+                return
+            variant, model, latency = await self._best(slot, manifest, names)
         except MsrtError as error:
             self._failed(slot, error)
             return
@@ -105,16 +129,53 @@ class Keeper:
             log.info("model.unloaded", model=gone.placement.model, version=gone.placement.version)
         log.info("model.ready", model=placement.model, version=placement.version, variant=variant, latency_us=latency)
 
+    async def _again(self, slot: Slot) -> None:
+        """What was ready before and gave its memory away."""
+        manifest, placement = slot.manifest, slot.placement
+        assert manifest is not None
+        try:
+            if not self._make_room(slot, slot.size):
+                slot.retry_at = self._world.now() + _IN_USE_S
+                return
+            data = await self._fetch(manifest.variants[slot.variant].digest)
+            model, _ = await self._world.offload(load_variant, self._engine, data, manifest, self._world.now, calls=1)
+        except MsrtError as error:
+            self._failed(slot, error)
+            return
+        for gone in self.slots.ready(slot, slot.variant, model, slot.latency_us):
+            log.info("model.unloaded", model=gone.placement.model, version=gone.placement.version)
+        log.info("model.reloaded", model=placement.model, version=placement.version, variant=slot.variant)
+
+    def _make_room(self, slot: Slot, size: int) -> bool:
+        """Unload what must go for it. False: all of that is in use just now. Raises InvalidModel."""
+        going = self._budget.room(self.slots, slot, size)
+        for cold in going or ():
+            self.slots.unload(cold)
+            log.info("model.evicted", model=cold.placement.model, version=cold.placement.version, bytes=cold.size)
+        if going:
+            self._changed()
+        return going is not None
+
     def _failed(self, slot: Slot, error: MsrtError) -> None:
         wait = min(_RETRY_LAST_S, _RETRY_FIRST_S * 2**slot.tries)
         self.slots.failed(slot, error, None if isinstance(error, _LASTING) else self._world.now() + wait)
         log.warning("model.failed", model=slot.placement.model, version=slot.placement.version, error=str(error))
 
-    async def _best(self, slot: Slot, manifest: Manifest) -> tuple[str, LoadedModel, dict[str, int]]:
+    def _variants(self, slot: Slot, manifest: Manifest) -> tuple[list[str], int]:
+        """What to load, and the bytes that this takes: two are in memory at a time where one of them is chosen."""
         asked = manifest.require or slot.placement.variant
-        names = sorted(manifest.variants) if asked == MEASURE else [asked]
+        if asked != MEASURE:
+            return [asked], weight(manifest, asked)
+        weights = {name: weight(manifest, name) for name in sorted(manifest.variants)}
+        size = sum(sorted(weights.values())[-2:])
+        if self._budget.limit and size > self._budget.limit:
+            smallest = min(weights, key=weights.__getitem__)
+            return [smallest], weights[smallest]
+        return list(weights), size
+
+    async def _best(self, slot: Slot, manifest: Manifest, names: list[str]) -> tuple[str, Model, dict[str, int]]:
         latency: dict[str, int] = {}
-        best: tuple[str, LoadedModel] | None = None
+        best: tuple[str, Model] | None = None
         fault: MsrtError | None = None
         for name in names:
             data = await self._fetch(manifest.variants[name].digest)
@@ -131,19 +192,24 @@ class Keeper:
                 best = name, model
         if best is None:
             raise fault or InvalidModel(f"{manifest.model}@{manifest.version} has no variant to load")
+        slot.size = weight(manifest, best[0])
         return *best, latency
 
 
-def load_variant(engine: Loader, data: bytes, manifest: Manifest, now: Callable[[], float]) -> tuple[LoadedModel, int]:
+def load_variant(
+    engine: Loader, data: bytes, manifest: Manifest, now: Callable[[], float], *, calls: int = 30
+) -> tuple[Model, int]:
     """Load a file, hold it against its manifest, warm it, measure one row in microseconds. Blocking.
 
     Raises InvalidModel and ModelFailed.
     """
-    model = engine.load(data)
+    model: Model = engine.load(data)
+    if manifest.state:
+        model = StatefulModel(model, manifest.state)
     for ours, theirs in ((model.inputs, manifest.inputs), (model.outputs, manifest.outputs)):
         if [(spec.name, spec.dtype) for spec in ours] != [(spec.name, spec.dtype) for spec in theirs]:
             raise InvalidModel(f"the file of {manifest.model}@{manifest.version} has other tensors than its manifest")
-    took = measure(model, sample_inputs(manifest.inputs, manifest.sample), now)
+    took = measure(model, sample_inputs(manifest.inputs, manifest.sample), now, calls=calls)
     if manifest.batchable:
         model.run(sample_inputs(manifest.inputs, manifest.sample, rows=4, batchable=True))
     return model, took

@@ -22,6 +22,7 @@ from msrt.protocol.messages import ModelState, Placement
 
 __all__ = ["Runnable", "Slot", "SlotState", "Slots"]
 
+_FADING = 0.9
 Key = tuple[str, int, str, bytes]
 """Model, version, variant, manifest: the same version in another tree is another model."""
 
@@ -59,10 +60,29 @@ class Slot:
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
+    keeps_state: bool = False
+    """Its graph hands state from call to call (see sequences)."""
+    sequences: int = 0
+    """Kept of this version: it stays while they go on."""
+    size: int = 0
+    """Bytes of memory that it takes when loaded, as estimated (see budget)."""
+    used: int = 0
+    """When it was last borrowed, in borrowings of all slots."""
+    popularity: float = 0.0
+    """Requests lately, older ones counting less."""
+    counted: int = 0
+    """Requests that `popularity` knows of."""
+    cold: bool = False
+    """It was ready, and gave its memory to others: whoever borrows it waits until it is loaded again."""
 
     @property
     def key(self) -> Key:
         return _key(self.placement)
+
+    @property
+    def in_use(self) -> bool:
+        """Somebody's work would be lost or wait if it were unloaded."""
+        return self.in_flight > 0 or self.sequences > 0
 
     def report(self) -> ModelState:
         return ModelState(
@@ -75,6 +95,7 @@ class Slot:
             latency_us=dict(self.latency_us),
             requests=self.requests,
             failures=self.failures,
+            cold=self.cold,
         )
 
 
@@ -85,6 +106,7 @@ class Slots:
         self.generation = 0
         self._slots: dict[Key, Slot] = {}
         self._serving: dict[str, Slot] = {}
+        self._borrowed = 0
 
     # --- what should be here ---------------------------------------------------------------------------------
 
@@ -99,7 +121,11 @@ class Slots:
         return self._settle()
 
     def next_to_load(self, now: float) -> Slot | None:
-        """The first slot, in the order assigned, that waits to be fetched and may be tried now."""
+        """A cold slot that somebody waits for; else the first slot, in the order assigned, that waits to be fetched and
+        may be tried now."""
+        for slot in self._slots.values():
+            if slot.cold and slot.in_flight and slot.retry_at <= now:
+                return slot
         for slot in self._slots.values():
             if slot.wanted and slot.state is SlotState.FETCHING and slot.retry_at <= now:
                 return slot
@@ -107,18 +133,22 @@ class Slots:
 
     def next_retry(self) -> float | None:
         """When `next_to_load` may have something again."""
-        return min(
-            (s.retry_at for s in self._slots.values() if s.wanted and s.state is SlotState.FETCHING), default=None
+        waits = (
+            s.retry_at
+            for s in self._slots.values()
+            if (s.wanted and s.state is SlotState.FETCHING) or (s.cold and s.in_flight)
         )
+        return min(waits, default=None)
 
     # --- what became of it -----------------------------------------------------------------------------------
 
     def loading(self, slot: Slot, manifest: Manifest) -> None:
         slot.state, slot.manifest, slot.signature = SlotState.LOADING, manifest, signature_of(manifest)
+        slot.keeps_state = bool(manifest.state)
 
     def ready(self, slot: Slot, variant: str, model: Runnable, latency_us: dict[str, int]) -> list[Slot]:
         """Loaded and warm: from here on it answers, if it is to serve. Returns the slots that left."""
-        slot.state, slot.error, slot.tries = SlotState.READY, "", 0
+        slot.state, slot.error, slot.tries, slot.retry_at, slot.cold = SlotState.READY, "", 0, 0.0, False
         slot.variant, slot.model, slot.latency_us = variant, model, latency_us
         return self._settle()
 
@@ -126,9 +156,29 @@ class Slots:
         """It could not be loaded. With `retry_at` it waits for another try, without it stays failed."""
         slot.error = str(error)
         slot.tries += 1
-        slot.model = None
+        slot.model, slot.cold = None, False
         slot.state = SlotState.FAILED if retry_at is None else SlotState.FETCHING
         slot.retry_at = retry_at or 0.0
+
+    def unload(self, slot: Slot) -> None:
+        """Free its memory; it stays ready, and is loaded again when it is asked for."""
+        assert slot.state is SlotState.READY
+        assert not slot.in_use
+        slot.model, slot.cold = None, True
+
+    def settle(self) -> list[Slot]:
+        """Sequences ended: let go of what nobody needs. Returns the slots that left."""
+        return self._sweep()
+
+    def leaving(self, slot: Slot) -> bool:
+        """Replaced by another version, and here only for who still uses it."""
+        return not slot.wanted and self._serving.get(slot.placement.model) is not slot
+
+    def count(self) -> None:
+        """Called every few seconds: how popular is each?"""
+        for slot in self._slots.values():
+            slot.popularity = _FADING * slot.popularity + slot.requests - slot.counted
+            slot.counted = slot.requests
 
     def _settle(self) -> list[Slot]:
         """Switch to what is ready, and let go of what nobody needs."""
@@ -142,7 +192,7 @@ class Slots:
 
     def _sweep(self) -> list[Slot]:
         kept = set(map(id, self._serving.values()))
-        gone = [s for s in self._slots.values() if not s.wanted and id(s) not in kept and not s.in_flight]
+        gone = [s for s in self._slots.values() if not s.wanted and id(s) not in kept and not s.in_use]
         for slot in gone:
             del self._slots[slot.key]
             slot.model = None
@@ -155,6 +205,8 @@ class Slots:
         slot = self._serving.get(model)
         if slot is None or (version and slot.placement.version != version):
             slot = self._find(model, version)
+        self._borrowed += 1
+        slot.used = self._borrowed
         slot.in_flight += 1
         return slot
 

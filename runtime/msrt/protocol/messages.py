@@ -366,6 +366,8 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Measured time of one call by variant."""
     requests: int = 0
     failures: int = 0
+    cold: bool = False
+    """Ready, but not in memory: the next request waits until it is loaded again."""
 
 
 class DeviceReport(_Session, frozen=True, tag="device.report"):
@@ -411,6 +413,46 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     link: str = ""
     values: dict[str, float] = {}
     sources: dict[str, str] = {}
+
+
+class ServedRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one model version answered at one edge since that edge started. Counts only grow; times are summed."""
+
+    model: str
+    version: int
+    answered: int = 0
+    failed: dict[str, int] = {}
+    """Error code to requests whose callers were told so."""
+    faults: int = 0
+    """Requests that a device could not answer, whatever became of them afterwards."""
+    batches: int = 0
+    rows: int = 0
+    """In those batches."""
+    queue_us: int = 0
+    compute_us: int = 0
+    hits: int = 0
+    """Of `answered`: by the result cache."""
+    misses: int = 0
+    elsewhere: int = 0
+    """Of `answered`: by another master."""
+    escalated: int = 0
+    """Rows that a cascade sent to the larger model."""
+    copies: int = 0
+    """For this version, made by a shadow; none of them is in `answered`."""
+    judged: int = 0
+    """Of these, compared with the answer that was given."""
+    disagreed: int = 0
+    latency: dict[int, int] = {}
+    """Times of the answered: histogram bucket (8 for each doubling of the microseconds) to count."""
+
+
+class ServingReport(_Session, frozen=True, tag="serving.report"):
+    """Edge to cloud: how models were served. The latest word on a version takes the place of earlier ones."""
+
+    boot: int
+    """Of the edge's process: with another one its counts began again."""
+    rows: tuple[ServedRow, ...]
+    """Versions of which something changed, at most 64 at a time."""
 
 
 # --- the journal ---------------------------------------------------------------------------------------------
@@ -536,7 +578,7 @@ Message = (
     | Call | Return | Failed
     | StreamOpen | StreamCredit | StreamChunk | StreamEnd | StreamDone | StreamCancel
     | Infer | Inferred | InferFailed | InferCancel
-    | Assign | DeviceReport | Load | FleetReport
+    | Assign | DeviceReport | Load | FleetReport | ServingReport
     | Follow | JournalBlock | FollowRefused
     | RoundOpen | RoundClosed | TrainProgress
     | Event
