@@ -65,6 +65,7 @@ class Admission:
             return
         text = f"it would take about {need:.2g} s, the deadline is in {left:.2g} s"
         error = Overloaded(text)
+        error.reason, error.need_s = "hopeless", need
         error.retry_after = min(max(need - left, MIN_RETRY_S), MAX_RETRY_S)
         raise error
 
@@ -88,6 +89,7 @@ class Admission:
     def overloaded(self, why: str) -> Overloaded:
         """The error, with the time in which what waits now should be through."""
         error = Overloaded(f"the queue is full: {why}")
+        error.reason = "queue_full"
         wait = self.items / self.rate if self.rate else 1.0
         error.retry_after = min(max(wait, MIN_RETRY_S), MAX_RETRY_S)
         error.hint = f"try again in {error.retry_after:.2g} s"

@@ -71,6 +71,8 @@ class Config(msgspec.Struct, frozen=True):
     """Only by answers that are no older."""
     max_sequences: int = 4096
     sequence_idle_s: float = 60.0
+    record_share: float = 0.0
+    """Of the decisions, those that are written down (see decisions)."""
 
 
 FAULTY: Final = 64
@@ -92,6 +94,10 @@ class Counters(msgspec.Struct):
     """Answers that nobody waited for any more."""
     invalid: int = 0
     """Answers of the wrong shape or byte count, and NaN that another worker did not find."""
+    refused: dict[str, int] = {}
+    """Requests that were not let in, by reason: an error's code, or `hopeless` ..."""
+    given_up: dict[str, int] = {}
+    """... and those that were, and got no answer, by code."""
     hopeless: int = 0
     """Requests refused because they could not have made their deadline."""
     unbudgeted: int = 0

@@ -17,7 +17,6 @@ from msrt.dispatch.events import (
     Event,
     Failed,
     ModelsReady,
-    Reject,
     Reply,
     Request,
     State,
@@ -103,9 +102,7 @@ class Dispatcher:
             try:
                 pool = flow.admit(request, now)
             except MsrtError as error:
-                self.counters.rejected += 1
-                request.state = State.SETTLED
-                out.append(Reject(request, error))
+                flow.turn_away(request, error, now, out)
             else:
                 if pool not in pools:
                     pools.append(pool)
@@ -140,6 +137,8 @@ class Dispatcher:
         live = self.flow.live
         requests = [live.get(number) for number in ids]
         parts = parts_of(message, event.frames, requests)
+        if flight is not None and flight.decision:
+            self.flow.note(flight, "ok" if parts is not None else BAD_ANSWER, now, out, message)
         if parts is None:
             self._answered_wrongly(worker, flight, requests, now, out)
             return out
@@ -224,6 +223,8 @@ class Dispatcher:
         elif worker.suspect:
             watch.put_off_probe(worker, self.config, now)
         flight = self._landed(worker, message.ids)
+        if flight is not None:
+            self.flow.note(flight, message.code, now, out)
         requests = [self.flow.live.get(number) for number in message.ids]
         if message.code in FINAL:
             if len(message.ids) > 1:
@@ -310,6 +311,8 @@ class Dispatcher:
             return out
         models = {slot.model for slot in worker.slots.values()}
         self._rebuild(models)
+        for flight in worker.batches():
+            self.flow.note(flight, "disconnected", now, out)
         ids = tuple(worker.flights)
         why = InferFailed(ids, "disconnected", "the worker went away")
         self.flow.take_back(worker, list(self.flow.live.values()), why, now, out)
@@ -364,6 +367,7 @@ class Dispatcher:
         for worker in self.roster.workers.values():
             for flight in watch.overdue(worker, self.config, self.counters, now):
                 why = InferFailed(flight.ids, STALLED, "the worker fell silent")
+                flow.note(flight, STALLED, now, out)
                 if not worker.suspect:  # it answered others meanwhile
                     self.counters.fault(flight.slot.model, flight.slot.version, len(flight.ids))
                 flow.take_back(worker, [flow.live.get(number) for number in flight.ids], why, now, out)

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from msrt.dispatch.decisions import Entry
 from msrt.errors import MsrtError
 from msrt.protocol.messages import Infer, InferFailed, Inferred, ModelState, TensorSpec
 
@@ -18,6 +19,7 @@ __all__ = [
     "Failed",
     "ModelsReady",
     "Recall",
+    "Record",
     "Reject",
     "Reply",
     "Request",
@@ -69,6 +71,8 @@ class Request(msgspec.Struct, eq=False):
     """A second worker may be asked if the first is late."""
     hops: int = 0
     """Masters that passed it on: whoever gets it passes it on so much less."""
+    copy: bool = False
+    """For a candidate in the shadow: nobody's request, and not counted as one."""
 
     # --- the dispatcher's own -----------------------------------------------------------------------------
     id: int = 0
@@ -195,5 +199,11 @@ class Reject(msgspec.Struct, gc=False, eq=False):
     error: MsrtError
 
 
+class Record(msgspec.Struct, gc=False, eq=False):
+    """Write this down; only where `Config.record_share` is set."""
+
+    entry: Entry
+
+
 Event = Submit | Cancel | Answered | Failed | WorkerUp | WorkerDown | ModelsReady | VersionTable | Tick
-Action = Send | Recall | Reply | Reject
+Action = Send | Recall | Reply | Reject | Record

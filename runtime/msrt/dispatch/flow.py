@@ -7,15 +7,17 @@ import random  # noqa: TID251 - the type only; the object is passed in
 from collections.abc import Iterable
 
 from msrt.dispatch.admission import Admission
+from msrt.dispatch.breaker import Circuit
 from msrt.dispatch.budget import Budget
 from msrt.dispatch.config import Config, Counters
 from msrt.dispatch.deadlines import Deadlines
-from msrt.dispatch.events import Action, Recall, Reject, Request, State
+from msrt.dispatch.decisions import Recorder, Refusal
+from msrt.dispatch.events import Action, Recall, Record, Reject, Request, State
 from msrt.dispatch.retry import BAD_ANSWER, FINAL, STALLED, too_late, verdict
-from msrt.dispatch.roster import CANARY, Pool, Roster, Worker
+from msrt.dispatch.roster import CANARY, Flight, Pool, Roster, Worker
 from msrt.dispatch.sequences import Sequences
 from msrt.errors import FrameTooLarge, MsrtError, NotFound, Overloaded, SequenceLost
-from msrt.protocol.messages import InferFailed
+from msrt.protocol.messages import InferFailed, Inferred
 
 __all__ = ["Flow"]
 
@@ -32,6 +34,7 @@ class Flow:
         self.deadlines = Deadlines()
         self.retries = Budget(config.retry_ratio, config.retry_per_s, config.retry_most)
         self.sequences = Sequences(config.max_sequences, config.sequence_idle_s)
+        self.recorder = Recorder(config.record_share, rng) if config.record_share else None
         self.live: dict[int, Request] = {}
         self.wake = math.inf
         """Nothing but a deadline or a hedge is due before."""
@@ -64,6 +67,20 @@ class Flow:
         self.wait(request, pool, now)
         return pool
 
+    def turn_away(self, request: Request, error: MsrtError, now: float, out: list[Action]) -> None:
+        """It is not let in."""
+        request.state = State.SETTLED
+        counters, reason = self.counters, getattr(error, "reason", "") or error.code
+        counters.rejected += 1
+        counters.refused[reason] = counters.refused.get(reason, 0) + 1
+        if self.recorder is not None and self.recorder.drawn():
+            entry = Refusal(
+                now, request.model, request.version, reason, request.deadline - now, request.rows, request.size,
+                self.admission.items, self.admission.rate, getattr(error, "need_s", 0.0), request.priority,
+            )  # fmt: skip
+            out.append(Record(entry))
+        out.append(Reject(request, error))
+
     def _route(self, request: Request) -> Pool:
         pools = self.roster.pools
         pool = pools.get((request.model, request.version))
@@ -71,7 +88,9 @@ class Flow:
             name = f"{request.model}@{request.version}" if request.version else request.model
             raise NotFound(f"no model {name} is served here")
         if pool.share and self.random.random() < pool.share:
-            return pools[request.model, CANARY]
+            canary = pools[request.model, CANARY]
+            if any(slot.breaker.circuit is not Circuit.OPEN or slot.forced for slot in canary.slots):
+                return canary
         return pool
 
     def _place(self, request: Request, now: float) -> Pool:
@@ -157,7 +176,7 @@ class Flow:
         if request.sequence:
             self._lose(request, why, out)
             return
-        if not place.slots:
+        if not place.slots or place.version == CANARY:  # what the candidate could not do, the stable version does
             place = self.roster.pools.get((request.model, request.version), place)
         spent = request.attempts >= self.config.max_attempts or place.retired
         if not spent and not self.retries.spend(1, now):
@@ -195,9 +214,17 @@ class Flow:
             for request in [each for each in lane.queue if each.state is State.QUEUED]:
                 self._lose(request, InferFailed((request.id,), "disconnected", ""), out)
 
+    def note(self, flight: Flight, code: str, now: float, out: list[Action], answer: Inferred | None = None) -> None:
+        """What became of a batch, if the decision about it was drawn."""
+        if flight.decision and self.recorder is not None:
+            computed, waited = (answer.compute_us / 1e6, answer.queue_us / 1e6) if answer is not None else (0.0, 0.0)
+            out.append(Record(self.recorder.outcome(flight, code, now, computed, waited)))
+
     def reject(self, request: Request, error: MsrtError, out: list[Action]) -> None:
         self.settle(request, "", out)
-        self.counters.rejected += 1
+        counters = self.counters
+        counters.rejected += 1
+        counters.given_up[error.code] = counters.given_up.get(error.code, 0) + 1
         out.append(Reject(request, error))
 
     def settle(self, request: Request, by: str, out: list[Action]) -> None:

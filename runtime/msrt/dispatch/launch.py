@@ -9,7 +9,8 @@ from msrt.dispatch.balance import choose
 from msrt.dispatch.batching import Lane, join
 from msrt.dispatch.breaker import Circuit
 from msrt.dispatch.budget import Budget
-from msrt.dispatch.events import Action, Request, Send, State
+from msrt.dispatch.decisions import Decision
+from msrt.dispatch.events import Action, Record, Request, Send, State
 from msrt.dispatch.flow import Flow
 from msrt.dispatch.retry import too_late
 from msrt.dispatch.roster import Flight, Pool, Slot
@@ -78,6 +79,8 @@ class Launcher:
     def _fly(self, batch: list[Request], total: int, slot: Slot, now: float, out: list[Action]) -> Flight:
         worker = slot.worker
         node = (worker.node,)
+        recorder = self._flow.recorder
+        noted = self._note(batch, slot, now) if recorder is not None and recorder.drawn() else None
         latest = 0.0
         for request in batch:
             request.state = State.FLYING
@@ -89,6 +92,9 @@ class Launcher:
         flight = Flight(slot, ids, total, now)
         slot.busy_until = max(slot.busy_until, now) + slot.cost.expected(total)
         flight.expected = slot.limit.base + slot.busy_until - now
+        if noted is not None:
+            flight.decision = noted.id
+            out.append(Record(noted))
         worker.launch(flight)
         self._flow.counters.sent += 1
         first = batch[0]
@@ -100,6 +106,22 @@ class Launcher:
         )  # fmt: skip
         out.append(Send(worker.node, message, frames))
         return flight
+
+    def _note(self, batch: list[Request], slot: Slot, now: float) -> Decision:
+        """The state in which it is given away."""
+        first, recorder = batch[0], self._flow.recorder
+        pool = first.place
+        assert isinstance(pool, Pool)
+        assert recorder is not None
+        if first.state is State.FLYING:
+            reason = "hedge"
+        elif slot.worker.suspect:
+            reason = "probe"
+        elif first.sequence:
+            reason = "sequence"
+        else:
+            reason = "retry" if first.tried else "choice"
+        return recorder.choice(batch, pool, slot, now, reason)
 
     # --- which batch ----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ MAX_LANES = 64
 class Flight:
     """One batch on its way. Holds ids only: an answered request frees its bytes at once."""
 
-    __slots__ = ("alone", "cramped", "expected", "hedge", "ids", "landed", "left", "rows", "sent", "slot")
+    __slots__ = ("alone", "cramped", "decision", "expected", "hedge", "ids", "landed", "left", "rows", "sent", "slot")
 
     def __init__(self, slot: Slot, ids: tuple[int, ...], rows: int, sent: float) -> None:
         self.slot = slot
@@ -47,6 +47,8 @@ class Flight:
         """More waited than could ride."""
         self.hedge = False
         """A second try of what still flies elsewhere."""
+        self.decision = 0
+        """Of the record, if it was drawn."""
 
 
 class Slot:
