@@ -142,7 +142,9 @@ def array_of(spec: TensorSpec, frame: Buffer) -> NDArray[Any]:
         strings: NDArray[Any] = np.empty(len(texts), dtype=object)
         strings[:] = texts
         return strings.reshape(spec.shape)
-    name = NUMPY_NAMES.get(spec.dtype)
+    name: Any = NUMPY_NAMES.get(spec.dtype)
+    if spec.dtype == "BF16":
+        name = _bfloat16(spec.name)
     if name is None:
         raise InvalidTensor(f"{spec.name!r}: no dtype {spec.dtype!r}", hint=f"known are {', '.join(ITEM_BYTES)}")
     try:
@@ -151,6 +153,15 @@ def array_of(spec: TensorSpec, frame: Buffer) -> NDArray[Any]:
         raise InvalidTensor(
             f"{spec.name!r}: {spec.dtype} {list(spec.shape)} does not fit its bytes: {error}"
         ) from error
+
+
+def _bfloat16(name: str) -> Any:
+    """numpy has none of its own. Raises InvalidTensor without the package that has."""
+    try:
+        import ml_dtypes  # noqa: PLC0415 - who has no such tensors does not need it
+    except ImportError as error:
+        raise InvalidTensor(f"{name!r} is BF16, which numpy does not know", hint="pip install ml_dtypes") from error
+    return ml_dtypes.bfloat16
 
 
 def spec_of(name: str, array: np.ndarray[Any, Any]) -> TensorSpec:
@@ -164,6 +175,8 @@ def spec_of(name: str, array: np.ndarray[Any, Any]) -> TensorSpec:
 @cache
 def _dtype_of(dtype: np.dtype[Any]) -> str | None:
     """Numpy takes longer to name a dtype than all the rest of a small request does."""
+    if dtype.name == "bfloat16":
+        return "BF16"
     return _OIP_NAMES.get(dtype.name) or ("BYTES" if dtype.kind in "OSU" else None)
 
 

@@ -66,7 +66,7 @@ def test_bytes_that_are_no_text_are_refused():
     [
         (TensorSpec("x", "FP32", (2,)), bytes(7)),
         (TensorSpec("x", "FP32", (2,)), bytes(4)),
-        (TensorSpec("x", "BF16", (2,)), bytes(4)),
+        (TensorSpec("x", "FP8", (2,)), bytes(4)),
         (TensorSpec("x", "", ()), b""),
     ],
 )
