@@ -52,7 +52,9 @@ class AsyncClient:
     ) -> None:  # fmt: skip
         self._given = [urls] if isinstance(urls, str) else list(urls)
         self._state, self._trust = Path(state) if state else None, Trust(fingerprint, ca)
-        self._key = os.environ.get("MSRT_KEY", "") if key is None else key
+        self._key = (os.environ.get("MSRT_KEY", "") if key is None else key).strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise errors.CallerError("the API key holds characters that no key has", hint="msrt key create prints one")
         self._deadline_s, self._member = deadline_s, member
         self._edges: Edges
         self._core: Core

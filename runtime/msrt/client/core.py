@@ -124,7 +124,8 @@ class Core:
                     self._settle(request, request.pin.lose("its edge is away"))
                     continue
                 request.front = front
-                request.again_at = now + REPEAT_S if front is None or front.forgetful else math.inf
+                again = front is None or (front.forgetful and request.pin is None)  # a step is never said twice
+                request.again_at = now + REPEAT_S if again else math.inf
                 groups.setdefault(front, []).append(request)
                 self._watch(request)
         for front, requests in groups.items():

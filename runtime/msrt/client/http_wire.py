@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from msrt.errors import FrameTooLarge, MalformedFrame
+from msrt.errors import CallerError, FrameTooLarge, MalformedFrame
 
 __all__ = ["BODY_LIMIT", "HEAD_LIMIT", "Reader", "Response", "request_head"]
 
@@ -24,11 +24,11 @@ _NO_BODY: Final = (204, 304)
 
 
 def request_head(method: str, path: str, host: str, headers: Mapping[str, str]) -> bytes:
-    """Up to the empty line; names and values must be without line breaks. Raises MalformedFrame."""
+    """Up to the empty line; names and values must be without line breaks. Raises CallerError."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or "\0" in head or head.count("\r") != len(lines) - 1:
-        raise MalformedFrame("a header of the request has a line break in it")
+        raise CallerError("a header of the request has a line break in it")
     return head.encode("latin-1", "replace") + _END
 
 

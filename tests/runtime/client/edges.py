@@ -15,7 +15,10 @@ from msrt.serving.backend import ModelInfo
 from msrt.world.simulation import Simulation
 from tests.runtime.hop.tree import CLOUD, TOLD, Handler, ParentNode, certificate, identity, parent_of, until
 
-INFO = ModelInfo("double", (1,), (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),))
+INFO = ModelInfo(
+    "double", (1,), (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),), labels=("cat", "dog")
+)  # fmt: skip
+INFO_WITHOUT_LABELS = msgspec.structs.replace(INFO, labels=())
 
 
 class EdgeHandler(Handler):
@@ -26,6 +29,9 @@ class EdgeHandler(Handler):
         self.name, self.others = name, others
         self.asked_ids, self.messages, self.cancelled = [], [], []
         self.delay_s, self.silent = 0.0, False
+        self.away_s = 0.0
+        """How long calls take."""
+        self.info = INFO
         self.trouble = lambda _message: None
 
     def message(self, peer, message, frames):
@@ -54,13 +60,14 @@ class EdgeHandler(Handler):
             return
 
     async def called(self, peer, method, params):
+        await asyncio.sleep(self.away_s)
         match method:
             case "edges":
                 return [msgspec.to_builtins(parent_of(n), builtin_types=(bytes,)) for n in (self.name, *self.others)]
             case "metadata":
                 if params["model"] != "double":
                     raise errors.NotFound("no such model")
-                return msgspec.to_builtins(INFO)
+                return msgspec.to_builtins(self.info)
         return await super().called(peer, method, params)
 
 

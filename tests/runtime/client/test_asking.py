@@ -10,7 +10,7 @@ import pytest
 from msrt import errors
 from msrt.client.core import REPEAT_S
 from msrt.world.network import Faults
-from tests.runtime.client.edges import play, rows
+from tests.runtime.client.edges import INFO_WITHOUT_LABELS, play, rows
 from tests.runtime.hop.tree import identity, until
 
 
@@ -301,5 +301,82 @@ def test_a_removed_identity_is_told_at_once():
         with pytest.raises(errors.Revoked):
             await client.infer("double", {"x": rows(1)}, deadline=30.0)
         assert stage.sim.now - began < 1
+
+    play(scenario)
+
+
+def test_what_the_caller_asks_for_is_said():
+    """Priority, version, wanted outputs and trace travel with the request; only equal ones ride together."""
+
+    async def scenario(stage, client):
+        await asyncio.gather(
+            client.infer("double", {"x": rows(1)}, priority=1, version=7, outputs="y", trace="00-a-b-01"),
+            client.infer("double", {"x": rows(1)}, priority=-1), client.infer("double", {"x": rows(1)}, priority=-1),
+        )  # fmt: skip
+        said = sorted((m.priority, m.version, m.outputs, m.trace, len(m.ids)) for m in stage["a"].messages)
+        assert said == [(-1, 0, (), "", 2), (1, 7, ("y",), "00-a-b-01", 1)]
+        with pytest.raises(errors.CallerError, match="1 is urgent"):
+            await client.infer("double", {"x": rows(1)}, priority=5)
+        with pytest.raises(errors.InvalidAddress, match="version 2"):
+            await client.infer("double@1", {"x": rows(1)}, version=2)
+
+    play(scenario)
+
+
+def test_an_answer_says_how_long_it_took():
+    """As the caller saw it, and what computing took on the device."""
+
+    async def scenario(stage, client):
+        stage["a"].delay_s = 0.5
+        answer = await client.infer("double", {"x": rows(1)})
+        assert 0.5 < answer.seconds < 0.6
+        assert answer.compute_s == pytest.approx(5e-6)
+        assert answer.request_id == stage["a"].asked_ids[0]
+
+    play(scenario)
+
+
+def test_cancelling_many_tells_the_edge_once():
+    """All of an infer_many in one message; what others wait for goes on."""
+
+    async def scenario(stage, client):
+        stage["a"].delay_s = 1.0
+        loop = asyncio.get_running_loop()
+        other = loop.create_task(client.infer("double", {"x": rows(7)}, request_id=42))
+        same = loop.create_task(client.infer("double", {"x": rows(7)}, request_id=42))
+        many = loop.create_task(client.infer_many("double", [{"x": rows(n)} for n in range(100)]))
+        await until(lambda: len(stage["a"].asked_ids) == 101)
+        many.cancel()
+        other.cancel()
+        await until(lambda: len(stage["a"].cancelled) == 100)
+        assert (await same)["y"][0, 0] == 14
+        assert client._core.waiting == 0
+
+    play(scenario)
+
+
+def test_a_late_request_is_cancelled_at_the_edge():
+    """When its deadline is over, nobody computes it any more."""
+
+    async def scenario(stage, client):
+        stage["a"].silent = True
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.infer("double", {"x": rows(1)}, deadline=0.5)
+        await until(lambda: stage["a"].cancelled == stage["a"].asked_ids)
+
+    play(scenario)
+
+
+def test_classes_have_the_names_of_the_model():
+    """The likeliest first, as many as are wanted; without names their numbers."""
+
+    async def scenario(stage, client):
+        scores = np.array([[0.1, 0.7], [0.9, 0.2]], np.float32)
+        found = await client.classify("double", {"x": scores}, top=1)
+        assert [[(label.label, label.number) for label in row] for row in found] == [[("dog", 1)], [("cat", 0)]]
+        assert found[0][0].score == pytest.approx(1.4)
+        stage["a"].info = INFO_WITHOUT_LABELS
+        client._models.clear()
+        assert [label.label for label in (await client.classify("double", {"x": scores}))[1]] == ["0", "1"]
 
     play(scenario)

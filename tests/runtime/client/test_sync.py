@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 import msrt
 from msrt import errors
 from msrt.client.known import Known
+from msrt.client.request import tensors_of
 from msrt.joining import new_member
 from msrt.links.link import Credentials
 from msrt.protocol.messages import Parent
 from msrt.trust.identity import Identity
 from msrt.trust.private import write_private
 from msrt.world.field import field_world
+from tests.bench.tree import until
 from tests.runtime.client.edges import EdgeHandler, member, rows
 from tests.runtime.client.test_http import ROWS, Fronts
 from tests.runtime.hop.tree import ParentNode, identity
@@ -93,6 +96,73 @@ def test_zeromq_end_to_end(tmp_path):
             assert [found.zmq for found in client.edges] == [url]
         with pytest.raises(errors.Disconnected, match="closed"):
             client.infer("double", {"x": rows(1)})
+        behind.run(edge.down.close())
+
+
+def test_streams_and_sequences_without_an_event_loop(tmp_path):
+    """A stream whose inputs come from a generator in another thread, left early; a sequence; classes of a row."""
+    with Behind() as behind:
+        edge = TcpEdge(tmp_path / "edge")
+        url = behind.run(edge.start())
+        logged_in(tmp_path / "app", url)
+        with msrt.connect([url], state=tmp_path / "app") as client:
+            answers = client.stream("double", ({"x": rows(n)} for n in range(2000)))
+            assert [answer["y"][0, 0] for answer in answers] == [2 * n for n in range(2000)]
+            assert {a.index for a in client.stream("double", [{"x": rows(1)}] * 9, ordered=False)} == set(range(9))
+            endless = client.stream("double", ({"x": rows(n)} for n in itertools.count()), window=5)
+            assert [next(endless)["y"][0, 0] for _ in range(3)] == [0, 2, 4]
+            endless.close()
+            with client.sequence("double") as sequence:
+                assert sequence.infer({"x": rows(3)})["y"][0, 0] == 6
+            assert [message.sequence_end for message in edge.handler.messages[-2:]] == [False, True]
+            until("the threads end", lambda: all(t.name != "msrt-stream" for t in threading.enumerate()))
+        behind.run(edge.down.close())
+
+
+def test_a_stream_raises_what_went_wrong_in_its_place(tmp_path):
+    """An input that cannot be sent, a source that breaks: after the answers before it."""
+
+    def source(last):
+        yield {"x": rows(1)}
+        yield {"x": rows(2)}
+        yield last
+
+    def broken():
+        yield {"x": rows(1)}
+        raise OSError("the sensor broke")
+
+    with Behind() as behind:
+        edge = TcpEdge(tmp_path / "edge")
+        url = behind.run(edge.start())
+        logged_in(tmp_path / "app", url)
+        with msrt.connect([url], state=tmp_path / "app") as client:
+            answers = client.stream("double", source({"x": np.zeros(2, complex)}))
+            assert [next(answers)["y"][0, 0] for _ in range(2)] == [2, 4]
+            with pytest.raises(errors.InvalidTensor, match="complex"):
+                next(answers)
+            answers = client.stream("double", broken())
+            assert next(answers)["y"][0, 0] == 2
+            with pytest.raises(OSError, match="sensor broke"):
+                next(answers)
+        behind.run(edge.down.close())
+
+
+def test_large_answers_are_views_of_what_was_received(tmp_path):
+    """Over ZeroMQ too: no byte of a large tensor is copied after libzmq has it, and one that may not change is lent."""
+    seen = []
+    with Behind() as behind:
+        edge = TcpEdge(tmp_path / "edge")
+        url = behind.run(edge.start())
+        logged_in(tmp_path / "app", url)
+        with msrt.connect([url], state=tmp_path / "app") as client:
+            [front] = client._client._core.fronts
+            heard = front.message
+            front.message = lambda peer, message, frames: (seen.append(frames), heard(peer, message, frames))
+            x = np.ones((50_000, 2), np.float32)
+            assert np.shares_memory(np.frombuffer(tensors_of({"x": x})[1][0], np.uint8), x)
+            answer = client.infer("double", {"x": x})
+            assert np.shares_memory(answer["y"], np.frombuffer(seen[-1][0], np.uint8))
+            assert answer["y"].sum() == 200_000
         behind.run(edge.down.close())
 
 
