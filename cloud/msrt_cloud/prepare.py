@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from msrt.errors import InvalidConfig, InvalidModel, JobFailed, MsrtError, from_wire
-from msrt.inference.bundle import FP32, INT8, Manifest, Variant
+from msrt.inference.bundle import FP32, INT8, Manifest, StateTensor, Variant
 from msrt.process import spawn_child, stop_child
 from msrt.protocol.messages import TensorSpec
 
@@ -39,6 +39,8 @@ class PrepareOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """What every variant must reach on the evaluation data."""
     require: str = ""
     """`int8`: refuse the push rather than serve fp32."""
+    state: tuple[str, ...] = ()
+    """IN=OUT of tensors that the graph hands from call to call; `none`: it keeps nothing. Empty: look for them."""
 
     def __post_init__(self) -> None:
         if self.require not in ("", FP32, INT8):
@@ -72,6 +74,7 @@ class Prepared(msgspec.Struct, frozen=True):
     require: str
     report: dict[str, object]
     """`chosen` in it is provisional, by the speed of this machine: devices measure both."""
+    state: tuple[StateTensor, ...] = ()
 
     def manifest(self, model: str, version: int, labels: tuple[str, ...] = ()) -> Manifest:
         return Manifest(
@@ -88,6 +91,7 @@ class Prepared(msgspec.Struct, frozen=True):
             rowwise=self.rowwise,
             sample=self.sample,
             labels=labels,
+            state=self.state,
             report=self.report,
         )
 

@@ -44,6 +44,7 @@ class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_accuracy: float = 0.0
     require: str = ""
     labels: list[str] = []
+    state: list[str] = []
     file_name: str = ""
     """What the user calls the files: errors speak of them by these names."""
     calibrate_name: str = ""
@@ -100,7 +101,12 @@ class Registry:
             out = place / "out"
             await self._world.offload(out.mkdir)
             options = PrepareOptions(
-                paths.get("calibrate", ""), paths.get("eval", ""), push.max_drop, push.min_accuracy, push.require
+                paths.get("calibrate", ""),
+                paths.get("eval", ""),
+                push.max_drop,
+                push.min_accuracy,
+                push.require,
+                tuple(push.state),
             )
             prepared = await self._prepare(Path(paths["file"]), out, options)
             files = {

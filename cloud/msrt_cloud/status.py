@@ -20,7 +20,13 @@ def _model(model: ModelState) -> dict[str, Any]:
     return {
         "model": model.model, "version": model.version, "variant": model.variant, "state": model.state,
         "error": model.error, "requests": model.requests, "failures": model.failures, "latency_us": model.latency_us,
+        "cold": model.cold,
     }  # fmt: skip
+
+
+def _brief(model: ModelState) -> str:
+    state = "cold" if model.cold else model.state
+    return f"{model.model}@{model.version} {model.variant} {state}"
 
 
 def _device(device: DeviceRecord, edge: EdgeSeen) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
                 "alive": bool(own and own.alive) or bool(edge and device and edge.alive and device.alive),
                 "edge": edge.name if edge else "", "link": device.link if device else "",
                 "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
-                "models": [f"{m.model}@{m.version} {m.variant} {m.state}" for m in device.models] if device else [],
+                "models": list(map(_brief, device.models)) if device else [],
             }
         )  # fmt: skip
     return rows
@@ -124,6 +130,8 @@ def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
         "model": manifest.model, "version": manifest.version, "inputs": specs(manifest.inputs),
         "outputs": specs(manifest.outputs), "batchable": manifest.batchable,
         "variants": {n: f"{v.size} bytes, {v.latency_us} us, {v.method}" for n, v in manifest.variants.items()},
-        "chosen": manifest.chosen, "require": manifest.require, "labels": list(manifest.labels),
+        "chosen": manifest.chosen, "require": manifest.require,
+        "state": [f"{t.input} -> {t.output} {t.dtype} {list(t.shape)}" for t in manifest.state],
+        "labels": list(manifest.labels),
         "files": {n: v.digest for n, v in manifest.variants.items()}, **report,
     }  # fmt: skip

@@ -23,15 +23,18 @@ from numpy.typing import NDArray
 from msrt.errors import InvalidModel, MsrtError, QualityGate
 from msrt.inference.bundle import FP32, INT8
 from msrt.inference.engine import Engine, LoadedModel, measure, sample_inputs
-from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent
+from msrt.inference.stateful import StatefulModel
+from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent, with_state
 from msrt_cloud.prepare import Prepared, PreparedFile, Task, Verdict
 from msrt_cloud.quality import Judgement, accuracy, is_classifier, judge, require_accuracy
 from msrt_cloud.quantise import Recipe, float_copy, quantise, recipes_for, weight_bytes_ratio
 from msrt_cloud.room import of_disk
 from msrt_cloud.samples import Samples, load_evaluation, load_samples, outputs_of
+from msrt_cloud.states import NONE
 
 __all__ = ["main", "work"]
 
+Model = LoadedModel | StatefulModel
 _RIDERS: Final = 8
 """Rows that typically ride together under load: what a variant costs is judged with them, too."""
 _CLOSE: Final = 0.95
@@ -57,13 +60,13 @@ class _Job:
     now: Callable[[], float]
     path: Path
     info: GraphInfo
-    model: LoadedModel
+    model: Model
     calibration: Samples | None
     evaluation: Samples | None
     tried: list[dict[str, object]] = field(default_factory=list)
     full_bytes: int = 0
 
-    def outputs(self, model: LoadedModel, samples: Samples) -> NDArray[Any]:
+    def outputs(self, model: Model, samples: Samples) -> NDArray[Any]:
         return outputs_of(model, samples, batchable=self.info.batchable)
 
 
@@ -72,8 +75,11 @@ def work(task: Task, now: Callable[[], float]) -> Prepared:
     """Do the task. Blocking, seconds to minutes. Raises InvalidModel, InvalidTensor, QualityGate, DiskFull."""
     path, options = Path(task.path), task.options
     graph = read_graph(path)
-    model = Engine().load(path.read_bytes())
+    loaded = Engine().load(path.read_bytes())
+    model = with_state(loaded, options.state)
     calibration = load_samples(Path(options.calibrate), model.inputs) if options.calibrate else None
+    if calibration and options.state != (NONE,):
+        model = with_state(loaded, options.state, calibration.shapes(model))
     info = inspect(graph, model, calibration.shapes(model) if calibration else None)
     evaluation = load_evaluation(Path(options.evaluate), model.inputs) if options.evaluate else None
     job = _Job(task, now, path, info, model, calibration, evaluation)
@@ -106,6 +112,8 @@ def _int8(job: _Job, room: Path) -> tuple[_Candidate | None, str]:
     options = job.task.options
     if options.require == FP32:
         return None, "not asked for"
+    if job.info.state:
+        return None, "it keeps state, and the error would grow from step to step"
     recipes = recipes_for(job.info.operators, calibrated=job.calibration is not None)
     if not recipes:
         return None, "nothing here gets faster or smaller without calibration data; give --calibrate"
@@ -160,7 +168,7 @@ def _try(
     return _Candidate(target, recipe, judgement, independent, row_us)
 
 
-def _row_us(job: _Job, model: LoadedModel, *, independent: bool) -> float:
+def _row_us(job: _Job, model: Model, *, independent: bool) -> float:
     """Microseconds a row when several ride together: dynamic ranges span a batch, so such a model runs them singly."""
     rows = _RIDERS if independent else 1
     inputs = sample_inputs(job.info.inputs, job.info.sample, rows=rows, batchable=independent)
@@ -192,6 +200,8 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
     options, info = job.task.options, job.info
     fastest = min(files, key=lambda name: (files[name].latency_us, files[name].size))
     chosen = options.require or fastest
+    if info.state:
+        report["state"] = ", ".join(f"{pair.input} -> {pair.output}" for pair in info.state)
     report |= {"parameters": info.parameters, "chosen": chosen, "tried": job.tried}
     report["latency_us"] = {name: file.latency_us for name, file in files.items()}
     return Prepared(
@@ -203,6 +213,7 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
         files=files,
         require=options.require,
         report=report,
+        state=info.state,
     )
 
 
@@ -212,7 +223,9 @@ def _file(job: _Job, source: Path, variant: str, method: str) -> PreparedFile:
     target = Path(job.task.out) / f"{variant}.onnx"
     if source != target:
         target.write_bytes(data)
-    model = Engine().load(data)
+    model: Model = Engine().load(data)
+    if job.info.state:
+        model = StatefulModel(model, job.info.state)
     return PreparedFile(
         path=str(target),
         digest=hashlib.sha256(data).hexdigest(),

@@ -83,6 +83,8 @@ class Requests:
         try:
             slot = self._slots.borrow(message.model, message.version)
         except errors.MsrtError as error:
+            if message.sequence and not message.sequence_start:
+                error = errors.SequenceLost(f"the sequence {message.sequence!r} is gone: {error.text}")
             self._refuse(peer, message, error)
             return
         if slot.cold:

@@ -34,6 +34,10 @@ class Config(msgspec.Struct, frozen=True):
     """... and at least this long."""
     stall_first_s: float = 1.0
     """The same before its first answer, unless it said how fast the model is."""
+    cold_s: float = 10.0
+    """The same while it loads a model that was not in its memory."""
+    cold_wait_s: float = 0.1
+    """A request that waited so long for those that have its model in memory may go to one that has to load it."""
     probe_s: float = 0.5
     """A stalled worker gets one request after this time, then after twice, four times ..."""
     max_probe_s: float = 8.0

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 
 from msrt.dispatch import eject, watch
 from msrt.dispatch.batching import Part, has_nan, parts_of
-from msrt.dispatch.breaker import Circuit
 from msrt.dispatch.config import Config, Counters
 from msrt.dispatch.events import (
     Action,
@@ -28,16 +27,17 @@ from msrt.dispatch.events import (
 )
 from msrt.dispatch.flow import Flow
 from msrt.dispatch.launch import Launcher
+from msrt.dispatch.learn import learn
 from msrt.dispatch.retry import BAD_ANSWER, FINAL, STALLED, too_late
 from msrt.dispatch.roster import CANARY, Flight, Pool, Roster, Slot, Worker
 from msrt.errors import MsrtError
-from msrt.protocol.messages import InferFailed, Inferred
+from msrt.protocol.messages import InferFailed
 
 __all__ = ["Dispatcher"]
 
 SHELL_SAYS = frozenset({"disconnected", "overloaded"})
 """Codes that may come from the link and not from the worker: they do not prove that it lives."""
-WANTS = frozenset({"not_found", "unavailable", "sequence_lost"})
+WANTS = frozenset({"not_found", "unavailable"})
 """A worker that lacks something is not at fault: the model is left alone there for a moment."""
 
 
@@ -118,6 +118,7 @@ class Dispatcher:
         if request.state is State.NEW:
             request.state = State.SETTLED
         elif request.state is not State.SETTLED:
+            self.flow.doubt(request)
             self.flow.settle(request, "", out)
             self._pump_all(now, out)
         return out
@@ -143,7 +144,7 @@ class Dispatcher:
             self._answered_wrongly(worker, flight, requests, now, out)
             return out
         if flight is not None:
-            self._learn(worker, flight, message, now)
+            learn(worker, flight, message, now)
         doubtful: set[int] = set()
         if has_nan(message.outputs, event.frames):
             doubtful = self._doubt(worker, requests, parts, now, out)
@@ -266,24 +267,6 @@ class Dispatcher:
                 worker.forget(number)
         return flight
 
-    def _learn(self, worker: Worker, flight: Flight, message: Inferred, now: float) -> None:
-        """From the time that a batch took, and from what its worker says of its own load."""
-        slot, rows = flight.slot, flight.rows
-        seconds = now - flight.sent
-        slot.latency.add(seconds, now)
-        slot.typical_rows += 0.2 * (rows - slot.typical_rows) if slot.typical_rows else rows
-        work = message.compute_us / 1e6 or seconds
-        slot.cost.add(rows, work)
-        slot.lateness.add(seconds, flight.expected)
-        before = slot.limit.batches
-        slot.limit.add(seconds, work, alone=flight.alone, cramped=flight.cramped)
-        if not slot.flying:
-            slot.busy_until = now
-        worker.backlog = max(message.depth - worker.rows, 0) if message.depth else 0
-        if slot.breaker.success() or slot.limit.batches != before:
-            slot.slow = slot.slow and slot.breaker.circuit is not Circuit.CLOSED
-            slot.refresh()
-
     def _blame(self, slot: Slot, now: float) -> None:
         """A failure of this model on this worker; enough of them eject it, unless too many are out already."""
         peers = [each for pool in slot.pools for each in pool.slots]
@@ -361,6 +344,7 @@ class Dispatcher:
         flow = self.flow
         self.launcher.hedge(now, out)
         for request in flow.deadlines.expired(now):
+            flow.doubt(request)
             flow.reject(request, too_late(), out)
         if now < flow.wake:
             return out
@@ -377,6 +361,7 @@ class Dispatcher:
             self.counters.ejected += watch.sweep(self.roster, flow.random, now)
         for pool in self.roster.waiting():
             watch.shed_old(pool, flow, now, out)
+            watch.call_up(pool, self.config, now)
         self._pump_all(now, out)
         flow.wake = min(watch.next_wake(self.roster, self._swept), self._held(now))
         return out

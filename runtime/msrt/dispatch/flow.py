@@ -128,6 +128,8 @@ class Flow:
         pool.rows += request.rows
         self.admission.entered(request.size)
         due = now + (self.config.max_age_s if pool.slots else self.config.empty_s)
+        if pool.reserve:
+            due = now + self.config.cold_wait_s
         self.wake = min(self.wake, due)
 
     def _leave(self, request: Request) -> None:
@@ -167,6 +169,9 @@ class Flow:
         """The requests are at fault: nobody else is asked."""
         for request in requests:
             if request is not None and flies_with(request, worker):
+                if why.code == "sequence_lost":
+                    self.sequences.end(request.model, request.sequence)
+                    self.counters.sequences_lost += 1
                 self.reject(request, verdict(request, why.code, why.text, why.hint), out)
 
     def _again(self, request: Request, why: InferFailed, now: float, out: list[Action]) -> None:
@@ -207,6 +212,12 @@ class Flow:
         else:
             error = verdict(request, why.code, why.text, why.hint)
         self.reject(request, error, out)
+
+    def doubt(self, request: Request) -> None:
+        """Nobody waits for it any more. If it was sent, nobody knows whether that step was taken: what would follow
+        must not go on as if it had not been."""
+        if request.sequence and request.state is State.FLYING:
+            self.sequences.end(request.model, request.sequence)
 
     def lose_queued(self, pool: Pool, out: list[Action]) -> None:
         """A worker is gone: what waited for its sequences is lost."""

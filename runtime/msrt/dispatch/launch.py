@@ -71,7 +71,7 @@ class Launcher:
         if first.attempts == 1:
             self._flow.retries.earn(len(batch))
             self._hedges.earn(len(batch))
-            if first.hedgeable and slot.lateness.known and len(pool.slots) > 1:
+            if first.hedgeable and slot.lateness.known and not slot.cold and len(pool.slots) > 1:
                 self._watch(flight, now)
         self._flow.wake = min(self._flow.wake, now + self.config.stall_floor_s)
         return True

@@ -9,7 +9,9 @@ from msrt.errors import DeadlineExceeded, MsrtError, Unavailable, from_wire
 
 __all__ = ["BAD_ANSWER", "FINAL", "STALLED", "patience", "probe_after", "too_late", "verdict"]
 
-FINAL = frozenset({"bad_request", "deadline_exceeded", "forbidden", "frame_too_large", "invalid_tensor"})
+FINAL = frozenset(
+    {"bad_request", "deadline_exceeded", "forbidden", "frame_too_large", "invalid_tensor", "sequence_lost"}
+)
 """Codes that another worker would answer with as well: the request is at fault."""
 STALLED = "stalled"
 """The code, never sent, of work taken back from a silent worker."""
@@ -22,7 +24,9 @@ def patience(worker: Worker, config: Config) -> float:
     """How long a worker with work in flight may be silent before its work is given to another."""
     longest = config.stall_floor_s
     for slot in {flight.slot for flight in worker.flights.values()}:
-        if slot.latency.known or slot.latency.worst:
+        if slot.cold:
+            expected = config.cold_s
+        elif slot.latency.known or slot.latency.worst:
             more = worker.rows / slot.typical_rows if slot.typical_rows else 1.0
             expected = config.stall_factor * slot.latency.worst * max(1.0, more)
         else:

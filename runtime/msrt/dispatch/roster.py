@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from zlib import crc32
 
 from msrt.dispatch.balance import Latency
 from msrt.dispatch.batching import Lane, LaneKey, lane_key
@@ -30,7 +31,20 @@ MAX_LANES = 64
 class Flight:
     """One batch on its way. Holds ids only: an answered request frees its bytes at once."""
 
-    __slots__ = ("alone", "cramped", "decision", "expected", "hedge", "ids", "landed", "left", "rows", "sent", "slot")
+    __slots__ = (
+        "alone",
+        "cold",
+        "cramped",
+        "decision",
+        "expected",
+        "hedge",
+        "ids",
+        "landed",
+        "left",
+        "rows",
+        "sent",
+        "slot",
+    )
 
     def __init__(self, slot: Slot, ids: tuple[int, ...], rows: int, sent: float) -> None:
         self.slot = slot
@@ -41,6 +55,8 @@ class Flight:
         self.landed = False
         self.alone = not slot.flying
         """Nothing flew there before it."""
+        self.cold = slot.cold
+        """Its model had to be loaded first: its time says nothing about the worker."""
         self.expected = 0.0
         """Seconds it should take, with what flew before it."""
         self.cramped = False
@@ -58,6 +74,7 @@ class Slot:
         "batchable",
         "breaker",
         "busy_until",
+        "cold",
         "cost",
         "flying",
         "forced",
@@ -81,6 +98,8 @@ class Slot:
         self.model = state.model
         self.version = state.version
         self.batchable = state.batch
+        self.cold = state.cold
+        """Not in the worker's memory: it answers, but the first request waits until it is."""
         self.latency = Latency(hint)
         self.cost = BatchCost(hint)
         self.limit = GradientLimit(config.window, config.max_window)
@@ -214,6 +233,7 @@ class Pool:
         "model",
         "open",
         "paced_at",
+        "reserve",
         "retired",
         "row_s",
         "rows",
@@ -229,6 +249,8 @@ class Pool:
         self.version = version
         self.slots: list[Slot] = []
         self.open: list[Slot] = []
+        self.reserve: list[Slot] = []
+        """Cold ones, asked only where the others cannot keep up: each of them would load the model for it."""
         self.lanes: dict[LaneKey, Lane] = {}
         self.items = 0
         """Requests that wait, over all lanes; `rows`: theirs."""
@@ -263,11 +285,30 @@ class Pool:
     def fill(self, slots: Iterable[Slot]) -> None:
         for slot in self.slots:
             slot.pools.remove(self)
-        self.slots = list(slots)
+        self.slots, self.reserve = _warm_first(list(slots))
         self.open = [slot for slot in self.slots if slot.open]
         self.limit = max([slot.worker.limit for slot in self.slots], default=0)
         for slot in self.slots:
             slot.pools.append(self)
+
+    def call_up(self) -> None:
+        """One of the reserve helps: it is loaded by the first request that it gets."""
+        slot = self.reserve.pop(0)
+        self.slots.append(slot)
+        self.limit = max(self.limit, slot.worker.limit)
+        slot.pools.append(self)
+        if slot.open:
+            self.open.append(slot)
+
+
+def _warm_first(slots: list[Slot]) -> tuple[list[Slot], list[Slot]]:
+    """Who answers, and the reserve: all that are warm, or one cold one; which one differs by model."""
+    cold = [slot for slot in slots if slot.cold]
+    if not cold:
+        return slots, []
+    cold.sort(key=lambda slot: (slot.worker.suspect, crc32(f"{slot.model}/{slot.worker.node}".encode())))
+    warm = [slot for slot in slots if not slot.cold]
+    return (warm, cold) if warm else (cold[:1], cold[1:])
 
 
 class Roster:
@@ -299,7 +340,7 @@ class Roster:
             if state.state == "ready" and state.version > 0:
                 key = (state.model, state.version)
                 slot = old.get(key) or Slot(worker, state, self.config)
-                slot.batchable = state.batch
+                slot.batchable, slot.cold = state.batch, state.cold
                 worker.slots[key] = slot
         return {model for model, _ in [*old, *worker.slots]}
 

@@ -14,7 +14,7 @@ from msrt.dispatch.retry import patience, probe_after
 from msrt.dispatch.roster import Flight, Pool, Roster, Worker
 from msrt.errors import Unavailable
 
-__all__ = ["next_wake", "overdue", "put_off_probe", "shed_old", "sweep", "wake_slots"]
+__all__ = ["call_up", "next_wake", "overdue", "put_off_probe", "shed_old", "sweep", "wake_slots"]
 
 
 def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> list[Flight]:
@@ -105,6 +105,12 @@ def shed_old(pool: Pool, flow: Flow, now: float, out: list[Action]) -> None:
             head = follower
 
 
+def call_up(pool: Pool, config: Config, now: float) -> None:
+    """Where those that have the model in memory cannot keep up, one that has to load it helps."""
+    if pool.reserve and any(now >= head.queued + config.cold_wait_s for _, head in pool.heads()):
+        pool.call_up()
+
+
 def next_wake(roster: Roster, swept: float) -> float:
     """When time brings the next of these, deadlines apart."""
     wake, config, busy = math.inf, roster.config, False
@@ -122,5 +128,7 @@ def next_wake(roster: Roster, swept: float) -> float:
                 wake = min(wake, slot.breaker.until)
     for pool in roster.waiting():
         limit, _ = _max_wait(pool, config)
+        if pool.reserve:
+            limit = min(limit, config.cold_wait_s)
         wake = min([wake, *(head.queued + limit for _, head in pool.heads())])
     return min(wake, swept + config.sweep_s) if busy else wake

@@ -22,6 +22,7 @@ from msrt.world.world import World
 
 if TYPE_CHECKING:
     from msrt.inference.keeper import Keeper
+    from msrt.inference.sequences import Sequences
     from msrt.inference.slots import Slots
 
 __all__ = ["LocalEngine"]
@@ -31,6 +32,9 @@ INLINE_US: Final = 1000
 LIMIT: Final = 8 << 20
 """Bytes that may ride together: no link bounds them."""
 WAITING: Final = 256
+SEQUENCES: Final = (1024, 64 << 20, 120.0, 30.0)
+"""Number, bytes, idle and drain seconds, as a device's by default."""
+DRAIN_S: Final = 2.0
 
 Heard = Callable[[Inferred | InferFailed, list[Buffer]], None]
 
@@ -59,6 +63,7 @@ class LocalEngine:
         self._needed = asyncio.Event()
         self._keeper: Keeper | None = None
         self._slots: Slots | None = None
+        self._sequences: Sequences | None = None
         self._waiting: deque[tuple[Infer, Sequence[Buffer], float]] = deque()
         self._cancelled: set[int] = set()
         self._work = asyncio.Event()
@@ -84,8 +89,8 @@ class LocalEngine:
         """Until cancelled. Raises ImportError where onnxruntime is missing, when the first model comes."""
         await self._needed.wait()
         parts: list[Any] = await self._world.offload(_parts)
-        slots_module, keeper_module, engine_module = parts
-        self._slots = slots_module.Slots()
+        slots_module, keeper_module, engine_module, sequences_module = parts
+        self._slots, self._sequences = slots_module.Slots(), sequences_module.Sequences(*SEQUENCES)
         self._keeper = keeper_module.Keeper(
             self._world, self._slots, engine_module.Engine(threads=self._threads), fetch=self._fetch,
             verify=self._verify, changed=self._changed,
@@ -94,6 +99,16 @@ class LocalEngine:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keeper.run())
             group.create_task(self._slow())
+            group.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        """Let replaced versions go when their sequences ended."""
+        assert self._slots is not None
+        assert self._sequences is not None
+        while True:
+            await asyncio.sleep(DRAIN_S)
+            if self._sequences.drain(self._slots.leaving, self._world.now()) and self._keeper is not None:
+                self._keeper.settle()
 
     # --- as a worker -------------------------------------------------------------------------------------------
 
@@ -115,7 +130,7 @@ class LocalEngine:
         except errors.MsrtError as error:
             loop.call_soon(self._heard, InferFailed(message.ids, error.code, error.text, error.hint), [])
             return
-        slow = max(slot.latency_us.values(), default=0) * sum(message.rows) > INLINE_US
+        slow = slot.keeps_state or max(slot.latency_us.values(), default=0) * sum(message.rows) > INLINE_US
         if not slow and not self._waiting:
             loop.call_soon(self._quick, message, frames)
             return
@@ -134,10 +149,34 @@ class LocalEngine:
             while self._waiting:
                 message, frames, deadline = self._waiting.popleft()
                 if self._world.now() > deadline or self._cancelled.issuperset(message.ids):
+                    if message.sequence and self._sequences is not None:
+                        self._sequences.dropped(message.model, message.sequence, message.version)
                     continue
-                self._heard(*await self._world.offload(self._compute, message, frames))
+                self._heard(*await self._one(message, frames))
             self._cancelled.clear()
             self._work.clear()
+
+    async def _one(self, message: Infer, frames: Sequence[Buffer]) -> tuple[Inferred | InferFailed, list[Buffer]]:
+        """In a thread; a sequence's state is looked up and kept here, in the loop."""
+        from msrt.inference.answer import answer  # noqa: PLC0415 - numpy comes with the first model
+
+        slots, sequences, now = self._slots, self._sequences, self._world.now
+        assert slots is not None
+        assert sequences is not None
+        try:
+            slot = slots.borrow(message.model, message.version)
+            try:
+                step = sequences.begin(slot, message, now()) if slot.keeps_state else None
+                found: tuple[Inferred, list[Buffer]] = await self._world.offload(
+                    lambda: answer(slot, message, frames, device=self.name, now=now, step=step)
+                )
+                if step is not None:
+                    sequences.finish(step, now())
+            finally:
+                slots.give_back(slot)
+        except errors.MsrtError as error:
+            return InferFailed(message.ids, error.code, error.text, error.hint), []
+        return found
 
     def _compute(self, message: Infer, frames: Sequence[Buffer]) -> tuple[Inferred | InferFailed, list[Buffer]]:
         from msrt.inference.answer import infer  # noqa: PLC0415 - numpy comes with the first model
@@ -151,4 +190,4 @@ class LocalEngine:
 
 def _parts() -> list[Any]:
     """A third of a second of imports, in a thread."""
-    return [importlib.import_module(f"msrt.inference.{name}") for name in ("slots", "keeper", "engine")]
+    return [importlib.import_module(f"msrt.inference.{name}") for name in ("slots", "keeper", "engine", "sequences")]
