@@ -35,6 +35,11 @@ def model() -> None:
 @click.option(
     "--require", type=click.Choice(["int8"]), help="Serve int8 whatever its speed; fail if it fails the gate."
 )
+@click.option(
+    "--state", "states", multiple=True, metavar="IN=OUT",
+    help="A tensor that the model hands from call to call, kept for each sequence on its device; once for each. "
+    "Default: found by their names. `none`: it keeps nothing.",
+)  # fmt: skip
 @click.option("--labels", type=FILE, help="Text file, one class name a line.")
 @json_option
 @state_option
@@ -55,6 +60,8 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
             params["labels"] = _lines(options["labels"])
         params |= {"max_drop": options["max_drop"], "min_accuracy": options["min_accuracy"]}
         params["require"] = options["require"] or ""
+        if options["states"]:
+            params["state"] = list(options["states"])
         return await cloud("model.push", PUSH_S, **params)
 
     result = ask(state, work)
