@@ -29,6 +29,7 @@ from msrt.world.world import World
 from msrt_cloud.front import CloudFront
 from msrt_cloud.master import Cloud, CloudSetup
 from msrt_cloud.prepare import prepare
+from msrt_cloud.repository import CloudModels
 
 __all__ = ["serve"]
 
@@ -63,7 +64,9 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
             "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
             lambda: {("events",): node.events.dropped},
         )  # fmt: skip
-        front = await open_front(CloudFront(node), state, config, world, lambda: _keys(node))
+        front = await open_front(
+            CloudFront(node), state, config, world, lambda: _keys(node), models=CloudModels(node)
+        )
         node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)
         try:
             await live(node, stop, world, metrics, lambda: _started(node, state, config, folder, front))

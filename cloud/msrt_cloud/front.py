@@ -24,16 +24,19 @@ class CloudFront:
         self._cloud = cloud
 
     def infer(self, request: InferRequest) -> Awaitable[InferAnswer]:
+        self._cloud.check_open()
         return self._cloud.serving.infer(request)
 
     def metadata(self, model: str, version: int = 0) -> ModelInfo:
+        self._cloud.check_open()
         manifest, _ = self._cloud.registry.find(model, version)
         versions = tuple(sorted(self._cloud.writer.state.models[manifest.model]))
-        return ModelInfo(manifest.model, versions, manifest.inputs, manifest.outputs)
+        return ModelInfo(manifest.model, versions, manifest.inputs, manifest.outputs, labels=manifest.labels)
 
     def ready(self, model: str = "", version: int = 0) -> bool:
         if not model:
             return self._cloud.ready.is_set()
+        self._cloud.check_open()
         self._cloud.registry.find(model, version)
         return self._cloud.serving.ready(model, version)
 
@@ -42,6 +45,7 @@ class CloudFront:
 
     def metrics(self) -> bytes:
         metrics, cloud = self._cloud.metrics, self._cloud
+        cloud.check_open()
         for scope, offset in cloud.writer.log.positions.items():
             metrics.journal_offset.labels(scope).set(offset)
         metrics.artifact_stored.set(cloud.artifacts.held_bytes)
@@ -51,6 +55,7 @@ class CloudFront:
         return metrics.render()
 
     async def events(self, model: str, device: str) -> AsyncIterator[Event]:
+        self._cloud.check_open()
         after = self._cloud.events.last
         while True:
             found = await self._cloud.events.after(after, model, device, 500, WAIT_S)

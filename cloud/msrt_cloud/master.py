@@ -105,6 +105,11 @@ class Cloud:
         """Stop; `run` returns."""
         self._closing.set()
 
+    def check_open(self) -> None:
+        """Raises Unavailable while the journal is not read: what listens, listens before."""
+        if not self.ready.is_set():
+            raise errors.Unavailable("the cloud is starting")
+
     async def _open(self) -> None:
         world, setup, config = self.world, self.setup, self.setup.config
         boots = await next_boot(world, world.disk.store("node"))

@@ -27,6 +27,7 @@ from msrt.world.world import World
 from msrt_edge.front import EdgeFront
 from msrt_edge.master import Edge, EdgeSetup
 from msrt_edge.observe import observe
+from msrt_edge.repository import EdgeModels
 from msrt_edge.webhook import Webhook
 
 __all__ = ["serve"]
@@ -55,7 +56,7 @@ async def serve(config: EdgeConfig, invite: str, stop: asyncio.Event) -> None:
             observe(node)
             front = await open_front(
                 EdgeFront(node), state, config, world, lambda: node.follower.state.api_keys,
-                deadline_s=config.request_deadline_s,
+                models=EdgeModels(node), deadline_s=config.request_deadline_s,
             )  # fmt: skip
             stack.push_async_callback(front.close)
             node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)

@@ -241,7 +241,12 @@ class Fleet:
         if manifest is None:
             raise errors.Unavailable(f"{model} is not here yet")
         versions = tuple(sorted(v for name, v in self.manifests if name == model))
-        return ModelInfo(model, versions, manifest.inputs, manifest.outputs)
+        return ModelInfo(model, versions, manifest.inputs, manifest.outputs, labels=manifest.labels)
+
+    def held(self) -> Iterator[ModelState]:
+        """What each of those who compute here has."""
+        for _, models in self._holders():
+            yield from models
 
     def ready_somewhere(self, model: str, version: int) -> bool:
         """Has any device this version ready?"""

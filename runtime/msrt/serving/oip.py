@@ -19,6 +19,7 @@ from msrt.errors import InvalidTensor, MsrtError
 from msrt.inference.tensors import ITEM_BYTES, pack_strings, strings_in
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import Buffer, InferAnswer, InferRequest, ModelInfo
+from msrt.serving.bfloat16 import narrowed, widened
 from msrt.serving.oip_binary import MAX_DIMS, BadRequest, How, Tail, how_of, item_size, refuse_shared_memory, split
 from msrt.serving.parameters import apply_parameters
 
@@ -46,7 +47,14 @@ _FORMATS: Final = {
     "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
 }  # fmt: skip
 _OPENING: Final = re.compile(rb"[\[ \t\r\n]*")
-_JSON_TYPES: Final[dict[str, type]] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
+_JSON_TYPES: Final[dict[str, type]] = {
+    "BOOL": bool,
+    "BYTES": str,
+    "BF16": float,
+    "FP16": float,
+    "FP32": float,
+    "FP64": float,
+}
 """Integers else."""
 
 _STATUS: Final = {
@@ -199,6 +207,8 @@ def _frame(spec: TensorSpec, given: _Input) -> bytes:
     if dtype == "BYTES":
         return pack_strings(values)
     try:
+        if dtype == "BF16":
+            return narrowed(values)
         return struct.pack(f"<{count}{_FORMATS[dtype]}", *values)
     except (struct.error, OverflowError) as error:
         raise InvalidTensor(f"{spec.name!r}: an element is out of the range of {dtype}: {error}") from None
@@ -289,6 +299,8 @@ def _values(spec: TensorSpec, frame: Buffer) -> Sequence[object]:
         return [value.decode(errors="replace") for value in strings_in(spec, frame)]
     if spec.dtype == "FP16":
         return struct.unpack(f"<{len(frame) // 2}e", frame)
+    if spec.dtype == "BF16":
+        return widened(frame)
     view = memoryview(frame)
     return view.cast(_FORMATS[spec.dtype]).tolist()  # type: ignore[call-overload,no-any-return]
 

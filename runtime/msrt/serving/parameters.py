@@ -11,6 +11,7 @@ from msrt.errors import CallerError, InvalidTensor, NotFound, Unavailable
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import Backend, Buffer, InferAnswer, InferRequest
+from msrt.serving.bfloat16 import widened
 
 __all__ = ["apply_parameters", "class_count", "classified", "labels_of"]
 
@@ -92,10 +93,14 @@ def classified(answer: InferAnswer, wanted: Mapping[str, int], labels: Mapping[s
 
 def _classes(spec: TensorSpec, frame: Buffer, count: int, labels: Sequence[str]) -> tuple[TensorSpec, bytes]:
     kind = _FORMATS.get(spec.dtype)
-    if kind is None:
+    values: Sequence[float]
+    if spec.dtype == "BF16":
+        kind, values = "f", widened(frame)
+    elif kind is None:
         raise InvalidTensor(f"output {spec.name!r} is {spec.dtype}: it has no classes")
-    view = memoryview(frame)
-    values = struct.unpack(f"<{view.nbytes // struct.calcsize(kind)}{kind}", view)
+    else:
+        view = memoryview(frame)
+        values = struct.unpack(f"<{view.nbytes // struct.calcsize(kind)}{kind}", view)
     rows = spec.shape[0] if len(spec.shape) > 1 else 1
     width = len(values) // rows if rows else 0
     count = min(count, width)

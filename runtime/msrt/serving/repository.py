@@ -1,27 +1,83 @@
 """What is asked of a model repository, in Triton's words: the same dicts for REST and gRPC.
 
-`config_of`, `statistics_of` and `index_of` are pure; `Repository` is the REST side of a master's `Models`.
+`Repository` is the REST side of a master's `Models`; `config_from`, `index_row` and `settled` are what both masters
+make theirs of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from msrt.errors import Unavailable
-from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Batched, ModelConfig, Models, ModelStatistics, Took
+from msrt.inference.bundle import Manifest
+from msrt.protocol.messages import ModelState, TensorSpec
+from msrt.serving.backend import Batched, IndexRow, ModelConfig, Models, ModelStatistics, Took
 from msrt.serving.oip_binary import BadRequest
 from msrt.serving.routes import Ask, Route
 
-__all__ = ["Repository", "config_of", "given_models", "index_of", "refuse_overrides", "statistics_of"]
+__all__ = [
+    "LOAD_S",
+    "Repository",
+    "config_from",
+    "config_of",
+    "given_models",
+    "index_of",
+    "index_row",
+    "refuse_overrides",
+    "settled",
+    "statistics_of",
+]
+
+LOAD_S: Final = 30.0
+"""How long a load or an unload may take until somebody has done it."""
+_EVERY_S: Final = 0.05
 
 _TIMES: Final = (
     "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
 )  # fmt: skip
 _T = TypeVar("_T")
+
+
+# --- what masters make of theirs -----------------------------------------------------------------------------
+
+
+def config_from(manifest: Manifest, max_rows: int) -> ModelConfig:
+    """`max_rows`: that a master joins at most, where a model lets rows be joined."""
+    return ModelConfig(
+        manifest.model, manifest.version, manifest.inputs, manifest.outputs,
+        max_batch_size=max_rows if manifest.batchable else 0, labels=manifest.labels, sequences=bool(manifest.state),
+    )  # fmt: skip
+
+
+def index_row(model: str, version: int, states: Iterable[ModelState], *, rolled_out: bool) -> IndexRow:
+    """How one version fares among those who could have it. `rolled_out`: it should run, or another of its model."""
+    by: dict[str, ModelState] = {}
+    for state in states:
+        by.setdefault(state.state, state)
+    coming = by.keys() - {"ready", "failed"}
+    if not rolled_out:
+        return IndexRow(
+            model, version, "UNLOADING" if coming or "ready" in by else "UNAVAILABLE", "not rolled out here"
+        )
+    if "ready" in by:
+        return IndexRow(model, version, "READY")
+    if coming:
+        return IndexRow(model, version, "LOADING", min(coming))
+    return IndexRow(model, version, "UNAVAILABLE", by["failed"].error if "failed" in by else "nobody here has it")
+
+
+async def settled(done: Callable[[], bool], now: Callable[[], float], within_s: float = LOAD_S) -> bool:
+    """Whether it came true in that time."""
+    end = now() + within_s
+    while not done():
+        if now() >= end:
+            return False
+        await asyncio.sleep(_EVERY_S)
+    return True
 
 
 # --- Triton's words ------------------------------------------------------------------------------------------
