@@ -28,6 +28,7 @@ def cloud() -> None:
 )
 @click.option("--http", metavar="HOST:PORT", help="Metrics and health. Default: a free loopback port, kept.")
 @click.option("--grpc", metavar="HOST:PORT", help="Inference over gRPC. Default: none.")
+@click.option("--trace", metavar="URL", help="OpenTelemetry collector for spans (OTLP over HTTP). Default: none.")
 @node_options
 def start(config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
     """Start the cloud master. The first start makes its keys and state, and prints how to join.

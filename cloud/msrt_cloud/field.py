@@ -19,6 +19,7 @@ from msrt.settings import CloudConfig
 from msrt.telemetry import logs
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
+from msrt.telemetry.seeing import seen
 from msrt.telemetry.serving import shown
 from msrt.training.host import TrainerHost
 from msrt.trust.api_keys import KeyBook
@@ -43,35 +44,39 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
         state.adopt(identity.node)
         host, port = state.address("listen", config.listen)
         metrics = Metrics("cloud", identity.node, process=True)
-        setup = CloudSetup(
-            identity=identity,
-            listen=[(f"tcp://{host}:{port}", Credentials(secret_key=identity.link_secret))],
-            prepare=lambda path, out, options: prepare(path, out, options, deadline_s=config.quantise_timeout_s),
-            workshop=lambda job: TrainerHost(world, folder / "jobs" / job),
-            config=config,
-            tell=tell(folder, config),
-            metrics=metrics,
-        )
-        node = Cloud(world, setup)
-        metrics.text(lambda: shown(node.serving.tally)() if node.ready.is_set() else b"")
-        metrics.tally(
-            "link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: link_bytes(node.downlink.links)
-        )
-        metrics.tally(
-            "refused_total", "Packets that were no messages, or not allowed.", (), lambda: {(): node.downlink.refused}
-        )
-        metrics.tally(
-            "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
-            lambda: {("events",): node.events.dropped},
-        )  # fmt: skip
-        front = await open_front(
-            CloudFront(node), state, config, world, lambda: _keys(node), models=CloudModels(node)
-        )
-        node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)
-        try:
-            await live(node, stop, world, metrics, lambda: _started(node, state, config, folder, front))
-        finally:
-            await front.close()
+        async with seen(config, world, folder, metrics, "cloud", identity.node, "cloud") as (tracer, record):
+            setup = CloudSetup(
+                identity=identity,
+                listen=[(f"tcp://{host}:{port}", Credentials(secret_key=identity.link_secret))],
+                prepare=lambda path, out, options: prepare(path, out, options, deadline_s=config.quantise_timeout_s),
+                workshop=lambda job: TrainerHost(world, folder / "jobs" / job),
+                config=config,
+                tell=tell(folder, config),
+                metrics=metrics,
+                tracer=tracer,
+                record=record,
+            )
+            node = Cloud(world, setup)
+            metrics.text(lambda: shown(node.serving.tally)() if node.ready.is_set() else b"")
+            metrics.tally(
+                "link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: link_bytes(node.downlink.links)
+            )
+            metrics.tally(
+                "refused_total", "Packets that were no messages, or not allowed.", (),
+                lambda: {(): node.downlink.refused},
+            )  # fmt: skip
+            metrics.tally(
+                "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
+                lambda: {("events",): node.events.dropped},
+            )  # fmt: skip
+            front = await open_front(
+                CloudFront(node), state, config, world, lambda: _keys(node), models=CloudModels(node)
+            )
+            node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)
+            try:
+                await live(node, stop, world, metrics, lambda: _started(node, state, config, folder, front))
+            finally:
+                await front.close()
 
 
 def _keys(node: Cloud) -> KeyBook:

@@ -17,6 +17,7 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import receive, serve
+from msrt.dispatch.decisions import Entry
 from msrt.hop import Downlink, Peer, StreamSink
 from msrt.joining import next_boot
 from msrt.journal.log import Log
@@ -25,6 +26,7 @@ from msrt.links.link import Buffer, Credentials
 from msrt.protocol.messages import FleetReport, Follow, Load, Message, Parent, StreamOpen, TrainProgress
 from msrt.settings import CloudConfig
 from msrt.telemetry.metrics import Metrics
+from msrt.telemetry.spans import Tracer
 from msrt.training.trainer import Workshop
 from msrt.trust.certificate import Certificate
 from msrt.trust.identity import Identity, Purpose
@@ -59,6 +61,9 @@ class CloudSetup:
     address: Parent = field(default_factory=lambda: Parent(""))
     tell: Callable[[str], Any] = lambda _what: []
     metrics: Metrics = field(default_factory=Metrics)
+    tracer: Tracer | None = None
+    record: Callable[[Entry], None] = lambda _entry: None
+    """Told of decisions, a share of which `config` asks for."""
 
 
 def build(world: World, setup: CloudSetup) -> Cloud:

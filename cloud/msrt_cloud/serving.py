@@ -37,6 +37,7 @@ from msrt.serving.asked import Asked
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.relay import Relay
 from msrt.serving.tally import Row, Tally
+from msrt.serving.traced import Tracing
 from msrt.trust.identity import Purpose, verify
 
 if TYPE_CHECKING:
@@ -61,9 +62,12 @@ class Serving:
             verify=lambda data, signature: verify(public, data, signature, Purpose.MANIFEST),
             heard=self._heard, changed=self._changed,
         )  # fmt: skip
-        self.dispatcher = Dispatcher(Config(), cloud.world.random)
+        setup = cloud.setup
+        self.dispatcher = Dispatcher(Config(record_share=setup.config.record_share), cloud.world.random)
+        self._tracing = Tracing(setup.tracer, lambda _node: NAME) if setup.tracer is not None else None
+        self._trails = self._tracing.trails if self._tracing is not None else None
         self.tally = Tally()
-        self.relay = Relay(cloud.world.now)
+        self.relay = Relay(cloud.world.now, setup.tracer)
         self._asked = Asked(self.infer)
         self._signatures: dict[tuple[str, int], Signature] = {}
         self._tables: dict[str, int] = {}
@@ -144,6 +148,12 @@ class Serving:
     async def infer(self, request: InferRequest, asker: str = "") -> InferAnswer:
         """Here if the model is here, else by an edge that has it. Raises NotFound, InvalidTensor, Overloaded,
         Unavailable, DeadlineExceeded."""
+        tracing = self._tracing
+        if tracing is not None and tracing.wants(request.trace, request.hops):
+            return await tracing.infer(request, lambda asked: self._infer(asked, asker))
+        return await self._infer(request, asker)
+
+    async def _infer(self, request: InferRequest, asker: str) -> InferAnswer:
         began = self._world.now()
         version = self._own(request.model, request.version)
         fault: errors.MsrtError | None = None
@@ -201,6 +211,8 @@ class Serving:
             request.model, request.inputs, request.frames, self._world.now() + request.timeout_s, future,
             request.version, request.outputs, request.trace, request.priority,
         )  # fmt: skip
+        if request.trace and self._trails is not None:
+            self._trails.begin(one)
         self._handle(e.Submit([one]))
         try:
             return await future
@@ -239,7 +251,10 @@ class Serving:
 
     def _handle(self, event: e.Event) -> None:
         now = self._world.now()
-        self._perform(self.dispatcher.handle(event, now), now)
+        actions = self.dispatcher.handle(event, now)
+        self._perform(actions, now)
+        if self._trails is not None and self._trails.active:
+            self._trails.saw(event, actions, now)
         due = self.dispatcher.next_deadline()
         if due < self._timer_at:
             if self._timer is not None:
@@ -258,6 +273,8 @@ class Serving:
             match action:
                 case e.Send():
                     self._send(action)
+                case e.Record():
+                    self._cloud.setup.record(action.entry)
                 case e.Recall():
                     self.engine.send(InferCancel(action.ids))
                 case e.Reply():

@@ -35,6 +35,7 @@ def edge() -> None:
 )
 @click.option("--http", metavar="HOST:PORT", help="Inference, events, metrics. Default: a free loopback port, kept.")
 @click.option("--grpc", metavar="HOST:PORT", help="Inference over gRPC. Default: none.")
+@click.option("--trace", metavar="URL", help="OpenTelemetry collector for spans (OTLP over HTTP). Default: none.")
 @node_options
 def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
     """Join the tree with INVITE (of `msrt invite edge`) and serve; later starts need none.

@@ -22,6 +22,7 @@ from msrt.serving.front import Front, open_front
 from msrt.settings import EdgeConfig
 from msrt.telemetry import logs
 from msrt.telemetry.metrics import Metrics
+from msrt.telemetry.seeing import seen
 from msrt.trust.identity import Identity
 from msrt.world.world import World
 from msrt_edge.front import EdgeFront
@@ -48,9 +49,12 @@ async def serve(config: EdgeConfig, invite: str, stop: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             listen, address, accounts = await _listeners(world, identity, state, config, folder, stack)
             metrics = Metrics("edge", identity.node, process=True)
+            tracer, record = await stack.enter_async_context(
+                seen(config, world, folder, metrics, "edge", identity.node, membership.name, region=membership.region)
+            )
             setup = EdgeSetup(
                 identity=identity, membership=membership, listen=listen, config=config, address=address,
-                tell=tell(folder, config), accounts=accounts, metrics=metrics,
+                tell=tell(folder, config), accounts=accounts, metrics=metrics, tracer=tracer, record=record,
             )  # fmt: skip
             node = Edge(world, setup)
             observe(node)

@@ -19,6 +19,7 @@ from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import fetch_from
 from msrt.dispatch import Config, Dispatcher
+from msrt.dispatch.decisions import Entry
 from msrt.hop import Downlink, Peer, Uplink
 from msrt.inference.local import LocalEngine
 from msrt.joining import Membership, endpoint_for, hello_of, next_boot
@@ -28,6 +29,7 @@ from msrt.protocol.messages import Parent
 from msrt.serving.tally import Tally
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
+from msrt.telemetry.spans import Tracer
 from msrt.trust.certificate import check_certificate
 from msrt.trust.identity import Identity, Purpose, verify
 from msrt.world.world import World
@@ -67,6 +69,9 @@ class EdgeSetup:
     accounts: Callable[[dict[str, str]], None] = lambda _accounts: None
     """Told of the MQTT accounts in force."""
     metrics: Metrics = field(default_factory=Metrics)
+    tracer: Tracer | None = None
+    record: Callable[[Entry], None] = lambda _entry: None
+    """Told of decisions, a share of which `config` asks for."""
 
 
 def build(world: World, setup: EdgeSetup) -> Edge:
@@ -96,11 +101,12 @@ class Edge:
         dispatch = Config(
             window=config.batch_window, max_batch_rows=config.batch_rows, max_items=config.queue_items,
             max_bytes=config.queue_bytes, max_age_s=config.queue_age_s, max_deadline_s=config.request_deadline_max_s,
-            max_attempts=config.request_attempts, stall_floor_s=config.stall_s,
+            max_attempts=config.request_attempts, stall_floor_s=config.stall_s, record_share=config.record_share,
         )  # fmt: skip
         self.dispatcher = Dispatcher(dispatch, world.random)
         self.tally = Tally()
         self.requests = Requests(world, self.dispatcher, self.fleet.validate, self.tally)
+        self.requests.record = setup.record
         self.events = Events(
             world, bound_bytes=config.event_bytes, max_age_s=config.event_age_s, webhook=bool(config.webhook_url)
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msrt import errors
+from msrt.dispatch.decisions import Entry
 from msrt.dispatch.dispatcher import Dispatcher
 from msrt.dispatch.events import (
     Action,
@@ -18,6 +19,7 @@ from msrt.dispatch.events import (
     Failed,
     ModelsReady,
     Recall,
+    Record,
     Reject,
     Reply,
     Request,
@@ -43,6 +45,7 @@ from msrt.protocol.messages import (
 from msrt.protocol.packing import frame_size
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.tally import Row, Tally
+from msrt.serving.trails import Trails
 from msrt.world.world import World
 
 __all__ = ["Requests", "Worker"]
@@ -91,6 +94,10 @@ class Requests:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._arrived: list[Request] = []
+        self.trails: Trails | None = None
+        """Of traced requests, where there is a collector."""
+        self.record: Callable[[Entry], None] = lambda _entry: None
+        """Where drawn decisions are written down."""
 
     # --- devices ------------------------------------------------------------------------------------------
 
@@ -143,6 +150,8 @@ class Requests:
             request.sequence, request.sequence_start, request.sequence_end,
             hedgeable=request.model not in self.unhedged, hops=request.hops,
         )  # fmt: skip
+        if request.trace and self.trails is not None:
+            self.trails.begin(one)
         if not self._arrived:
             loop.call_soon(self._submit_arrived)
         self._arrived.append(one)
@@ -197,7 +206,10 @@ class Requests:
 
     def _handle(self, event: Event) -> None:
         now = self._world.now()
-        self._perform(self._dispatcher.handle(event, now), now)
+        actions = self._dispatcher.handle(event, now)
+        self._perform(actions, now)
+        if self.trails is not None and self.trails.active:
+            self.trails.saw(event, actions, now)
         due = self._dispatcher.next_deadline()
         if due < self._timer_at:
             if self._timer is not None:
@@ -237,6 +249,8 @@ class Requests:
                 if worker is not None:
                     with contextlib.suppress(errors.Disconnected, errors.Overloaded):
                         worker.send(InferCancel(action.ids))
+            elif isinstance(action, Record):
+                self.record(action.entry)
         for (_, peer), replies in batches.items():
             self._reply(peer, replies)
 

@@ -17,6 +17,8 @@ from msrt.protocol.messages import Infer, InferCancel
 from msrt.serving.asked import Asked
 from msrt.serving.backend import Buffer, InferAnswer, InferRequest
 from msrt.serving.relay import Relay
+from msrt.serving.traced import Tracing, staged
+from msrt.telemetry.spans import CHOSEN
 from msrt_edge.neighbours import Neighbours
 from msrt_edge.stages.caching import Caching
 from msrt_edge.stages.call import Call
@@ -54,9 +56,13 @@ class Service:
         self._chains: dict[str, _Chain] = {}
         self._entries: dict[str, Call] = {}
         """Models that take more than dispatch: those with stages, and those that nobody here has."""
-        self.relay = Relay(edge.world.now)
+        tracer = self._tracer = edge.setup.tracer
+        self._tracing = Tracing(tracer, self._named) if tracer is not None else None
+        if self._tracing is not None:
+            edge.requests.trails = self._tracing.trails
+        self.relay = Relay(edge.world.now, tracer)
         self.neighbours = Neighbours(edge.world, edge.hello, edge.endpoint, self.relay)
-        self.overflowing = Overflowing(edge.world, self.relay, self._reach, self._overflows, edge.requests)
+        self.overflowing = Overflowing(edge.world, self.relay, self._reach, self._overflows, edge.requests, tracer)
         edge.requests.spill = self.overflowing.spill
         self._asked = Asked(self._peer_asks)
 
@@ -71,6 +77,12 @@ class Service:
 
     def infer(self, request: InferRequest) -> Awaitable[InferAnswer]:
         """One request of the HTTP front, or of our own."""
+        tracing = self._tracing
+        if tracing is not None and tracing.wants(request.trace, request.hops):
+            return tracing.infer(request, self._enter)
+        return self._enter(request)
+
+    def _enter(self, request: InferRequest) -> Awaitable[InferAnswer]:
         entry = self._entries.get(request.model)
         if entry is None:
             return self._edge.requests.infer(request)
@@ -78,7 +90,9 @@ class Service:
 
     def from_peer(self, peer: Peer, message: Infer, frames: list[Buffer]) -> None:
         """Requests of a client, a neighbour or the cloud."""
-        if message.model in self._entries:
+        if self._tracing is not None and self._tracing.wants(message.trace, message.hops):
+            self._asked.received(peer, msgspec.structs.replace(message, trace=message.trace or CHOSEN), frames)
+        elif message.model in self._entries:
             self._asked.received(peer, message, frames)
         else:
             self._edge.requests.from_client(peer, message, frames)
@@ -134,17 +148,27 @@ class Service:
         chain = self._chains[model] = _Chain(policy)
         call: Call = self._base
         if policy.shadow:
-            chain.mirroring = Mirroring(world, model, policy, call, self._edge.requests.infer, self._room(model))
-            call = chain.mirroring.infer
+            chain.mirroring = Mirroring(
+                world, model, policy, call, self._staged("shadow", self._edge.requests.infer), self._room(model)
+            )
+            call = self._staged("mirrored", chain.mirroring.infer)
         if policy.escalate_to:
             known = fleet.manifests
             chain.cascading = Cascading(world, policy, call, self._up, lambda m, v: known.get((m, v)), self._tier)
-            call = chain.cascading.infer
+            call = self._staged("cascade", chain.cascading.infer)
         if policy.cache_bytes:
             chain.caching = Caching(world, policy, lambda r: fleet.settled(r.model, r.version), call, self._edge.tally)
-            call = chain.caching.infer
+            call = self._staged("cache", chain.caching.infer)
         chain.entry = _prioritised(call, policy.priority) if policy.priority else call
         return chain
+
+    def _staged(self, name: str, call: Call) -> Call:
+        return staged(self._tracer, name, call)
+
+    def _named(self, node: str) -> str:
+        """A device's name, for people."""
+        seen = self._edge.fleet.devices.get(node)
+        return seen.peer.name if seen is not None else self._edge.certificate.name if node == self._edge.node else node
 
     def _base(self, request: InferRequest) -> Awaitable[InferAnswer]:
         """The last step: our own devices, or others at once where none of ours has it."""
@@ -170,7 +194,7 @@ class Service:
     async def _up(self, request: InferRequest) -> InferAnswer:
         """The larger model of a cascade: here if somebody has it, else in the tier above."""
         if self._edge.fleet.ready_model(request.model):
-            return await self.infer(request)
+            return await self._enter(request)
         cloud = self._edge.uplink.peer
         if cloud is None or not cloud.live:
             raise errors.Unavailable("the cloud is away")

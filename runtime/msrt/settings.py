@@ -85,6 +85,15 @@ class MasterConfig(NodeConfig, frozen=True, kw_only=True):
     """Nodes and clients below this one at a time; one more is refused as overloaded."""
     client_sessions: Count = 256
     """Sessions of one client's or operator's identity at a time; one more is refused as overloaded."""
+    trace: str = ""
+    """OpenTelemetry collector that gets spans (OTLP over HTTP), http://HOST:4318; empty: as OTEL_EXPORTER_OTLP_ENDPOINT
+    says, else none. Needs msrt[trace]."""
+    trace_share: Share = 0.01
+    """Of the requests whose caller says nothing of it, those that are traced; who asks for it always is."""
+    record_share: Share = 0.0
+    """Of the dispatcher's decisions, those that are written to `decisions.jsonl` in the state directory."""
+    record_bytes: Bytes = 64 * MIB
+    """Size of that file, with the one before it."""
 
     def __post_init__(self) -> None:
         if self.listen:

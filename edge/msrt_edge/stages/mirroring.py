@@ -74,9 +74,7 @@ class Mirroring:
 
     async def _copy(self, request: InferRequest, answer: InferAnswer, took: float) -> None:
         began = self._world.now()
-        copy = msgspec.structs.replace(
-            request, version=self._version, priority=-1, timeout_s=COPY_S, hops=HOPS, trace=""
-        )
+        copy = msgspec.structs.replace(request, version=self._version, priority=-1, timeout_s=COPY_S, hops=HOPS)
         try:
             found = await self._shadow(copy)
             self.report.against = answer.version

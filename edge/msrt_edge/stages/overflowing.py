@@ -14,6 +14,9 @@ from msrt.dispatch.overflow import TRIES, Path, choose
 from msrt.hop import Peer
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.relay import Relay
+from msrt.serving.traced import traced
+from msrt.telemetry.context import is_sampled
+from msrt.telemetry.spans import Tracer
 from msrt.world.world import World
 from msrt_edge.stages.call import marked
 
@@ -47,7 +50,9 @@ class Overflowing:
         reach: Callable[[str, float], Awaitable[Peer]],
         allowed: Callable[[str], bool],
         served: Spilled,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._world, self._relay, self._reach, self._allowed, self._served = world, relay, reach, allowed, served
         self._paths: dict[str, Path] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,6 +111,11 @@ class Overflowing:
 
     async def ask(self, request: InferRequest, asker: str = "") -> InferAnswer:
         """The cheapest way, then the next. Raises what the last one said, Unavailable without any."""
+        if self._tracer is not None and is_sampled(request.trace):
+            return await traced(self._tracer, "overflow", request, lambda asked: self._ask(asked, asker))
+        return await self._ask(request, asker)
+
+    async def _ask(self, request: InferRequest, asker: str) -> InferAnswer:
         until = self._world.now() + request.timeout_s * MARGIN
         tried: list[str] = []
         error: errors.MsrtError = errors.Unavailable("no other region can be asked")

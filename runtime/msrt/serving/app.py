@@ -33,6 +33,8 @@ from msrt.serving.parameters import classified, labels_of
 from msrt.serving.repository import Repository
 from msrt.serving.routes import METHODS, NEEDS, Ask, Route, find_route
 from msrt.serving.sse import stream_events
+from msrt.serving.traced import TRACEPARENT
+from msrt.telemetry.context import joined
 from msrt.trust.roles import Right
 
 __all__ = ["App", "AppConfig", "failed"]
@@ -166,7 +168,7 @@ class App:
         timeout_s = self.config.timeout_s
         if b"msrt-deadline-ms" in headers:
             timeout_s = _milliseconds(headers[b"msrt-deadline-ms"])
-        trace = headers.get(b"traceparent", b"").decode("latin-1")[:64]
+        trace = _trace(headers) if b"traceparent" in headers else ""
         length = headers.get(LENGTH_HEADER)
         return decode_infer(body, route.model, route.version, timeout_s=timeout_s, trace=trace, length=length)
 
@@ -188,6 +190,8 @@ class App:
         ident, request, how = self.decode(route, headers, body)
         answer = await self._backend.infer(request)
         said, body = self.encode(route.model, ident, answer, how)
+        if TRACEPARENT in answer.marks:
+            said.append((b"traceparent", str(answer.marks[TRACEPARENT]).encode("ascii", "replace")))
         if b"accept-encoding" in headers:
             encoding = encoding_for(headers[b"accept-encoding"], len(body))
             if encoding:
@@ -301,6 +305,10 @@ def failed(error: MsrtError) -> tuple[int, Headers, bytes]:
     elif status == 413:
         headers.append((b"connection", b"close"))
     return status, headers, body
+
+
+def _trace(headers: Mapping[bytes, bytes]) -> str:
+    return joined(headers[b"traceparent"].decode("latin-1"), headers.get(b"tracestate", b"").decode("latin-1"))
 
 
 def _milliseconds(value: bytes) -> float:

@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import msgspec
+
 from msrt import errors
 from msrt.dispatch.batching import split
 from msrt.hop import Peer
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred
 from msrt.serving.backend import Buffer, InferAnswer, InferRequest
+from msrt.telemetry.context import is_sampled
+from msrt.telemetry.spans import CLIENT, Tracer
 
 __all__ = ["Passed", "Relay"]
 
@@ -27,8 +31,8 @@ class Passed:
 class Relay:
     """All that this node has asked of others. `now`: to say what is left."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], float], tracer: Tracer | None = None) -> None:
+        self._now, self._tracer = now, tracer
         self._next = 1
         self._open: dict[int, tuple[Peer, asyncio.Future[Passed]]] = {}
 
@@ -37,6 +41,22 @@ class Relay:
 
     async def ask(self, peer: Peer, request: InferRequest, within_s: float, hops: int) -> Passed:
         """Raises what the other answers with, Disconnected, Overloaded, FrameTooLarge, DeadlineExceeded."""
+        if self._tracer is None or not is_sampled(request.trace):
+            return await self._ask(peer, request, within_s, hops)
+        span = self._tracer.start("relay", request.trace, CLIENT)
+        span.set(model=request.model, peer=peer.name, node=peer.node, hops=hops)
+        code = "cancelled"
+        try:
+            passed = await self._ask(peer, msgspec.structs.replace(request, trace=span.trace), within_s, hops)
+            code = ""
+            return passed
+        except errors.MsrtError as error:
+            code = error.code
+            raise
+        finally:
+            span.end(error=code)
+
+    async def _ask(self, peer: Peer, request: InferRequest, within_s: float, hops: int) -> Passed:
         ident, self._next = self._next, self._next + 1
         future: asyncio.Future[Passed] = asyncio.get_running_loop().create_future()
         rows = request.inputs[0].shape[0] if request.inputs and request.inputs[0].shape else 1

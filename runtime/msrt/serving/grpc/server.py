@@ -20,6 +20,8 @@ from msrt.serving.grpc.looks import LOOKS, Look, Looks
 from msrt.serving.grpc.stream import Stream
 from msrt.serving.oip import status_of
 from msrt.serving.parameters import classified, labels_of
+from msrt.serving.traced import TRACEPARENT
+from msrt.telemetry.context import joined
 from msrt.trust.roles import Right
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it reads this once, and else writes to stderr past our log
@@ -147,7 +149,10 @@ class GrpcServer:
         self.in_flight += 1
         try:
             question = self._ask(data, context)
-            answer = self._tell(question, await self._backend.infer(question.request))
+            found = await self._backend.infer(question.request)
+            answer = self._tell(question, found)
+            if TRACEPARENT in found.marks:
+                context.set_trailing_metadata(((TRACEPARENT, str(found.marks[TRACEPARENT])),))
             self.responses["OK"] += 1
             return answer
         except MsrtError as error:
@@ -161,11 +166,13 @@ class GrpcServer:
         timeout_s, left = self.config.timeout_s, context.time_remaining()
         if left is not None and left < timeout_s:
             timeout_s = left
-        trace = ""
+        trace = state = ""
         for name, value in metadata:
             if name == "traceparent":
-                trace = str(value)[:64]
-        return decode_request(data, timeout_s=timeout_s, trace=trace)
+                trace = str(value)
+            elif name == "tracestate":
+                state = str(value)
+        return decode_request(data, timeout_s=timeout_s, trace=joined(trace, state) if trace else "")
 
     def _tell(self, question: Question, answer: InferAnswer) -> bytes:
         model = question.request.model

@@ -1,0 +1,168 @@
+"""Spans to a collector over OTLP/HTTP, by OpenTelemetry's own SDK: the only file that imports it.
+
+Its batch thread sends; what is handed to it is bounded here. A collector that is away costs spans, which are counted,
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from msrt.errors import InvalidConfig, LocalError
+from msrt.telemetry.spans import CLIENT, INTERNAL, SERVER, Span, Tracer
+
+if TYPE_CHECKING:
+    from msrt.protocol.messages import Mark
+    from msrt.world.world import World
+
+__all__ = ["OtlpSink", "collector_of", "open_tracer"]
+
+log = structlog.get_logger()
+PATH: Final = "/v1/traces"
+WAITING: Final = 4096
+"""Spans that may wait for the thread; one more is dropped and counted."""
+BATCH: Final = 256
+EVERY_MS: Final = 1000
+TIMEOUT_S: Final = 2.0
+"""Of one batch, its repeats included."""
+DEVICES: Final = 4096
+
+
+def collector_of(endpoint: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Where spans go: as set, else as OpenTelemetry's variables say; empty: nowhere. Raises InvalidConfig."""
+    whole = "" if endpoint else environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+    url = whole or endpoint or environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    if not url or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return ""
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise InvalidConfig(f"{url!r} is no collector's URL", hint="OTLP over HTTP: http://HOST:4318")
+    return url if whole or urlsplit(url).path.endswith(PATH) else url.rstrip("/") + PATH
+
+
+def open_tracer(
+    endpoint: str, share: float, world: World, role: str, node: str, name: str, **attributes: Mark
+) -> Tracer | None:
+    """A tracer, where there is a collector. `attributes` stand on each span of this node. Raises InvalidConfig,
+    LocalError (msrt[trace] is not installed)."""
+    url = collector_of(endpoint)
+    if not url:
+        return None
+    sink = OtlpSink(url, f"msrt-{role}", node, name)
+    return Tracer(sink, share=share, rng=world.random, now=world.now, wall=world.wall, attributes=attributes)
+
+
+class OtlpSink:
+    """The SDK's batch processor behind our bounds and counts."""
+
+    def __init__(self, url: str, service: str, node: str, name: str) -> None:
+        try:
+            from opentelemetry import trace  # noqa: PLC0415 - an extra
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+            from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
+            from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+            from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
+        except ImportError as error:
+            raise LocalError("traces need OpenTelemetry's SDK", hint="pip install 'msrt[trace]'") from error
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # we say it, once
+        self._trace, self._sdk, self._scope = trace, sdk, InstrumentationScope("msrt")
+        self._kinds = {
+            INTERNAL: trace.SpanKind.INTERNAL, SERVER: trace.SpanKind.SERVER, CLIENT: trace.SpanKind.CLIENT,
+        }  # fmt: skip
+        self._resource = Resource.create(
+            {"service.name": service, "service.instance.id": node or name, "host.name": name}
+        )
+        self._resource_type = Resource
+        self._devices: dict[str, Any] = {}
+        self._handed = self._full = 0
+        self._exporter = _Counting(OTLPSpanExporter(endpoint=url, timeout=TIMEOUT_S), url)
+        exporter: Any = self._exporter
+        self._processor: Any = BatchSpanProcessor(
+            exporter, max_queue_size=2 * WAITING, schedule_delay_millis=EVERY_MS, max_export_batch_size=BATCH
+        )
+
+    @property
+    def sent(self) -> int:
+        return self._exporter.sent
+
+    @property
+    def dropped(self) -> int:
+        return self._exporter.lost + self._full
+
+    def emit(self, span: Span, began: float, ended: float) -> None:
+        if self._handed - self._exporter.taken >= WAITING:
+            self._full += 1
+            return
+        self._handed += 1
+        trace = self._trace
+        status = trace.Status(trace.StatusCode.ERROR, span.error) if span.error else trace.Status()
+        self._processor.on_end(
+            self._sdk.ReadableSpan(
+                span.name,
+                self._context(span.context, remote=False),
+                None if span.parent is None else self._context(span.parent, remote=span.kind == SERVER),
+                self._resource if not span.owner else self._device(span.owner),
+                span.attributes,
+                links=[trace.Link(self._context(link, remote=False)) for link in span.links],
+                kind=self._kinds[span.kind],
+                status=status,
+                start_time=int(began * 1e9),
+                end_time=int(ended * 1e9),
+                instrumentation_scope=self._scope,
+            )
+        )
+
+    def _context(self, context: Any, *, remote: bool) -> Any:
+        trace = self._trace
+        state = trace.TraceState.from_header([context.state]) if context.state else None
+        return trace.SpanContext(context.trace_id, context.span_id, remote, trace.TraceFlags(1), state)
+
+    def _device(self, name: str) -> Any:
+        if name not in self._devices:
+            if len(self._devices) >= DEVICES:
+                self._devices.clear()
+            self._devices[name] = self._resource_type.create({"service.name": "msrt-device", "host.name": name})
+        return self._devices[name]
+
+    def close(self) -> None:
+        self._exporter.closing = True
+        self._processor.shutdown()
+
+
+class _Counting:
+    """A SpanExporter: the SDK's, with what became of the spans. Called by its thread only."""
+
+    def __init__(self, exporter: Any, url: str) -> None:
+        self._exporter, self._url = exporter, url
+        self.taken = self.sent = self.lost = 0
+        self.closing = self._failing = False
+
+    def export(self, spans: Sequence[Any]) -> Any:
+        from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - see OtlpSink
+
+        self.taken += len(spans)
+        if self.closing and self._failing:  # nobody waits for a collector that is away
+            self.lost += len(spans)
+            return SpanExportResult.FAILURE
+        found = self._exporter.export(spans)
+        failed = found is not SpanExportResult.SUCCESS
+        if failed:
+            self.lost += len(spans)
+        else:
+            self.sent += len(spans)
+        if failed != self._failing:
+            self._failing = failed
+            (log.warning if failed else log.info)("trace.collector_away" if failed else "trace.sent", url=self._url)
+        return found
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return bool(self._exporter.force_flush(timeout_millis))
