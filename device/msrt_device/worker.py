@@ -283,8 +283,8 @@ class Device:
             peer.send(report)
 
     async def _load(self) -> None:
-        """Numbers every few seconds, failures of models among them."""
-        failures = -1
+        """Numbers every few seconds, failures of models and versions that left among them."""
+        known = (-1, -1)
         while True:
             await asyncio.sleep(LOAD_S)
             self.slots.count()
@@ -295,9 +295,10 @@ class Device:
                 continue
             with contextlib.suppress(errors.Disconnected, errors.Overloaded):
                 peer.send(Load(self._values()))
-            now = sum(report.failures for report in self.slots.reports())
-            if now != failures:
-                failures = now
+            reports = self.slots.reports()
+            now = (sum(report.failures for report in reports), len(reports))
+            if now != known:
+                known = now
                 self._report_due.set()
 
     async def _yield_to_serving(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
@@ -138,7 +139,8 @@ class Keeper:
                 slot.retry_at = self._world.now() + _IN_USE_S
                 return
             data = await self._fetch(manifest.variants[slot.variant].digest)
-            model, _ = await self._world.offload(load_variant, self._engine, data, manifest, self._world.now, calls=1)
+            once = functools.partial(load_variant, calls=1)
+            model, _ = await self._world.offload(once, self._engine, data, manifest, self._world.now)
         except MsrtError as error:
             self._failed(slot, error)
             return
