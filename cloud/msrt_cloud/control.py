@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -19,6 +19,7 @@ from msrt_cloud import status
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
+from msrt_cloud.stats import serving_rows
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
@@ -86,6 +87,14 @@ class ModelRollout(_Params, frozen=True):
     canary: str = ""
     selector: str = ""
     window_s: float = 0.0
+    traffic: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0
+    """Share of the requests; 0: by devices alone."""
+
+
+class ModelStats(_Params, frozen=True):
+    """See `msrt model stats`."""
+
+    model: str = ""
 
 
 class ModelHere(_Params, frozen=True):
@@ -149,6 +158,7 @@ class Control:
             "model.unload": (ModelHere, self._model_unload),
             "model.policy": (ModelPolicyAsk, policies.policy),
             "model.shadow": (ModelShadow, policies.shadow),
+            "model.stats": (ModelStats, self._model_stats),
             "train.run": (TrainRun, self._train_run),
             "train.status": (JobName, self._train_status),
             "train.report": (JobName, self._train_report),
@@ -266,7 +276,12 @@ class Control:
         return status.show_model(manifest, report)
 
     async def _model_rollout(self, _peer: Peer, p: ModelRollout) -> object:
-        return await self._cloud.rollouts.begin(p.model, p.version, p.canary, p.selector, p.window_s)
+        return await self._cloud.rollouts.begin(p.model, p.version, p.canary, p.selector, p.window_s, traffic=p.traffic)
+
+    async def _model_stats(self, _peer: Peer, p: ModelStats) -> object:
+        if p.model and p.model not in self._cloud.writer.state.models:
+            raise errors.NotFound(f"no model is named {p.model!r}", hint="msrt model list")
+        return serving_rows(self._cloud, p.model)
 
     async def _rollout_status(self, _peer: Peer, p: ModelName) -> object:
         return self._cloud.rollouts.status(p.model)

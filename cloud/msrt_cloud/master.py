@@ -18,12 +18,22 @@ from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import receive, serve
 from msrt.dispatch.decisions import Entry
+from msrt.dispatch.sequential import Limits
 from msrt.hop import Downlink, Peer, StreamSink
 from msrt.joining import next_boot
 from msrt.journal.log import Log
 from msrt.journal.writer import Writer
 from msrt.links.link import Buffer, Credentials
-from msrt.protocol.messages import FleetReport, Follow, Load, Message, Parent, StreamOpen, TrainProgress
+from msrt.protocol.messages import (
+    FleetReport,
+    Follow,
+    Load,
+    Message,
+    Parent,
+    ServingReport,
+    StreamOpen,
+    TrainProgress,
+)
 from msrt.settings import CloudConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
@@ -34,12 +44,14 @@ from msrt.trust.roles import Role, check_call
 from msrt.world.world import World
 from msrt_cloud.control import Control
 from msrt_cloud.events import Events
+from msrt_cloud.evidence import Bounds
 from msrt_cloud.feed import Feed
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.gate import CloudGate
 from msrt_cloud.registry import Prepare, Registry
 from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
+from msrt_cloud.served import Served
 from msrt_cloud.serving import Serving
 from msrt_cloud.training import Means, Training
 
@@ -82,6 +94,7 @@ class Cloud:
         )
         self.artifacts = ArtifactStore(world)
         self.fleet = Fleet()
+        self.served = Served()
         self._began = world.now()
         self._closing = asyncio.Event()
         self.writer: Writer
@@ -125,8 +138,15 @@ class Cloud:
         self.writer = Writer(opened, world.offload, compact_every=config.journal_snapshot_entries)
         self.events = Events(world, world.disk.store("events"), config.event_bytes)
         self.registry = Registry(world, self.identity, self.writer, self.artifacts, setup.prepare)
-        pace = Pace(config.rollout_window_s, config.rollout_ready_s, config.rollout_failures)
-        self.rollouts = Rollouts(world, self.writer, self.fleet, pace)
+        pace = Pace(
+            config.rollout_window_s, config.rollout_ready_s, config.rollout_failures, config.rollout_evidence_s,
+            config.rollout_undecided,
+        )  # fmt: skip
+        bounds = Bounds(
+            config.rollout_failures, config.rollout_slow, config.rollout_disagreement,
+            Limits(config.rollout_alpha, config.rollout_beta),
+        )  # fmt: skip
+        self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
             setup.workshop, config.rejoin_leases * config.lease_s,
@@ -204,6 +224,8 @@ class Cloud:
                 self.feed.follow(peer, message)
             case FleetReport():
                 self.training.devices_changed(self.fleet.report(peer.node, message))
+            case ServingReport():
+                self.served.report(peer.node, message, self.world.now())
             case TrainProgress():
                 self.training.progress(peer, message)
             case Load():

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from msrt.dispatch.canary import is_canary
+from msrt.dispatch.sequential import Finding
 from msrt.protocol.messages import DeviceRecord, ModelState
+from msrt_cloud.evidence import Evidence
 
 __all__ = ["TABLE", "Decision", "Pace", "Rollout", "Seen", "Stage", "Verdict"]
 
@@ -34,12 +36,14 @@ class Verdict(enum.Enum):
     HEALTHY = "healthy"
     PROVEN = "proven"
     BAD = "bad"
+    UNDECIDED = "undecided"
 
 
 TABLE: Final[dict[tuple[Stage, Verdict], Stage]] = {
     (Stage.CANARY, Verdict.PROVEN): Stage.LIVE,
     (Stage.CANARY, Verdict.NOBODY): Stage.LIVE,
     (Stage.CANARY, Verdict.BAD): Stage.ROLLED_BACK,
+    (Stage.CANARY, Verdict.UNDECIDED): Stage.ROLLED_BACK,
     (Stage.LIVE, Verdict.PROVEN): Stage.DONE,
     (Stage.LIVE, Verdict.BAD): Stage.ROLLED_BACK,
 }
@@ -59,6 +63,10 @@ class Pace:
     """How long devices may take to fetch, load and warm a version."""
     failures: float = 0.02
     """Share of a device's requests that may fail."""
+    evidence_s: float = 600.0
+    """How long a canary by share of the traffic may stay undecided."""
+    undecided: str = "rollback"
+    """What becomes of it then: rollback, or promote."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,14 @@ class Decision:
 class Rollout:
     """Watches one version of one model."""
 
-    def __init__(self, model: str, version: int, canary: str, stage: Stage, *, pace: Pace, now: float) -> None:
+    def __init__(
+        self, model: str, version: int, canary: str, stage: Stage, *, pace: Pace, now: float,
+        evidence: Evidence | None = None, traffic: float = 0.0,
+    ) -> None:  # fmt: skip
+        """`traffic`: it gets this share of the requests, and goes on only when `evidence` says so."""
         self.model, self.version, self.canary, self.stage, self.pace = model, version, canary, stage, pace
-        self._since = self._heard = now
+        self.evidence, self.traffic = evidence, traffic
+        self._began = self._since = self._heard = now
         self._healthy_since: float | None = None
         self.ready = self.expected = 0
 
@@ -92,11 +105,31 @@ class Rollout:
         if self.stage is Stage.CANARY:
             watched = [s for s in watched if is_canary(self.canary, s.region, s.device.node, self.model)]
         verdict, reason = self._judge(watched, now)
+        if self.stage is Stage.CANARY and self.evidence is not None:
+            verdict, reason = self._weigh(self.evidence, verdict, reason, now)
         following = TABLE.get((self.stage, verdict))
         if following is None:
             return None
         self.stage, self._since, self._healthy_since = following, now, None
         return Decision(following, reason)
+
+    def _weigh(self, evidence: Evidence, verdict: Verdict, reason: str, now: float) -> tuple[Verdict, str]:
+        """What its requests say, over what its devices look like: a version that does not load, warm or stay up needs
+        no requests to be bad."""
+        if verdict is Verdict.BAD:
+            return verdict, reason
+        if evidence.finding is Finding.BAD:
+            return Verdict.BAD, evidence.against()
+        if not self.traffic:
+            return verdict, reason
+        if evidence.finding is Finding.GOOD and verdict is Verdict.PROVEN:
+            return verdict, evidence.summary()
+        if now - self._began < self.pace.evidence_s:
+            return Verdict.WAITING, ""
+        known = f"undecided after {self.pace.evidence_s:g} s ({evidence.summary()})"
+        if self.pace.undecided == "promote" and verdict is Verdict.PROVEN:
+            return verdict, f"{known}: it goes on, as rollout_undecided says"
+        return Verdict.UNDECIDED, known
 
     def _judge(self, watched: Sequence[Seen], now: float) -> tuple[Verdict, str]:
         states = [(s.device, self._state(s.device)) for s in watched]
@@ -114,7 +147,8 @@ class Rollout:
                 continue
             if model.state == "failed":
                 return Verdict.BAD, f"{device.name} could not load it: {model.error}"
-            if model.failures >= MIN_FAILURES and model.failures > self.pace.failures * model.requests:
+            counted = self.traffic and self.stage is Stage.CANARY  # then they are weighed, beside the stable version's
+            if not counted and model.failures >= MIN_FAILURES and model.failures > self.pace.failures * model.requests:
                 return Verdict.BAD, f"{device.name} failed {model.failures} of {model.requests} requests"
         if self.ready < self.expected:
             self._healthy_since = None

@@ -14,8 +14,10 @@ from msrt.journal.facts import Entry, Key, RolloutSet
 from msrt.journal.state import State
 from msrt.journal.writer import Writer
 from msrt.world.world import World
+from msrt_cloud.evidence import Bounds, Evidence
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.rollout import Decision, Pace, Rollout, Seen, Stage
+from msrt_cloud.served import Served
 
 __all__ = ["Rollouts"]
 
@@ -29,8 +31,9 @@ OVER = frozenset({Stage.ROLLED_BACK.value, WITHDRAWN})
 class Rollouts:
     """All rollouts of one cloud. What the journal says survives; the clocks begin again after a restart."""
 
-    def __init__(self, world: World, writer: Writer, fleet: Fleet, pace: Pace) -> None:
+    def __init__(self, world: World, writer: Writer, fleet: Fleet, pace: Pace, served: Served, bounds: Bounds) -> None:
         self._world, self._writer, self._fleet, self._pace = world, writer, fleet, pace
+        self._served, self._bounds = served, bounds
         self._active: dict[Key, Rollout] = {}
         self._windows: dict[Key, float] = {}
         self._done: dict[Key, tuple[int, str]] = {}
@@ -51,8 +54,17 @@ class Rollouts:
         active = self._active.get(fact.key)
         if active is None or active.version != fact.version:
             pace = replace(self._pace, window_s=self._windows.get(fact.key, self._pace.window_s))
-            active = Rollout(fact.model, fact.version, fact.canary, Stage(fact.state), pace=pace, now=now)
+            stage = Stage(fact.state)
+            evidence = Evidence(fact.version, fact.previous, self._bounds) if stage is Stage.CANARY else None
+            active = Rollout(
+                fact.model, fact.version, fact.canary, stage, pace=pace, now=now,
+                evidence=evidence if fact.previous else None, traffic=fact.traffic,
+            )  # fmt: skip
             self._active[fact.key] = active
+        if active.evidence is not None and active.stage is Stage.CANARY:
+            policy = self._writer.state.policies.get(fact.model)
+            shadowed = policy is not None and policy.shadow == fact.version
+            active.evidence.look(self._served.totals(fact.model), shadowed=shadowed)
         decision = active.observe(self._targets(fact), now)
         if decision is not None:
             await self._decided(fact, decision)
@@ -91,8 +103,9 @@ class Rollouts:
         )
 
     async def begin(
-        self, model: str, version: int, canary: str, selector: str, window_s: float, region: str = ""
-    ) -> dict[str, object]:
+        self, model: str, version: int, canary: str, selector: str, window_s: float, region: str = "",
+        traffic: float = 0.0,
+    ) -> dict[str, object]:  # fmt: skip
         """Write down that a version should run: in this region, whatever the tree does, or in the tree, where it then
         holds for regions that were apart as well. Raises NotFound, InvalidAddress."""
         versions = self._writer.state.models.get(model)
@@ -102,6 +115,7 @@ class Rollouts:
         if version not in versions:
             known = ", ".join(map(str, sorted(versions)))
             raise errors.NotFound(f"{model} has no version {version}", hint=f"it has {known}")
+        canary = canary or ("100%" if traffic else "")
         first, share = parse_canary(canary)
         targets = self._fleet.matching(selector)
         if region:
@@ -114,8 +128,11 @@ class Rollouts:
         previous = _serving(before)
         if previous == version:
             previous = before.previous if before else 0
+        if traffic and not previous:
+            canary = ""  # the first one: there is nothing that could answer the other requests
         state = Stage.CANARY.value if canary and targets else Stage.LIVE.value
-        fact = RolloutSet(model, version, previous, selector, canary, state, "", self._world.wall(), region)
+        share = traffic if state == Stage.CANARY.value else 0.0
+        fact = RolloutSet(model, version, previous, selector, canary, state, "", self._world.wall(), region, share)
         self._windows[fact.key] = window_s or self._pace.window_s
         self._active.pop(fact.key, None)
         self._done.pop(fact.key, None)
@@ -167,7 +184,8 @@ class Rollouts:
             "model": model, "version": fact.version, "previous": fact.previous, "canary": fact.canary,
             "selector": fact.selector, "state": Stage.DONE.value if through else fact.state,
             "reason": done[1] if through and done else fact.reason, "ready": ready, "matching": len(targets),
-            "watched": active.expected if active else 0,
+            "watched": active.expected if active else 0, "traffic": fact.traffic,
+            "evidence": active.evidence.rows() if active and active.evidence else [],
         }  # fmt: skip
 
     async def rollback(self, model: str) -> dict[str, object]:

@@ -318,5 +318,6 @@ def _versions(rollout: RolloutSet, node: str) -> list[int]:
         return [rollout.previous] if rollout.previous else []
     if rollout.state == "canary" and rollout.previous:
         first = is_canary(rollout.canary, "", node, rollout.model)
-        return [rollout.version, rollout.previous] if first else [rollout.previous]
+        pair = [rollout.version, rollout.previous] if first else [rollout.previous]
+        return pair[::-1] if rollout.traffic else pair  # one process is no sample: here the stable one answers
     return [rollout.version]

@@ -40,6 +40,7 @@ from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
 from msrt_edge.placement import wanted_digests
 from msrt_edge.requests import Requests
+from msrt_edge.served import Served
 from msrt_edge.service import Service
 from msrt_edge.sides import Above, Below
 from msrt_edge.telling import Part, report
@@ -127,6 +128,7 @@ class Edge:
         me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(world, me, self.device_peers, self.fetch, config.update_streams)
         self.downlink: Downlink | None = None
+        self._served = Served(self)
         self._prefetch_due = asyncio.Event()
         self.cloud_left_at = world.now()
 
@@ -295,6 +297,7 @@ class Edge:
                 if not fleet.telling.whole or self.world.now() >= due:
                     due = self.world.now() + REPORT_S
                     self._tell(peer, fleet.telling.of_sweep(fleet.everyone))
+                    self._served.tell(peer)
                 if fleet.telling.changed:
                     fleet.changed.set()
             await asyncio.sleep(REPORT_GAP_S)

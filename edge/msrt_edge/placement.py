@@ -69,7 +69,8 @@ def _versions(rollout: RolloutSet, device: Device) -> list[int]:
     if rollout.state == "canary" and not is_canary(rollout.canary, device.region, device.node, rollout.model):
         return [rollout.previous] if rollout.previous else []
     if rollout.state == "canary" and rollout.previous:
-        return [rollout.version, rollout.previous]
+        pair = [rollout.version, rollout.previous]
+        return pair[::-1] if rollout.traffic else pair  # its own sensors are read by the version that serves
     return [rollout.version]
 
 
@@ -100,6 +101,8 @@ def version_table(rollout: RolloutSet, ready: Mapping[str, frozenset[int]]) -> V
     """
     if rollout.state == "rolled_back":
         return VersionTable(rollout.model, rollout.previous)
+    if rollout.state == "canary" and rollout.traffic and rollout.previous:
+        return VersionTable(rollout.model, rollout.previous, rollout.version, share=rollout.traffic)
     holders = frozenset(node for node, versions in ready.items() if rollout.version in versions)
     others = any(rollout.previous in versions for node, versions in ready.items() if node not in holders)
     if not rollout.previous or rollout.previous == rollout.version or (holders and not others):

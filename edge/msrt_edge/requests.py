@@ -138,8 +138,8 @@ class Requests:
 
     # --- callers ------------------------------------------------------------------------------------------
 
-    def infer(self, request: InferRequest) -> asyncio.Future[InferAnswer]:
-        """One request of the HTTP front. Requests of one loop turn are submitted together."""
+    def infer(self, request: InferRequest, *, copy: bool = False) -> asyncio.Future[InferAnswer]:
+        """One request of the HTTP front, or a copy of one. Requests of one loop turn are submitted together."""
         self._validate(request.model, request.version, request.inputs, request.frames)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[InferAnswer] = loop.create_future()
@@ -148,7 +148,7 @@ class Requests:
             request.model, request.inputs, request.frames, now + request.timeout_s, future,
             request.version, request.outputs, request.trace, request.priority,
             request.sequence, request.sequence_start, request.sequence_end,
-            hedgeable=request.model not in self.unhedged, hops=request.hops,
+            hedgeable=request.model not in self.unhedged, hops=request.hops, copy=copy,
         )  # fmt: skip
         if request.trace and self.trails is not None:
             self.trails.begin(one)
@@ -227,10 +227,11 @@ class Requests:
         row: Row
         for action in actions:
             if isinstance(action, Reply):
-                if action.answer is not counted:  # the replies of a batch follow each other
-                    counted = action.answer
-                    row = self._tally.batch(action.request.model, counted, now)
-                row.answered(now - action.request.since)
+                if not action.request.copy:
+                    if action.answer is not counted:  # the replies of a batch follow each other
+                        counted = action.answer
+                        row = self._tally.batch(action.request.model, counted, now)
+                    row.answered(now - action.request.since)
                 token = action.request.token
                 if isinstance(token, _ClientToken):
                     batches.setdefault((id(action.answer), token.peer), []).append(action)
@@ -270,7 +271,9 @@ class Requests:
 
     def _reject(self, action: Reject, now: float) -> None:
         token, error = action.request.token, action.error
-        self._tally.row(action.request.model, action.request.version).failed(error.code, now - action.request.since)
+        if not action.request.copy:
+            row = self._tally.row(action.request.model, action.request.version)
+            row.failed(error.code, now - action.request.since)
         if isinstance(token, _ClientToken):
             self._of_client.get(token.peer, {}).pop(token.id, None)
             wait = int(getattr(error, "retry_after", 0) * 1000)

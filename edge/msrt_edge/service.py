@@ -149,7 +149,7 @@ class Service:
         call: Call = self._base
         if policy.shadow:
             chain.mirroring = Mirroring(
-                world, model, policy, call, self._staged("shadow", self._edge.requests.infer), self._room(model)
+                world, model, policy, call, self._staged("shadow", self._copied), self._room(model)
             )
             call = self._staged("mirrored", chain.mirroring.infer)
         if policy.escalate_to:
@@ -161,6 +161,9 @@ class Service:
             call = self._staged("cache", chain.caching.infer)
         chain.entry = _prioritised(call, policy.priority) if policy.priority else call
         return chain
+
+    def _copied(self, request: InferRequest) -> Awaitable[InferAnswer]:
+        return self._edge.requests.infer(request, copy=True)
 
     def _staged(self, name: str, call: Call) -> Call:
         return staged(self._tracer, name, call)
@@ -248,6 +251,24 @@ class Service:
             for name, chain in self._chains.items()
             if chain.mirroring is not None and model in ("", name)
         ]
+
+    def seen(self, model: str, version: int) -> tuple[int, int, int, int]:
+        """Of one version: rows escalated (where it is the one that serves), copies, those compared, and differing."""
+        chain = self._chains.get(model)
+        if chain is None:
+            return 0, 0, 0, 0
+        up = 0
+        if chain.cascading is not None and version == self._edge.fleet.settled(model):
+            up = chain.cascading.threshold.escalated
+        report = chain.mirroring.report if chain.mirroring is not None else None
+        if report is None or report.version != version:
+            return up, 0, 0, 0
+        return up, report.copies, report.judged, report.disagreed
+
+    def shadowed(self) -> list[tuple[str, int]]:
+        """Candidates of which something is known."""
+        lines = [chain.mirroring.report for chain in self._chains.values() if chain.mirroring is not None]
+        return [(report.model, report.version) for report in lines if report.copies]
 
     def values(self) -> dict[str, float]:
         """Counts, all models together."""

@@ -124,7 +124,20 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     rollout_window_s: Seconds = 5.0
     """How long a new version must stay healthy before the rollout goes on."""
     rollout_failures: Share = 0.02
-    """Share of a device's requests that may fail; above it, and with at least three failures, the rollout is undone."""
+    """Share of a device's requests that may fail; above it, and with at least three failures, the rollout is undone. A
+    canary that gets a share of the traffic is bad when it fails by that much more than the version that serves."""
+    rollout_slow: Share = 0.15
+    """The same for answers slower than the time that 95 % of the serving version's keep to."""
+    rollout_disagreement: Share = 0.2
+    """Share of copies answered differently that makes a canary bad, where it is the model's shadow as well."""
+    rollout_alpha: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.01
+    """Of canaries that are no worse than what serves, at most this share is rolled back by their evidence."""
+    rollout_beta: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.01
+    """Of canaries that are worse by the shares above, at most this share is promoted."""
+    rollout_evidence_s: Seconds = 600.0
+    """How long a canary that gets a share of the traffic may stay undecided; what becomes of it then says the next."""
+    rollout_undecided: Literal["rollback", "promote"] = "rollback"
+    """rollback: what serves goes on serving. promote: the canary goes on, if it is ready and healthy."""
     rejoin_leases: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 8.0
     """For so many leases after its start the cloud waits for the edges and devices it knew, before it opens a round."""
     job_bundle_bytes: Bytes = 64 * MIB

@@ -21,6 +21,8 @@ KEPT: Final = 512
 """Latencies and other samples that a report remembers."""
 CLASSES: Final = 4096
 BINS: Final = 16
+APART: Final = 0.1
+"""Relative difference above which answers without classes disagree."""
 EDGES_FROM: Final = 256
 """Values of the primary by which the bins of an output without classes are laid."""
 
@@ -110,6 +112,8 @@ class Report:
     def __init__(self, model: str, version: int) -> None:
         self.model, self.version, self.against = model, version, 0
         self.copies = self.failed = self.rows = self.agreed = self.classified = 0
+        self.judged = self.disagreed = 0
+        """Copies compared, and those whose first row differs: one verdict a copy, for rows of a request are akin."""
         self.difference = 0.0
         self._primary_us: deque[int] = deque(maxlen=KEPT)
         self._shadow_us: deque[int] = deque(maxlen=KEPT)
@@ -129,25 +133,30 @@ class Report:
         self._shadow_us.append(round(shadow_s * 1e6))
         rows = len(primary) if primary.ndim else 1
         self.rows += rows
+        self.judged += 1
         if primary.shape != shadow.shape or primary.dtype.kind not in "fiub" or shadow.dtype.kind not in "fiub":
             same = primary.shape == shadow.shape and bool((primary == shadow).all())
             self.classified += rows
             self.agreed += rows * same
             self.difference += 0.0 if same else 1.0
+            self.disagreed += not same
             return
         one, other = primary.astype(np.float64), shadow.astype(np.float64)
         scale = np.abs(one).mean() + np.abs(other).mean()
-        self.difference += float(2 * np.abs(one - other).mean() / scale) if scale else 0.0
+        apart = float(2 * np.abs(one - other).mean() / scale) if scale else 0.0
+        self.difference += apart
         if primary.ndim == 2 and primary.shape[1] > 1:
             self._classes(one.argmax(axis=1), other.argmax(axis=1))
         elif primary.dtype.kind != "f":
             self._classes(one.reshape(rows, -1)[:, 0].astype(np.int64), other.reshape(rows, -1)[:, 0].astype(np.int64))
         else:
+            self.disagreed += apart > APART
             self._binned(one.ravel(), other.ravel())
 
     def _classes(self, one: NDArray[Any], other: NDArray[Any]) -> None:
         self.classified += len(one)
         self.agreed += int((one == other).sum())
+        self.disagreed += bool(len(one) and one[0] != other[0])
         for counts, found in ((self._primary, one), (self._shadow, other)):
             for number in found.tolist():
                 key = str(number)

@@ -230,6 +230,9 @@ class RolloutSet(_Fact, frozen=True, tag="rollout.set"):
     wall: float = 0.0
     region: str = ""
     """Said of this region alone, over what is said of the tree; empty: of the tree."""
+    traffic: float = 0.0
+    """While it is a canary: the share of the requests that it answers, whichever device they go to; 0: all of those
+    that go to the canary's devices."""
 
     @property
     def key(self) -> Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from msrt import errors
 from msrt.operator.policy import policy, shadow
 from msrt.operator.session import Ask, ask, patient, state_option
 from msrt.operator.show import console, json_option, print_json, progress, table, warn
+from msrt.operator.stats import stats
 from msrt.protocol.address import ModelName
 
 __all__ = ["model"]
@@ -109,6 +111,9 @@ def show(state: Path | None, name: str, *, as_json: bool) -> None:
 @model.command()
 @click.argument("name")
 @click.option("--canary", default="", help="A region, or a share such as 20%, that gets it first.")
+@click.option(
+    "--traffic", default="", help="A share such as 5% of the requests goes to it, and what they show decides."
+)
 @click.option("--to", "selector", default="", help="Label selector: site=a,class=arm64,region=north. Default: all.")
 @click.option("--window", default=0.0, help="Seconds of readiness and health before it goes on. Default: the cloud's.")
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds to wait here; the rollout goes on without.")
@@ -118,16 +123,18 @@ def show(state: Path | None, name: str, *, as_json: bool) -> None:
 def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> None:
     """Bring NAME[@VERSION] to the devices, canary first.
 
-    It goes on when healthy, and back by itself when not. It is desired state: recorded at once, followed here until it
-    is through. With no matching device it is recorded all the same, and devices that join later get it. The exit
-    status is 1 when it was rolled back.
+    It goes on when healthy, and back by itself when not. With --traffic it is loaded beside what serves, and goes on or
+    back by a sequential test of its errors, its slow answers and (where it is the model's shadow) its disagreement with
+    what serves: the cloud's settings rollout_* say how sure it has to be. It is desired state: recorded at once,
+    followed here until it is through. With no matching device it is recorded all the same, and devices that join later
+    get it. The exit status is 1 when it was rolled back.
     """
     wanted = ModelName.parse(name)
 
     async def work(cloud: Ask) -> Any:
         begun = await cloud(
             "model.rollout", model=wanted.name, version=wanted.version, canary=options["canary"],
-            selector=options["selector"], window_s=options["window"],
+            selector=options["selector"], window_s=options["window"], **_traffic(options["traffic"]),
         )  # fmt: skip
         if begun["matching"] == 0 or options["no_wait"]:
             return begun
@@ -145,6 +152,24 @@ def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> 
         raise errors.Unavailable(f"{result['model']}@{result['version']} was rolled back: {result['reason']}")
 
 
+def _traffic(text: str) -> dict[str, object]:
+    if not text:
+        return {}
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = math.nan
+    if not text.endswith("%") or not 0 < share <= 0.99:
+        raise errors.CallerError(f"--traffic {text!r} is no share of the requests", hint="write 1% to 99%")
+    return {"traffic": share}
+
+
+def _evidence(now: dict[str, Any]) -> str:
+    """What is known of a canary, in a line."""
+    said = [f"{e['what']} {e['share']:.1%} of {e['of']} ({e['finding']})" for e in now.get("evidence", ())]
+    return "  ".join([now["state"], *(said if now["state"] == "canary" else ())])
+
+
 async def _follow(cloud: Ask, begun: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     until = asyncio.get_running_loop().time() + timeout_s
     with progress(f"rollout {begun['model']}@{begun['version']}", begun["matching"]) as advance:
@@ -152,7 +177,7 @@ async def _follow(cloud: Ask, begun: dict[str, Any], timeout_s: float) -> dict[s
             now = await patient(cloud, "model.rollout.status", model=begun["model"])
             if now["version"] != begun["version"]:
                 raise errors.Conflict(f"{begun['model']}@{now['version']} took the place of this rollout")
-            advance(now["ready"], now["state"])
+            advance(now["ready"], _evidence(now))
             if now["state"] in ("done", "rolled_back"):
                 return {**begun, **now}
             if asyncio.get_running_loop().time() > until:
@@ -172,4 +197,5 @@ def rollback(state: Path | None, name: str) -> None:
 
 
 model.add_command(policy)
+model.add_command(stats)
 model.add_command(shadow)

@@ -72,7 +72,7 @@ MESSAGES: Final[dict[str, frozenset[type]]] = {
     ),
     Role.EDGE: frozenset(
         {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrol, m.Enrolled, m.Parents, m.Assign, m.Load, m.FleetReport, m.Follow}
-        | {m.TrainProgress, m.Event}
+        | {m.TrainProgress, m.ServingReport, m.Event}
     ),
     Role.DEVICE: frozenset({*_SESSION, *_ANSWER, m.Enrol, m.DeviceReport, m.Load, m.TrainProgress, m.Event}),
     Role.CLIENT: frozenset({*_SESSION, *_ASK, m.Enrol}),

@@ -21,7 +21,7 @@ def frames(entry: dict) -> list[bytes]:
 
 
 def message(entry: dict) -> Message:
-    return msgspec.convert(entry["message"], Message)
+    return msgspec.convert(entry["message"], Message, str_keys=True)  # JSON has no other keys
 
 
 @pytest.mark.parametrize("entry", GOLDEN["packets"], ids=lambda entry: entry["name"])
