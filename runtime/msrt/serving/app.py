@@ -37,7 +37,7 @@ from msrt.serving.traced import TRACEPARENT
 from msrt.telemetry.context import joined
 from msrt.trust.roles import Right
 
-__all__ = ["App", "AppConfig", "failed"]
+__all__ = ["GONE", "TASK", "App", "AppConfig", "failed"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -46,6 +46,10 @@ Headers = list[tuple[bytes, bytes]]
 Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 """Does long work beside the loop."""
 
+TASK = "msrt.task"
+"""In the scope of a question to a model: who works at it. A server that loses the caller's connection cancels it, so
+that nothing is computed for nobody, and leaves GONE there."""
+GONE = "msrt.gone"
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _BINARY = (b"content-type", b"application/octet-stream")
@@ -121,11 +125,15 @@ class App:
                 client = scope.get("client")
                 self._access.check(headers, client[0] if client else "", right)
             if route.ask is Ask.INFER:
+                scope[TASK] = asyncio.current_task()
                 await self._infer(route, headers, receive, send)
             else:
                 await self._look(route, scope, receive, send)
         except _Gone:
             return
+        except asyncio.CancelledError:
+            if GONE not in scope:
+                raise
         except MsrtError as error:
             status, said, body = failed(error)
             await self._say(send, status, said, body)
