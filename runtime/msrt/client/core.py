@@ -184,11 +184,14 @@ class Core:
         request = self._open.get(ident)
         if request is None or request.front is not front:
             return
+        pin = request.pin
+        if pin is not None and pin.front is None and isinstance(error, SequenceLost):
+            error = Unavailable(error.text)  # it has not begun: there is nothing to lose
         request.error = error
         request.tried += (front,)
         if isinstance(error, PASSING) and front is self.current:
             self.current = None  # whoever answers this one is asked first from now on
-        if request.pin is not None and request.pin.front is not None:
+        if pin is not None and pin.front is not None:
             self._failed_in_sequence(request, error, retry_after)
         elif isinstance(error, InvalidTensor) and not request.alone:  # it may have been the company
             request.alone = True

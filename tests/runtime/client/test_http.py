@@ -423,3 +423,34 @@ class Mute:
         finally:
             self.ended += self.silent
             writer.close()
+
+
+def test_a_server_hears_of_a_caller_that_left():
+    """What it still works at for that caller is cancelled, and the connections of others stay."""
+
+    async def scenario(fronts, client):
+        master = fronts.masters[0]
+        seen = []
+
+        async def wait(request):
+            master.asked.append(request)
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                seen.append(request)
+                raise
+
+        master.infer = wait
+        tasks = [asyncio.get_running_loop().create_task(client.infer("digits", {"x": ROWS})) for _ in range(3)]
+        await until(lambda: len(master.asked) == 3)
+        tasks[0].cancel()
+        await until(lambda: len(seen) == 1)
+        await asyncio.sleep(0.05)
+        assert len(seen) == 1
+        assert fronts.servers[0]._app.in_flight == 2
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await until(lambda: not fronts.servers[0]._app.in_flight)
+
+    play(scenario)

@@ -1,0 +1,163 @@
+"""The client library as its guide shows it, and through the death of edges. One tree for all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import msrt
+from msrt import errors
+from tests.bench.tree import Tree, until
+
+GUIDE = Path(msrt.__file__).parent / "client" / "GUIDE.md"
+X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 64)
+
+
+@pytest.fixture(scope="module")
+def house():
+    """Two edges, a device at each, and the model of the guide."""
+    with Tree() as tree:
+        for number, region in enumerate(("north", "south"), 1):
+            tree.edge(f"e{number}", region)
+            tree.device(f"d{number}", region)
+        tree.push("digits")
+        for number in (1, 2):
+            tree.serving(tree.procs[f"e{number}"].field("http"), model="digits")
+        yield tree
+
+
+def test_the_guide_does_what_it_says(house, monkeypatch):
+    """All blocks of the guide, one after the other, as one program; only the addresses are those of this tree."""
+    monkeypatch.chdir(house.path)
+    edges = [house.procs["e1"], house.procs["e2"]]
+    text = GUIDE.read_text()
+    for written, real in (
+        ("http://127.0.0.1:8000", edges[0].field("http")), ("http://127.0.0.1:8001", edges[1].field("http")),
+        ("tcp://127.0.0.1:5570", edges[0].field("zmq")), ("~/.local/state/msrt/client", str(house.path / "cloud")),
+    ):  # fmt: skip
+        assert written in text
+        text = text.replace(written, real)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 8
+    names = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{GUIDE.name}, block {number + 1}", "exec"), names)
+    assert names["answer"].index == 300
+    assert len(names["answers"]) == 500
+
+
+def urls_of(house, link):
+    return [house.procs[name].field(link) for name in ("e1", "e2")]
+
+
+class Killer:
+    """Kills an edge when it is told to, and brings it back at the end."""
+
+    def __init__(self, house, name):
+        self.house, self.name, self.now = house, name, threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        self.now.wait(30)
+        proc = self.house.procs[self.name]
+        proc.signal(signal.SIGKILL)
+        proc.popen.wait()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.now.set()
+        self.thread.join()
+        self.house.start(self.name, "edge", "join")
+
+
+def connected(house, link, **options):
+    """A client with both edges at hand, both of which answer."""
+    for name in ("e1", "e2"):
+        house.serving(house.procs[name].field("http"), model="digits")
+    client = msrt.connect(urls_of(house, link), state=house.path / "cloud", **options)
+    until("both edges are at hand", lambda: sum(front.live for front in client._client._core.fronts) == 2)
+    return client
+
+
+def asked(client):
+    """The edge that is asked now."""
+    return client._client._core.current.url
+
+
+@pytest.mark.parametrize("link", ["http", "zmq"])
+@pytest.mark.parametrize("how", ["infer_many", "stream"])
+def test_an_edge_killed_in_the_middle(house, link, how):
+    """SIGKILL to the edge that is asked: every answer is there, once, and right."""
+    count = 6000
+    with connected(house, link, deadline_s=30.0) as client:
+        expected = client.infer("digits", {"x": X})["y"]
+        name = "e1" if asked(client) == urls_of(house, link)[0] else "e2"
+        with Killer(house, name) as killer:
+            if how == "stream":
+                answers = []
+                for answer in client.stream("digits", ({"x": X} for _ in range(count))):
+                    answers.append(answer)
+                    if len(answers) == 500:
+                        killer.now.set()
+            else:
+                killed = threading.Timer(0.05, killer.now.set)
+                killed.start()
+                answers = client.infer_many("digits", [{"x": X}] * count)
+                killed.join()
+                assert len(client.infer_many("digits", [{"x": X}] * 100)) == 100
+        assert [answer.index for answer in answers] == list(range(count))
+        for answer in answers:
+            np.testing.assert_allclose(answer["y"], expected, atol=0.05)
+
+
+@pytest.mark.parametrize("link", ["http", "zmq"])
+def test_a_sequence_on_a_killed_edge_is_lost(house, link):
+    """It says so; other requests go on at the other edge."""
+    with connected(house, link) as client, client.sequence("digits") as sequence:
+        sequence.infer({"x": X})
+        name = "e1" if asked(client) == urls_of(house, link)[0] else "e2"
+        with Killer(house, name):
+            pass
+        with pytest.raises(errors.SequenceLost):
+            sequence.infer({"x": X})
+        assert client.infer("digits", {"x": X}).version == 1
+
+
+def test_an_abandoned_request_is_not_computed(house):
+    """Cancelled while it waits at the edge, over both links: the edge has nothing open any more."""
+
+    async def main(link):
+        async with msrt.AsyncClient(urls_of(house, link)[:1], state=house.path / "cloud") as client:
+            await client.infer("digits", {"x": X})
+            house.procs["d1"].signal(signal.SIGSTOP)
+            house.procs["d2"].signal(signal.SIGSTOP)
+            try:
+                tasks = [asyncio.ensure_future(client.infer("digits", {"x": X}, deadline=20.0)) for _ in range(5)]
+                done, _ = await asyncio.wait(tasks, timeout=0.3)
+                assert not done
+                assert waiting(house)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                until("nobody works for them", lambda: not waiting(house), 1.5)
+            finally:
+                house.procs["d1"].signal(signal.SIGCONT)
+                house.procs["d2"].signal(signal.SIGCONT)
+
+    for link in ("zmq", "http"):
+        asyncio.run(main(link))
+
+
+def waiting(house):
+    """Whether requests are open at an edge, by its own word."""
+    return any(json.loads(house.cli("node", "diagnose", edge, "--json"))["open"] > 0 for edge in ("e1", "e2"))
