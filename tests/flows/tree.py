@@ -152,11 +152,14 @@ class Talker:
 class Tree:
     """One tree of one seed. `edges` maps edge names to how many devices join there."""
 
-    def __init__(self, seed, edges=None, faults=None, sources=2, device_config=None, edge_config=None):
+    def __init__(
+        self, seed, edges=None, faults=None, sources=2, device_config=None, edge_config=None, cloud_config=None
+    ):
         self.seed = seed
         self.shape = {"edge-n": 3, "edge-s": 3} if edges is None else edges
         self.sim = Simulation(seed, faults or Faults())
         self.sources, self.device_config, self.edge_config = sources, device_config or {}, edge_config or {}
+        self.cloud_config = cloud_config or {}
         self.devices = {}
         """Device name to the edge where it joined."""
         self.trainers = {}
@@ -202,7 +205,7 @@ class Tree:
             listen=[("mem://", Credentials(secret_key=plan.identity.link_secret))],
             prepare=_prepare,
             workshop=lambda _job: SimulatedTrainer(),
-            config=CloudConfig(lease_s=LEASE_S, rollout_window_s=0.5),
+            config=CloudConfig(**{"lease_s": LEASE_S, "rollout_window_s": 0.5, **self.cloud_config}),
         )
 
     def _edge_setup(self, plan, membership):
