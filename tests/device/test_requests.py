@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from msrt.protocol.messages import Inferred, TensorSpec
+import msgspec
+import numpy as np
+
+from msrt import errors
+from msrt.protocol.messages import Infer, Inferred, TensorSpec
 from msrt_device.requests import Requests
 from tests.device.rig import request, simulate, slots_with, until
 from tests.runtime.inference.models import mlp
+from tests.runtime.inference.test_sequences import House
 
 SLOW_US = 50_000
 
@@ -195,6 +200,146 @@ def test_an_answer_too_large_for_the_link_is_refused():
             await until(lambda: len(rig.answers()) > before)  # noqa: B023 - called within the turn
             assert rig.answers()[-1] == (1, "frame_too_large")
             assert (desk.requests.answered, desk.requests.refused) == (0, 1)
+
+    simulate(scenario)
+
+
+def test_an_answer_says_what_waited():
+    """How long its batch waited here, and the rows that still wait behind it: the edge's probe of this device."""
+
+    async def scenario(rig):
+        desk = Desk(rig, slow=True)
+        desk.ask(1)
+        desk.ask(2, rows=3)
+        desk.ask(3, 4)
+        await asyncio.sleep(0.25)
+        desk.go.set()
+        await desk.heard((1, 1), (2, 1), (3, 1), (4, 1))
+        first, second, last = rig.edge.said(Inferred)
+        assert [one.depth for one in (first, second, last)] == [5, 2, 0]
+        assert first.queue_us < 1000
+        assert second.queue_us >= 250_000
+        quick = Desk(rig)
+        quick.ask(5)
+        await quick.heard((1, 1), (2, 1), (3, 1), (4, 1), (5, 1))
+        assert (rig.edge.said(Inferred)[-1].depth, rig.edge.said(Inferred)[-1].queue_us) == (0, 0)
+
+    simulate(scenario)
+
+
+def test_what_is_asked_of_a_cold_model_waits_for_it():
+    """Its owner is told to load it; loaded, it answers all of them in order, less those that were given up."""
+
+    async def scenario(rig):
+        desk = Desk(rig)
+        called = []
+        desk.requests._wants_cold = lambda: called.append(1)
+        slot = desk.slots.serving("net")
+        model = slot.model
+        desk.slots.unload(slot)
+        desk.ask(1)
+        desk.ask(2, 3)
+        desk.ask(4, deadline_ms=50)
+        desk.ask(5)
+        assert (len(called), desk.requests.queued, slot.in_flight) == (4, 4, 4)
+        desk.requests.cancelled((5,))
+        await asyncio.sleep(0.1)
+        assert rig.answers() == []
+        desk.slots.ready(slot, "fp32", model, {"fp32": 5})
+        desk.requests.models_changed()
+        await desk.heard((1, 1), (2, 1), (3, 1))
+        assert (desk.requests.expired, desk.requests.abandoned, desk.requests.queued) == (1, 1, 0)
+        assert slot.in_flight == 0
+        assert rig.edge.said(Inferred)[0].queue_us >= 100_000
+
+    simulate(scenario)
+
+
+def test_a_cold_model_that_cannot_be_loaded_is_told_to_those_who_wait():
+    """As unavailable: the edge asks another device."""
+
+    async def scenario(rig):
+        desk = Desk(rig)
+        slot = desk.slots.serving("net")
+        desk.slots.unload(slot)
+        desk.ask(1)
+        desk.slots.failed(slot, errors.Unavailable("the edge is away"), 5.0)
+        desk.requests.models_changed()
+        await desk.heard((1, "unavailable"))
+        assert slot.in_flight == 0
+
+    simulate(scenario)
+
+
+def test_with_the_edge_gone_a_cold_model_is_not_held_for_its_callers():
+    """What it borrowed is given back."""
+
+    async def scenario(rig):
+        desk = Desk(rig)
+        slot = desk.slots.serving("net")
+        desk.slots.unload(slot)
+        desk.ask(1)
+        desk.requests.forget()
+        assert (slot.in_flight, desk.requests.queued) == (0, 0)
+
+    simulate(scenario)
+
+
+def stateful_slots(slow=False):
+    """Slots that serve the adder of test_sequences."""
+    house = House()
+    if slow:
+        house.slots.serving("net").latency_us = {"fp32": SLOW_US}
+    return house.slots
+
+
+class Talk(Desk):
+    """Steps of sequences."""
+
+    def step(self, ident, name, value, **flags):
+        x = np.full((1, 2), value, np.float32)
+        spec = TensorSpec("x", "FP32", (1, 2))
+        deadline = flags.pop("deadline_ms", 5000)
+        message = Infer((ident,), (1,), "net", (spec,), 1, deadline, sequence=name, **flags)
+        self.requests.received(self.peer, message, [x.tobytes()])
+
+    def sums(self):
+        return [float(np.frombuffer(frames[0], np.float32)[0]) for one, frames in self.rig.edge.heard
+                if isinstance(one, Inferred)]  # fmt: skip
+
+
+def test_steps_of_a_sequence_keep_their_order_in_a_thread_and_out_of_it():
+    """A quick step does not overtake one that is being computed."""
+
+    async def scenario(rig):
+        talk = Talk(rig, slots=stateful_slots(slow=True))
+        talk.step(1, "s", 1, sequence_start=True)
+        await until(lambda: talk.calls == 1)
+        talk.slots.serving("net").latency_us = {"fp32": 1}
+        talk.step(2, "s", 2)
+        talk.step(3, "s", 3)
+        talk.go.set()
+        await talk.heard((1, 1), (2, 1), (3, 1))
+        assert talk.sums() == [1, 3, 6]
+
+    simulate(scenario)
+
+
+def test_a_step_that_expired_here_loses_its_sequence():
+    """It was not computed: the next one is told so, and so is one for a sequence of a version that left."""
+
+    async def scenario(rig):
+        talk = Talk(rig, slots=stateful_slots(slow=True))
+        talk.step(1, "s", 1, sequence_start=True)
+        talk.step(2, "s", 1, deadline_ms=50)
+        await asyncio.sleep(0.2)
+        talk.go.set()
+        await talk.heard((1, 1))
+        talk.step(3, "s", 1)
+        await talk.heard((1, 1), (3, "sequence_lost"))
+        message, frames = request((4,), version=9)
+        talk.requests.received(talk.peer, msgspec.structs.replace(message, sequence="s"), list(frames))
+        await talk.heard((1, 1), (3, "sequence_lost"), (4, "sequence_lost"))
 
     simulate(scenario)
 
