@@ -155,6 +155,7 @@ _FAULTS: Final = {
     "401": "No key, or not a good one",
     "403": "The key's role may not do this",
     "404": "No such model, version or path",
+    "405": "Not by this method; Allow says which",
     "409": "It cannot be done in this state",
     "413": "The body is over the limit",
     "429": "The key asks too often; Retry-After says when to come back",
@@ -210,7 +211,7 @@ def _operation(path: Path, method: str) -> Json:
     if path.body and method == "POST":
         content = {"application/json": {"schema": _ref(path.body)}}
         if path.ask is Ask.INFER:
-            content["application/octet-stream"] = {"schema": {}}
+            content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
         said["requestBody"] = {"required": path.ask is Ask.INFER, "content": content}
     if NEEDS[path.ask] is not None:
         said["security"] = [{}, {"bearer": []}, {"key": []}]
