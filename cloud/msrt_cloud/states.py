@@ -83,7 +83,7 @@ def _goes_on(model: StatefulModel, sample: dict[str, tuple[int, ...]]) -> None:
     except MsrtError as error:
         raise InvalidModel(f"the model does not run on the state that it gave: {error.text}") from error
     if [_kind(array) for array in first] != [_kind(array) for array in second]:
-        raise InvalidModel("the state changes its shape from step to step", hint="msrt model push --state none")
+        raise InvalidModel("the state changes its shape from step to step", hint="msrt model push --keeps none")
 
 
 def _kind(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:

@@ -51,7 +51,7 @@ class StatefulModel:
         self.symbols: Final = {name: dims for name, dims in model.symbols.items() if name not in before}
         self.output_names: Final = [spec.name for spec in self.outputs]
         if not self.inputs or not self.outputs:
-            raise InvalidModel("nothing but state goes in or comes out", hint="msrt model push --state none")
+            raise InvalidModel("nothing but state goes in or comes out", hint="msrt model push --keeps none")
         self._model, self._before, self._after = model, before, after
 
     def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]:

@@ -38,7 +38,7 @@ def model() -> None:
     "--require", type=click.Choice(["int8"]), help="Serve int8 whatever its speed; fail if it fails the gate."
 )
 @click.option(
-    "--state", "states", multiple=True, metavar="IN=OUT",
+    "--keeps", "states", multiple=True, metavar="IN=OUT",
     help="A tensor that the model hands from call to call, kept for each sequence on its device; once for each. "
     "Default: found by their names. `none`: it keeps nothing.",
 )  # fmt: skip
