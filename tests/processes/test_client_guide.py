@@ -161,3 +161,24 @@ def test_an_abandoned_request_is_not_computed(house):
 def waiting(house):
     """Whether requests are open at an edge, by its own word."""
     return any(json.loads(house.cli("node", "diagnose", edge, "--json"))["open"] > 0 for edge in ("e1", "e2"))
+
+
+def test_the_command_line_asks_in_all_these_ways(house, tmp_path):
+    """One question, a sequence of rows, classes; with a priority and a deadline; what is printed says who answered."""
+    file = tmp_path / "rows.npy"
+    np.save(file, np.repeat(X, 3, axis=0))
+
+    def infer(*more):
+        return house.cli("infer", "digits", str(file), *more)
+
+    one = json.loads(infer("--json", "--priority", "urgent", "--deadline", "5", "--outputs", "y"))
+    assert np.shape(one["outputs"]["y"]) == (3, 10)
+    assert one["seconds"] > 0
+    steps = json.loads(infer("--json", "--sequence"))
+    assert [np.shape(step["outputs"]["y"]) for step in steps] == [(1, 10)] * 3
+    assert " ms" in infer("--sequence")
+    classes = json.loads(infer("--json", "--top", "2"))
+    assert [len(row) for row in classes] == [2, 2, 2]
+    assert classes[0][0]["number"] == int(np.argmax(one["outputs"]["y"][0]))
+    with pytest.raises(RuntimeError, match="do not go together"):
+        infer("--sequence", "--top", "1")

@@ -18,6 +18,7 @@ __all__ = ["infer"]
 
 NUMPY: Final = b"\x93NUMPY"
 ZIP: Final = b"PK"
+PRIORITIES: Final = {"urgent": 1, "normal": 0, "background": -1}
 SHOWN: Final = 6
 """Values of an output that a table shows."""
 
@@ -30,7 +31,10 @@ SHOWN: Final = 6
 @click.option("--fingerprint", "pins", multiple=True, help="SHA-256 of an edge's own certificate; may be repeated.")
 @click.option("--ca", default="", help="PEM file of the authorities to believe, instead of the system's.")
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds to wait for an answer.")
-@click.option("--output", "outputs", multiple=True, help="Only this output; may be repeated.")
+@click.option("--output", "--outputs", "outputs", multiple=True, help="Only this output; may be repeated.")
+@click.option("--priority", type=click.Choice(list(PRIORITIES)), default="normal", show_default=True)
+@click.option("--sequence", "steps", is_flag=True, help="Each row of INPUT is one step of a sequence.")
+@click.option("--top", type=click.IntRange(1), help="Show so many classes of each row by name, not the tensors.")
 @json_option
 @state_option
 def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **options: Any) -> None:
@@ -41,29 +45,84 @@ def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **option
     INPUT is a .npy array, an .npz with one array per input, or JSON: numbers in lists, or an object with one such list
     per input; - reads standard input. Axis 0 are the rows; one row may come without it.
 
+    --sequence is for models that keep state between requests: the rows are asked one after the other, of one device.
+
     Without --url the edges of the tree are asked under the identity in --state. An http:// address on loopback needs
     no identity.
     """
     inputs = read_input(source.read())
+    if options["steps"] and options["top"]:
+        raise errors.CallerError("--sequence and --top do not go together")
 
-    async def ask() -> Answer:
+    async def ask() -> list[Any]:
         async with AsyncClient(
-            options["urls"], state=state, key=options["key"], fingerprint=options["pins"], ca=options["ca"]
-        ) as client:
-            return await client.infer(name, inputs, deadline=options["deadline"], outputs=options["outputs"])
+            options["urls"], state=state, key=options["key"], fingerprint=options["pins"], ca=options["ca"],
+            deadline_s=options["deadline"],
+        ) as client:  # fmt: skip
+            priority, outputs = PRIORITIES[options["priority"]], options["outputs"]
+            if options["top"]:
+                output = outputs[0] if outputs else ""
+                return await client.classify(name, inputs, top=options["top"], output=output, priority=priority)
+            if not options["steps"]:
+                return [await client.infer(name, inputs, outputs=outputs, priority=priority)]
+            async with client.sequence(name, outputs=outputs, priority=priority) as sequence:
+                rows = steps_of(inputs)
+                return [await sequence.infer(row, end=row is rows[-1]) for row in rows]
 
-    answer = run(ask())
-    found = {name: array.tolist() for name, array in answer.items()}
-    if as_json:
-        by = {"version": answer.version, "variant": answer.variant, "device": answer.device}
-        print_json({**by, "outputs": found})
-        return
+    found = run(ask())
+    if options["top"]:
+        _print_classes(found, as_json=as_json)
+    elif as_json:
+        shown = [_plain(answer) for answer in found]
+        print_json(shown if options["steps"] else shown[0])
+    else:
+        _print(found, steps=options["steps"])
+
+
+def steps_of(inputs: Any) -> list[Any]:
+    """The rows of the input, each with its axis. Raises CallerError."""
+    import numpy as np  # noqa: PLC0415 - see read_input
+
+    named = inputs if isinstance(inputs, dict) else {"": inputs}
+    arrays = {name: np.asarray(value) for name, value in named.items()}
+    counts = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if len(counts) != 1 or not min(counts):
+        raise errors.CallerError("a sequence needs inputs with as many rows each, one for each step")
     rows = [
-        {"output": name, "shape": list(array.shape), "values": _some(array.ravel().tolist())}
+        {
+            name: array[n : n + 1] if isinstance(named[name], np.ndarray) else array[n : n + 1].tolist()
+            for name, array in arrays.items()
+        }
+        for n in range(counts.pop())
+    ]
+    return rows if isinstance(inputs, dict) else [row[""] for row in rows]
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    by = {"version": answer.version, "variant": answer.variant, "device": answer.device, "seconds": answer.seconds}
+    return {**by, "marks": dict(answer.marks), "outputs": {name: array.tolist() for name, array in answer.items()}}
+
+
+def _print(answers: list[Any], *, steps: bool) -> None:
+    rows = [
+        {"step": n, "output": name, "shape": list(array.shape), "values": _some(array.ravel().tolist())}
+        for n, answer in enumerate(answers, 1)
         for name, array in answer.items()
     ]
-    table(["output", "shape", "values"], rows, empty="no outputs")
-    console().print(f"{answer.variant}@{answer.version} on {answer.device}")
+    table(["step"] * steps + ["output", "shape", "values"], rows, empty="no outputs")
+    last = answers[-1]
+    marks = "".join(f", {name} {value}" for name, value in last.marks.items())
+    console().print(f"{last.variant}@{last.version} on {last.device} in {last.seconds * 1000:.1f} ms{marks}")
+
+
+def _print_classes(found: list[Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json([[label._asdict() for label in row] for row in found])
+        return
+    rows = [
+        {"row": n, "class": label.label, "score": f"{label.score:.4g}"} for n, row in enumerate(found) for label in row
+    ]
+    table(["row", "class", "score"], rows, empty="no classes")
 
 
 def _some(values: list[Any]) -> str:
