@@ -29,6 +29,7 @@ from msrt.trust.roles import Role
 from msrt.world.world import World
 from msrt_cloud.front import CloudFront
 from msrt_cloud.master import Cloud, CloudSetup
+from msrt_cloud.observe import observe
 from msrt_cloud.prepare import prepare
 from msrt_cloud.repository import CloudModels
 
@@ -57,14 +58,17 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
                 record=record,
             )
             node = Cloud(world, setup)
+            observe(node)
             metrics.text(lambda: shown(node.serving.tally)() if node.ready.is_set() else b"")
             metrics.tally(
                 "link_bytes_total", "Bytes of packets.", ("link", "direction"), lambda: link_bytes(node.downlink.links)
             )
             metrics.tally(
-                "refused_total", "Packets that were no messages, or not allowed.", (),
+                "refused_total",
+                "Packets that were no messages, or not allowed.",
+                (),
                 lambda: {(): node.downlink.refused},
-            )  # fmt: skip
+            )
             metrics.tally(
                 "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
                 lambda: {("events",): node.events.dropped},

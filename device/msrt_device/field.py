@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,6 +86,20 @@ async def _metrics(
     metrics.tally(
         "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
         lambda: {("events",): node.events.outbox.dropped},
+    )  # fmt: skip
+    metrics.gauges(
+        "models", "Models by state.", ("state",),
+        lambda: {(name,): count for name, count in Counter(m.state for m in node.slots.reports()).items()},
+    )  # fmt: skip
+    metrics.gauges(
+        "model_memory_bytes", "Bytes of loaded models, estimated, and what they may take; a limit of 0 is none.",
+        ("what",),
+        lambda: {("used",): node.budget.used(node.slots), ("limit",): node.budget.limit},
+    )  # fmt: skip
+    metrics.gauges("kept_sequences", "Sequences whose state is kept.", (), lambda: {(): len(node.sequences)})
+    metrics.tally(
+        "sequences_ended_total", "Sequences whose state was lost, or made room.", ("reason",),
+        lambda: {("lost",): node.sequences.lost, ("evicted",): node.sequences.evicted},
     )  # fmt: skip
     host, port = state.address("metrics", config.metrics)
     server = await serve_metrics(render, host, port)

@@ -115,10 +115,11 @@ class Device:
         self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
         self._fetch_blob = fetch_from(self.uplink)
         self.slots = Slots()
+        self.budget = Budget(config.model_memory or setup.model_memory)
         self.keeper = Keeper(
             world, self.slots, Engine(threads=config.engine_threads), fetch=self.fetch,
             verify=lambda data, signature: verify(self._cloud, data, signature, Purpose.MANIFEST),
-            changed=self._changed, budget=Budget(config.model_memory or setup.model_memory),
+            changed=self._changed, budget=self.budget,
         )  # fmt: skip
         self.sequences = Sequences(
             config.sequences, config.sequence_bytes, config.sequence_idle_s, config.sequence_drain_s

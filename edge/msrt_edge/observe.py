@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from msrt.telemetry.dispatching import batch_rows, watch_dispatcher
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.serving import shown
 from msrt_edge.master import Edge
+from msrt_edge.observe_stages import observe_stages
 
 __all__ = ["observe"]
 
@@ -12,6 +14,9 @@ __all__ = ["observe"]
 def observe(edge: Edge) -> None:
     """Register the edge's counters with its metrics."""
     edge.metrics.text(shown(edge.tally, lambda: _waiting(edge)))
+    edge.metrics.text(batch_rows(lambda: edge.tally))
+    watch_dispatcher(edge.metrics, lambda: edge.dispatcher)
+    observe_stages(edge)
     tally, counters = edge.metrics.tally, edge.dispatcher.counters
     tally(
         "retries_total", "Requests tried again, and workers that fell silent.", ("reason",),

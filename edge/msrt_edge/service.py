@@ -3,7 +3,7 @@ look-up in a dict; the others go through the stages that their policy names."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -243,6 +243,11 @@ class Service:
         return cloud
 
     # --- what there is to see ------------------------------------------------------------------------------------
+
+    @property
+    def chains(self) -> Mapping[str, _Chain]:
+        """Stages by model."""
+        return self._chains
 
     def shadows(self, model: str = "") -> list[ShadowView]:
         """What is known of candidates that get copies."""

@@ -31,7 +31,7 @@ class Launcher:
         self._flow = flow
         self.config = flow.config
         config = flow.config
-        self._hedges = Budget(config.hedge_ratio, 0.0, config.hedge_most)
+        self.hedges = Budget(config.hedge_ratio, 0.0, config.hedge_most)
         self._late: list[tuple[float, int, Flight]] = []
         """Flights by when a second worker should be asked."""
         self._serial = 0
@@ -70,7 +70,7 @@ class Launcher:
         first = batch[0]
         if first.attempts == 1:
             self._flow.retries.earn(len(batch))
-            self._hedges.earn(len(batch))
+            self.hedges.earn(len(batch))
             if first.hedgeable and slot.lateness.known and not slot.cold and len(pool.slots) > 1:
                 self._watch(flight, now)
         self._flow.wake = min(self._flow.wake, now + self.config.stall_floor_s)
@@ -213,7 +213,7 @@ class Launcher:
         live = self._flow.live
         batch = [live[number] for number in flight.ids if number in live]
         batch = [request for request in batch if request.state is State.FLYING and len(request.tried) == 1]
-        if not batch or not self._hedges.spend(len(batch), now):
+        if not batch or not self.hedges.spend(len(batch), now):
             return
         pool = batch[0].place
         assert isinstance(pool, Pool)

@@ -59,6 +59,10 @@ class Metrics:
         """A counter whose numbers a part keeps by itself: read when somebody looks, label values to number."""
         self.registry.register(_Tallied(f"msrt_{name}", help_, labels, read))
 
+    def gauges(self, name: str, help_: str, labels: tuple[str, ...], read: Callable[[], Tally]) -> None:
+        """The same for numbers that rise and fall."""
+        self.registry.register(_Tallied(f"msrt_{name}", help_, labels, read, GaugeMetricFamily))
+
     def text(self, write: Callable[[], bytes]) -> None:
         """Lines that a part writes by itself, of families that are nowhere else."""
         self._texts.append(write)
@@ -78,14 +82,17 @@ class Metrics:
 
 
 class _Tallied(Collector):
-    def __init__(self, name: str, help_: str, labels: tuple[str, ...], read: Callable[[], Tally]) -> None:
-        self._name, self._help, self._labels, self._read = name, help_, labels, read
+    def __init__(
+        self, name: str, help_: str, labels: tuple[str, ...], read: Callable[[], Tally],
+        kind: type[CounterMetricFamily | GaugeMetricFamily] = CounterMetricFamily,
+    ) -> None:  # fmt: skip
+        self._name, self._help, self._labels, self._read, self._kind = name, help_, labels, read, kind
 
     def describe(self) -> list[Metric]:
-        return [CounterMetricFamily(self._name, self._help, labels=self._labels)]
+        return [self._kind(self._name, self._help, labels=self._labels)]
 
     def collect(self) -> list[Metric]:
-        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        family = self._kind(self._name, self._help, labels=self._labels)
         for values, number in self._read().items():
             family.add_metric(values, number)
         return [family]

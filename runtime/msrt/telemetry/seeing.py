@@ -37,12 +37,11 @@ async def seen(
         "decisions_total", "Decisions that were drawn, by what became of them.", ("step",),
         lambda: {("written",): records.written, ("dropped",): records.dropped},
     )  # fmt: skip
-    if tracer is not None:
-        sink = tracer.sink
-        metrics.tally(
-            "spans_total", "Spans of traced requests, by what became of them.", ("step",),
-            lambda: {("sent",): sink.sent, ("dropped",): sink.dropped},
-        )  # fmt: skip
+    sink = tracer.sink if tracer is not None else None
+    metrics.tally(
+        "spans_total", "Spans of traced requests, by what became of them.", ("step",),
+        lambda: {("sent",): sink.sent, ("dropped",): sink.dropped} if sink is not None else {},
+    )  # fmt: skip
     writing = asyncio.ensure_future(records.run()) if config.record_share else None
     try:
         yield tracer, records
