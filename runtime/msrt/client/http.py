@@ -18,11 +18,12 @@ from msrt.client.front import Front, Owner
 from msrt.client.http_body import Tensor, decode_answer, decoded, encode_request, error_of
 from msrt.client.http_events import lines_of
 from msrt.client.http_pool import Exchange, Pool
-from msrt.client.http_wire import JSON_LENGTH, Response, request_head
+from msrt.client.http_wire import Response, request_head
 from msrt.client.request import Ask, Request
 from msrt.client.tls import Trust, is_near
 from msrt.protocol.messages import Event, Parent, TensorSpec
 from msrt.serving.backend import ModelInfo
+from msrt.serving.oip_binary import LENGTH_HEADER
 
 __all__ = ["HttpFront"]
 
@@ -192,7 +193,7 @@ class HttpFront(Front):
         self._heard = asyncio.get_running_loop().time()
         try:
             _check(response)
-            answer = decode_answer(response.body, int(response.headers.get(JSON_LENGTH, b"0")))
+            answer = decode_answer(response.body, response.headers.get(LENGTH_HEADER))
         except errors.MsrtError as error:
             self._owner.failed(ident, error, self, getattr(error, "retry_after", 0.0))
         else:

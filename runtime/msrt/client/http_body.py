@@ -14,6 +14,7 @@ from msrt.client.request import Answer, Ask, Request
 from msrt.inference.tensors import NUMPY_NAMES, array_of
 from msrt.links.link import Buffer
 from msrt.protocol.messages import Mark, TensorSpec
+from msrt.serving.oip_binary import split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Tensor(msgspec.Struct):
     datatype: str
     shape: tuple[int, ...]
     data: list[Any] = []
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -93,31 +94,28 @@ def _flat(array: NDArray[Any]) -> list[Any]:
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def decode_answer(body: memoryview, json_length: int) -> Answer:
-    """An answer; its binary tensors are views of the body. `json_length`: 0 where all of it is JSON.
+def decode_answer(body: memoryview, length: bytes | None) -> Answer:
+    """An answer; its large binary tensors are views of the body. `length`: the header that says where its JSON ends.
 
     Raises MalformedFrame.
     """
-    if json_length > len(body):
-        raise errors.MalformedFrame("the answer is shorter than its JSON")
-    found: _Answer = decoded(body[: json_length or None], _Answer)
-    position, outputs = json_length or len(body), {}
-    for tensor in found.outputs:
-        size = tensor.parameters.get("binary_data_size")
-        try:
-            if size is None:
+    outputs: dict[str, NDArray[Any]] = {}
+    try:
+        tail = None
+        if length is not None:
+            body, tail = split(body.toreadonly(), length)
+        found: _Answer = decoded(body, _Answer)
+        for tensor in found.outputs:
+            size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
+            if size is None or tail is None:
                 outputs[tensor.name] = _array(tensor)
-                continue
-            end = position + size
-            if size < 0 or end > len(body):
-                raise errors.MalformedFrame(f"output {tensor.name!r} runs over the end of the answer")
-            spec = TensorSpec(tensor.name, tensor.datatype, tensor.shape)
-            outputs[tensor.name] = array_of(spec, body[position:end].toreadonly())
-            position = end
-        except (TypeError, ValueError, OverflowError, errors.InvalidTensor) as error:
-            raise errors.MalformedFrame(f"output {tensor.name!r} contradicts itself: {error}") from error
-    if position != len(body):
-        raise errors.MalformedFrame(f"{len(body) - position} bytes after the last output")
+            else:
+                spec = TensorSpec(tensor.name, tensor.datatype, tensor.shape)
+                outputs[tensor.name] = array_of(spec, tail.take(spec, size))
+        if tail is not None:
+            tail.close()
+    except errors.CallerError as error:
+        raise errors.MalformedFrame(f"the answer contradicts itself: {error}") from error
     version = int(found.model_version) if found.model_version.isdigit() else 0
     marks: dict[str, Mark] = found.parameters
     variant, device = str(marks.pop("variant", "")), str(marks.pop("device", ""))
@@ -129,7 +127,10 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
     dtype = NUMPY_NAMES.get(tensor.datatype, "object")
     values = [math.nan if v is None else v for v in tensor.data] if dtype.startswith("float") else tensor.data
-    array = np.array(values, dtype=dtype).reshape(tensor.shape)
+    try:
+        array = np.array(values, dtype=dtype).reshape(tensor.shape)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise errors.InvalidTensor(f"output {tensor.name!r}: {error}") from error
     array.flags.writeable = False
     return array
 

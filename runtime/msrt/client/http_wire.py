@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from msrt.errors import CallerError, FrameTooLarge, MalformedFrame
+from msrt.serving.oip_binary import LENGTH_HEADER
 
 __all__ = ["BODY_LIMIT", "HEAD_LIMIT", "Reader", "Response", "request_head"]
 
@@ -18,7 +19,6 @@ BODY_LIMIT: Final = 256 << 20
 SCRATCH: Final = 64 << 10
 ALIGN: Final = 64
 """Binary tensors begin at a multiple of so many bytes from the start of their memory."""
-JSON_LENGTH: Final = b"inference-header-content-length"
 _END: Final = b"\r\n\r\n"
 _NO_BODY: Final = (204, 304)
 
@@ -137,7 +137,7 @@ class Reader:
             raise FrameTooLarge(length, BODY_LIMIT, "body")
         if len(rest) > length:
             raise MalformedFrame("there is more than the answer has")
-        json = response.headers.get(JSON_LENGTH, b"0")
+        json = response.headers.get(LENGTH_HEADER, b"0")
         self._pad = -(_number(json) % ALIGN) % ALIGN
         self._body, self._got = _memory(self._pad + length), 0
         self._body[self._pad : self._pad + len(rest)] = rest
