@@ -13,14 +13,14 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from tests.bench.tree import Tree, until
 from tests.processes.test_triton_grpc import ROW, TEXTS, echo, expected, given
 
 LABELS = [f"digit {n}" for n in range(10)]
-MODELS = ("mlp", "halves", "strings", "spare")
+MODELS = ("mlp", "halves", "strings", "brain", "spare")
 
 
 def address(process):
@@ -42,10 +42,10 @@ def house():
         tree.cli("model", "rollout", "mlp", "--window", "1")
         for name, dtype, op in (
             ("halves", TensorProto.FLOAT16, "Neg"), ("strings", TensorProto.STRING, "Identity"),
-            ("spare", TensorProto.FLOAT, "Neg"),
+            ("brain", TensorProto.BFLOAT16, "Neg"), ("spare", TensorProto.FLOAT, "Neg"),
         ):  # fmt: skip
             path = tree.path / f"{name}.onnx"
-            path.write_bytes(echo(dtype, op))
+            path.write_bytes(brain_floats() if name == "brain" else echo(dtype, op))
             tree.cli("model", "push", str(path), "--name", name)
             if name != "spare":
                 tree.cli("model", "rollout", name, "--window", "1")
@@ -59,6 +59,18 @@ def house():
         for name, process in tree.procs.items():
             assert process.popen.poll() is None, name
             assert "Traceback" not in process.log.read_text(), name
+
+
+def brain_floats():
+    """A model that takes and gives BF16."""
+    bf16 = TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT), helper.make_node("Neg", ["wide"], ["less"]),
+        helper.make_node("Cast", ["less"], ["y"], to=bf16),
+    ]  # fmt: skip
+    x, y = (helper.make_tensor_value_info(name, bf16, ["n", 3]) for name in "xy")
+    graph = helper.make_graph(nodes, "brain", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
 def serves(client, version):
@@ -160,6 +172,18 @@ def test_halves(client, binary):
     outputs = [triton.InferRequestedOutput("y", binary_data=binary)]
     result = client.infer("halves", [given("x", array, "FP16", triton)], outputs=outputs)
     np.testing.assert_array_equal(np.array(result.as_numpy("y"), np.float16), -array)
+
+
+def test_bfloat16(house, client):
+    """BF16 as this client sends and takes it; over gRPC as well, and as numbers in JSON."""
+    array = np.array([[1, -2, 0.5]], np.float32)
+    assert client.infer("brain", [given("x", array, "BF16", triton)]).as_numpy("y").tolist() == [[-1, 2, -0.5]]
+    in_json = triton.InferRequestedOutput("y", binary_data=False)
+    said = client.infer("brain", [given("x", array, "BF16", triton)], outputs=[in_json]).get_response()["outputs"]
+    assert (said[0]["datatype"], said[0]["data"]) == ("BF16", [-1, 2, -0.5])
+    with triton_grpc.InferenceServerClient(house.procs["e1"].field("grpc")) as other:
+        result = other.infer("brain", [given("x", array, "BF16", triton_grpc)])
+    assert result.as_numpy("y").tolist() == [[-1, 2, -0.5]]
 
 
 @pytest.mark.parametrize("binary", [True, False])

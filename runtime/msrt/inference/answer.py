@@ -56,7 +56,7 @@ def answer(
     if message.outputs:
         signature.check_outputs(message.outputs)
     _check_riders(message, rows, rides=signature.batchable or signature.rowwise)
-    inputs = {spec.name: array_of(spec, frame) for spec, frame in zip(message.inputs, frames, strict=True)}
+    inputs = {spec.name: array_of(spec, frame, bits=True) for spec, frame in zip(message.inputs, frames, strict=True)}
     names = message.outputs or signature.output_names
     before = slot.requests
     slot.requests += len(message.ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -11,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, InvalidTensor, ModelFailed
-from msrt.inference.tensors import NUMPY_NAMES
+from msrt.inference.tensors import COMPUTE_NAMES
 from msrt.protocol.messages import TensorSpec
 
 __all__ = ["Engine", "LoadedModel", "Runs", "measure", "sample_inputs"]
@@ -28,6 +30,8 @@ class Runs(Protocol):
 _FATAL_ONLY: Final = 4
 """onnxruntime's own stderr lines would only repeat the exception that we turn."""
 
+_BFLOAT16: Final = 16
+"""ONNX's number of the type."""
 _OIP_OF_ORT: Final = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -38,6 +42,7 @@ _OIP_OF_ORT: Final = {
     "tensor(int16)": "INT16",
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
+    "tensor(bfloat16)": "BF16",
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
@@ -113,7 +118,9 @@ class LoadedModel:
         if not self.inputs or not self.outputs:
             raise InvalidModel("the model has no inputs or no outputs")
         self.output_names: Final = [spec.name for spec in self.outputs]
-        self._run: Final[Callable[..., list[Array]]] = session.run
+        self._halves: Final = frozenset(spec.name for spec in (*self.inputs, *self.outputs) if spec.dtype == "BF16")
+        self._session: Final = session
+        self._run: Final[Callable[..., list[Array]]] = self._run_bits if self._halves else session.run
 
     def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]:
         """The outputs in the graph's order, or the named ones.
@@ -126,6 +133,32 @@ class LoadedModel:
             raise InvalidTensor(f"the model refused its inputs: {_first_line(error)}") from error
         except _ORT_ERRORS as error:
             raise ModelFailed(f"the model failed: {_first_line(error)}") from error
+
+    def _run_bits(self, names: Sequence[str], inputs: dict[str, Array]) -> list[Array]:
+        """With BF16 among its tensors, which are passed and taken as their bits: the session's own way knows no such
+        array."""
+        given = {
+            name: _of_bits(array) if name in self._halves else ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in inputs.items()
+        }
+        found = self._session.run_with_ort_values(list(names), given)
+        return [_bits(one) if name in self._halves else one.numpy() for name, one in zip(names, found, strict=True)]
+
+
+def _of_bits(array: Array) -> Any:
+    if array.dtype != np.uint16:
+        raise TypeError(f"BF16 is taken as its bits, not as {array.dtype}")
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+
+
+def _bits(value: Any) -> Array:
+    """A BF16 tensor's elements, copied: the memory is the session's."""
+    shape = tuple(value.shape())
+    count = math.prod(shape)
+    if not count:
+        return np.empty(shape, np.uint16)
+    memory = (ctypes.c_uint16 * count).from_address(value.data_ptr())
+    return np.frombuffer(memory, np.uint16).reshape(shape).copy()
 
 
 def sample_inputs(
@@ -141,7 +174,7 @@ def sample_inputs(
         if batchable:
             shape = (rows, *shape[1:])
         empty: Array = np.full(shape, "", dtype=object)
-        made[spec.name] = empty if spec.dtype == "BYTES" else np.zeros(shape, dtype=NUMPY_NAMES[spec.dtype])
+        made[spec.name] = empty if spec.dtype == "BYTES" else np.zeros(shape, dtype=COMPUTE_NAMES[spec.dtype])
     return made
 
 

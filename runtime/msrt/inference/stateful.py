@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, InvalidTensor
 from msrt.inference.bundle import StateTensor
-from msrt.inference.tensors import NUMPY_NAMES
+from msrt.inference.tensors import COMPUTE_NAMES
 from msrt.protocol.messages import TensorSpec
 
 __all__ = ["State", "StatefulModel"]
@@ -76,7 +76,7 @@ class StatefulModel:
 
     def _zeros(self, rows: int) -> State:
         return tuple(
-            np.zeros([rows if size < 0 else size for size in pair.shape], NUMPY_NAMES[pair.dtype])
+            np.zeros([rows if size < 0 else size for size in pair.shape], COMPUTE_NAMES[pair.dtype])
             for pair in self.pairs
         )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "COMPUTE_NAMES",
     "ITEM_BYTES",
     "NUMPY_NAMES",
     "array_of",
@@ -43,6 +44,7 @@ ITEM_BYTES: Final = {
     "INT16": 2,
     "INT32": 4,
     "INT64": 8,
+    "BF16": 2,
     "FP16": 2,
     "FP32": 4,
     "FP64": 8,
@@ -64,6 +66,8 @@ NUMPY_NAMES: Final = {
     "FP32": "float32",
     "FP64": "float64",
 }
+COMPUTE_NAMES: Final = {**NUMPY_NAMES, "BF16": "uint16"}
+"""How an engine holds them: BF16, which numpy does not know, as its bits."""
 _OIP_NAMES: Final = {name: dtype for dtype, name in NUMPY_NAMES.items()}
 _LENGTH: Final = struct.Struct("<I")
 _COPY_BELOW: Final = 32 << 10
@@ -127,8 +131,9 @@ def _length_at(spec: TensorSpec, view: memoryview, position: int) -> int:
 # --- arrays --------------------------------------------------------------------------------------------------
 
 
-def array_of(spec: TensorSpec, frame: Buffer) -> NDArray[Any]:
-    """A checked frame as an array: a read-only view of the frame, or for BYTES an object array of str.
+def array_of(spec: TensorSpec, frame: Buffer, *, bits: bool = False) -> NDArray[Any]:
+    """A checked frame as an array: a read-only view of the frame, or for BYTES an object array of str. `bits`: BF16 as
+    an engine holds it.
 
     Raises InvalidTensor for bytes that are not as many as the shape takes, an unknown dtype, or strings not in UTF-8.
     """
@@ -144,7 +149,7 @@ def array_of(spec: TensorSpec, frame: Buffer) -> NDArray[Any]:
         return strings.reshape(spec.shape)
     name: Any = NUMPY_NAMES.get(spec.dtype)
     if spec.dtype == "BF16":
-        name = _bfloat16(spec.name)
+        name = COMPUTE_NAMES[spec.dtype] if bits else _bfloat16(spec.name)
     if name is None:
         raise InvalidTensor(f"{spec.name!r}: no dtype {spec.dtype!r}", hint=f"known are {', '.join(ITEM_BYTES)}")
     try:
@@ -156,7 +161,7 @@ def array_of(spec: TensorSpec, frame: Buffer) -> NDArray[Any]:
 
 
 def _bfloat16(name: str) -> Any:
-    """numpy has none of its own. Raises InvalidTensor without the package that has."""
+    """The type, which numpy does not have. Raises InvalidTensor without the package that has it."""
     try:
         import ml_dtypes  # noqa: PLC0415 - who has no such tensors does not need it
     except ImportError as error:

@@ -25,6 +25,30 @@ def test_strings_go_through():
     assert list(ENGINE.load(echo_strings()).run({"text": np.array(["a", "é"], object)})[0]) == ["a", "é"]
 
 
+def test_bfloat16_goes_through_as_its_bits():
+    """In and out, beside other types; without the package that knows it."""
+    bf16 = TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["wide", "by"], ["z"]),
+        helper.make_node("Cast", ["z"], ["y"], to=bf16),
+    ]
+    inputs = [("x", bf16, ["n"]), ("by", TensorProto.FLOAT, ["n"])]
+    model = ENGINE.load(
+        model_of(nodes, inputs, [("y", bf16, ["n"]), ("z", TensorProto.FLOAT, ["n"])]).SerializeToString()
+    )
+    assert [spec.dtype for spec in (*model.inputs, *model.outputs)] == ["BF16", "FP32", "BF16", "FP32"]
+    given = {"x": np.array([0x3F80, 0xC000], np.uint16), "by": np.array([2, 0.5], np.float32)}  # 1 and -2
+    halves, floats = model.run(given)
+    assert halves.tolist() == [0x4000, 0xBF80]
+    assert floats.tolist() == [2, -1]
+    assert model.run({name: array[:0] for name, array in given.items()}, ["y"])[0].shape == (0,)
+    sample = sample_inputs(model.inputs, {})
+    assert model.run(sample)[0].dtype == np.uint16
+    with pytest.raises(InvalidTensor):
+        model.run({"x": given["by"], "by": given["by"]})
+
+
 @pytest.mark.parametrize("data", [b"", b"not a model" * 20, mlp()[:200], mlp()[:-50]])
 def test_garbage_and_truncated_files_are_refused(data):
     """Half a model is no model."""

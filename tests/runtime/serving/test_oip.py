@@ -93,7 +93,7 @@ def test_booleans_strings_and_half_floats():
         ({"shape": [1], "data": [1e39]}, "range"),
         ({"shape": [1], "data": [[[[[[[[[[1]]]]]]]]]]}, "FP32"),
         ({"shape": [1], "data": [1], "datatype": "FLOAT"}, "not supported"),
-        ({"shape": [1], "data": [1], "datatype": "BF16"}, "not supported"),
+        ({"shape": [1], "data": [1], "datatype": "FP8"}, "not supported"),
         ({"shape": [1.5], "data": [1]}, "shape"),
         ({"shape": "1", "data": [1]}, "shape"),
     ],
