@@ -89,7 +89,7 @@ async def _metrics(
     )  # fmt: skip
     metrics.gauges(
         "models", "Models by state.", ("state",),
-        lambda: {(name,): count for name, count in Counter(m.state for m in node.slots.reports()).items()},
+        lambda: Counter(("cold" if model.cold else model.state,) for model in node.slots.reports()),
     )  # fmt: skip
     metrics.gauges(
         "model_memory_bytes", "Bytes of loaded models, estimated, and what they may take; a limit of 0 is none.",

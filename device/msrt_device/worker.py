@@ -314,6 +314,7 @@ class Device:
             "answered": float(self.requests.answered), "refused": float(self.requests.refused),
             "expired": float(self.requests.expired), "abandoned": float(self.requests.abandoned),
             "queued": float(self.requests.queued), "sequences": float(len(self.sequences)),
+            "model_memory": float(self.budget.used(self.slots)),
             "sequences_lost": float(self.sequences.lost), "sequences_evicted": float(self.sequences.evicted),
             "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
             "training": float(self.training is not None and self.training.working),

@@ -11,13 +11,16 @@ import pytest
 
 from msrt.errors import ModelFailed
 from msrt.hop.durable import DurableSender
+from msrt.inference.bundle import StateTensor
 from msrt.inference.slots import Slots
+from msrt.inference.stateful import StatefulModel
 from msrt.journal.outbox import Outbox
 from msrt.protocol import wire
 from msrt.protocol.messages import Event, TensorSpec
 from msrt.settings import SourceConfig
 from msrt.world.simulation import Simulation
 from msrt_device.sources.watch import VALUES, Watch
+from tests.cloud.test_states import renamed
 from tests.device.rig import slots_with, until
 from tests.runtime.inference.models import mlp
 
@@ -320,3 +323,47 @@ def test_a_reading_that_is_no_input_is_not_the_models_fault(tmp_path):
         assert (report.requests, report.failures, bench.watch.refused) == (0, 0, 5)
 
     watching(scenario, path, slots=slots)
+
+
+def summing_slots():
+    """Slots that serve a model which answers the sum of all rows so far; wrapped as the keeper does."""
+    data = renamed("state", "stateN", ("n", 4))
+    spec, pair = TensorSpec("y", "FP32", (-1, 4)), StateTensor("state", "stateN", "FP32", (-1, 4))
+    slots = slots_with(data, outputs=(spec,), batchable=False, state=(pair,))
+    slot = slots.serving("net")
+    slot.model = StatefulModel(slot.model, (pair,))
+    return slots
+
+
+def test_the_readings_of_a_source_are_one_sequence(tmp_path):
+    """A stateful model sees what the readings before left; a version that takes its place begins anew."""
+    path = tmp_path / "ones.npy"
+    np.save(path, np.tile(np.array([1, 0, 0, 0], np.float32), (6, 1)))
+
+    async def scenario(bench):
+        await bench.ended()
+        assert [event.data["score"] for event in bench.events()] == [1, 2, 3, 4, 5, 6]
+        bench.slots._serving["net"] = summing_slots().serving("net")
+        await bench.watch._take(np.array([1, 0, 0, 0], np.float32))
+        assert bench.events()[-1].data["score"] == 1
+
+    watching(scenario, path, slots=summing_slots())
+
+
+def test_a_source_waits_for_a_model_that_is_not_in_memory(table):
+    """It asks for it, reads on when it is loaded, and loses nothing."""
+    slots = slots_with()
+    slot = slots.serving("net")
+    model = slot.model
+    slots.unload(slot)
+
+    async def scenario(bench):
+        called = []
+        bench.watch._wants_cold = lambda: called.append(1)
+        await until(lambda: called)
+        assert (bench.numbers(), slot.in_flight) == ([], 1)
+        slots.ready(slot, "fp32", model, {"fp32": 5})
+        await bench.ended()
+        assert bench.numbers() == list(range(30))
+
+    watching(scenario, table, slots=slots)

@@ -13,6 +13,7 @@ from msrt import errors
 from msrt.hop.durable import DurableSender
 from msrt.inference.answer import run_slot
 from msrt.inference.slots import Slot, Slots
+from msrt.inference.stateful import State, StatefulModel
 from msrt.inference.tensors import NUMPY_NAMES, has_nan
 from msrt.protocol import wire
 from msrt.protocol.messages import Event
@@ -50,6 +51,8 @@ class Watch:
         self._key = f"source/{config.name}"
         self._read = int.from_bytes(dict(store.scan(self._key)).get(self._key, b""), "big")
         self._last_label: object = None
+        self._kept: tuple[Slot, State] | None = None
+        """The readings of a source are one sequence: what a stateful model left, on the version that left it."""
         self.state = "waiting"
         self.readings = self.refused = 0
 
@@ -57,6 +60,7 @@ class Watch:
         """Until the source ends. A source that fails is opened again."""
         while True:
             try:
+                self._kept = None  # what was read before is not what comes next
                 async for reading in open_source(self._world, self._config, self._read):
                     await self._take(reading)
                 self.state = "ended"
@@ -84,7 +88,9 @@ class Watch:
         self.state = "reading"
         self.readings += 1
         try:
-            data = await self._world.offload(_infer, slot, reading)
+            before = self._kept[1] if self._kept is not None and self._kept[0] is slot else None
+            data, after = await self._world.offload(_infer, slot, reading, before)
+            self._kept = None if after is None else (slot, after)
             version = slot.placement.version
         except (errors.InvalidTensor, errors.ModelFailed) as error:
             self.state = error.text
@@ -152,8 +158,11 @@ class Watch:
                 return
 
 
-def _infer(slot: Slot, reading: Reading) -> dict[str, Any]:
-    """Run one reading; what the event says of it. Blocking. Raises InvalidTensor when it cannot be the input."""
+def _infer(slot: Slot, reading: Reading, before: State | None) -> tuple[dict[str, Any], State | None]:
+    """Run one reading; what the event says of it, and the state after it where the model keeps one. Blocking.
+
+    Raises InvalidTensor when it cannot be the input.
+    """
     signature, manifest = slot.signature, slot.manifest
     assert signature is not None
     assert manifest is not None
@@ -166,8 +175,13 @@ def _infer(slot: Slot, reading: Reading) -> dict[str, Any]:
             f"a reading of shape {np.shape(reading)} is no input {wanted.name}: {error}"
         ) from None
     slot.requests += 1  # as a caller's: a version that fails on sensors alone is rolled back as well
+    after: State | None = None
     try:
-        first = run_slot(slot, {wanted.name: value}, signature.output_names, 1)[0]
+        if isinstance(slot.model, StatefulModel):
+            found, after = slot.model.step({wanted.name: value}, signature.output_names, before)
+            first = found[0]
+        else:
+            first = run_slot(slot, {wanted.name: value}, signature.output_names, 1)[0]
     except errors.ModelFailed:
         slot.failures += 1
         raise
@@ -175,7 +189,8 @@ def _infer(slot: Slot, reading: Reading) -> dict[str, Any]:
         slot.failures += 1
     flat = np.asarray(first, dtype=np.float64).reshape(-1)
     if flat.size == 1:
-        return {"value": float(flat[0])}
+        return {"value": float(flat[0])}, after
     best = int(flat.argmax())
     label: object = manifest.labels[best] if best < len(manifest.labels) else best
-    return {"label": label, "index": best, "score": float(flat[best]), "values": [float(v) for v in flat[:VALUES]]}
+    values = [float(v) for v in flat[:VALUES]]
+    return {"label": label, "index": best, "score": float(flat[best]), "values": values}, after
