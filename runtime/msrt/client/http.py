@@ -97,7 +97,7 @@ class HttpFront(Front):
                         self._down()
                 self._look.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PROBE_S if self._open or not self._live else None):
+                    async with asyncio.timeout(PROBE_S):
                         await self._look.wait()
         finally:
             if self._pool is not None:
@@ -138,8 +138,7 @@ class HttpFront(Front):
         assert self._pool is not None
         now = asyncio.get_running_loop().time()
         if not self._open:
-            self._heard = now
-            self._look.set()  # from now on its silence means something
+            self._heard = now  # from now on its silence means something
         for request in requests:
             request.alone = True  # one request a body
             try:
