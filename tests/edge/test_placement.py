@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from msrt.dispatch.events import VersionTable
@@ -123,6 +124,18 @@ def test_who_answers_a_request_without_a_version(rollout, ready, table):
     stable, candidate, workers = table
     found = version_table(rollout, {node: frozenset(versions) for node, versions in ready.items()})
     assert found == VersionTable("net", stable, candidate, workers=frozenset(workers))
+
+
+def test_a_canary_by_traffic_is_drawn_by_request_not_by_device():
+    """Every device of it holds both, serves its own sensors with the old one, and requests are divided by share."""
+    rollout = RolloutSet("net", 2, 1, canary="100%", state="canary", traffic=0.1)
+    both = {node: frozenset({1, 2}) for node in "ab"}
+    assert version_table(rollout, both) == VersionTable("net", 1, 2, share=0.1)
+    state, manifests = told(pushed(1), pushed(2), rollout)
+    found = place(state, manifests, Measured(), CAMERA)
+    assert [(one.version, one.serve) for one in found] == [(1, True), (2, False)]
+    done = msgspec.structs.replace(rollout, state="live")
+    assert version_table(done, both) == VersionTable("net", 2)
 
 
 def test_every_version_that_a_rollout_names_is_fetched_ahead():

@@ -25,7 +25,7 @@ from msrt.dispatch.events import (
     WorkerDown,
     WorkerUp,
 )
-from msrt.dispatch.flow import Flow
+from msrt.dispatch.flow import Flow, of_canary
 from msrt.dispatch.launch import Launcher
 from msrt.dispatch.learn import learn
 from msrt.dispatch.retry import BAD_ANSWER, FINAL, STALLED, too_late
@@ -228,11 +228,12 @@ class Dispatcher:
             self.flow.note(flight, message.code, now, out)
         requests = [self.flow.live.get(number) for number in message.ids]
         if message.code in FINAL:
-            if len(message.ids) > 1:
+            canary = message.code != "deadline_exceeded" and of_canary(requests)  # perhaps it is the candidate's fault
+            if flight is not None and message.code != "deadline_exceeded" and (canary or len(message.ids) == 1):
+                self.counters.fault(flight.slot.model, flight.slot.version, 1)
+            if canary or len(message.ids) > 1:
                 self.flow.take_back(worker, requests, message, now, out)
             else:
-                if flight is not None and message.code != "deadline_exceeded":
-                    self.counters.fault(flight.slot.model, flight.slot.version, 1)
                 self.flow.refuse(worker, requests, message, out)
         else:
             if flight is not None:

@@ -19,7 +19,7 @@ from msrt.dispatch.sequences import Sequences
 from msrt.errors import FrameTooLarge, MsrtError, NotFound, Overloaded, SequenceLost
 from msrt.protocol.messages import InferFailed, Inferred
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "of_canary"]
 
 
 class Flow:
@@ -181,10 +181,11 @@ class Flow:
         if request.sequence:
             self._lose(request, why, out)
             return
-        if not place.slots or place.version == CANARY:  # what the candidate could not do, the stable version does
+        canary = place.version == CANARY  # what the candidate could not do, the stable version does
+        if not place.slots or canary:
             place = self.roster.pools.get((request.model, request.version), place)
         spent = request.attempts >= self.config.max_attempts or place.retired
-        if not spent and not self.retries.spend(1, now):
+        if not spent and not canary and not self.retries.spend(1, now):  # a canary's share is bound enough
             self.counters.unbudgeted += 1
             spent = True
         if spent:
@@ -254,6 +255,11 @@ class Flow:
             if worker is not None and node != by:
                 worker.forget(request.id)
                 out.append(Recall(node, (request.id,)))
+
+
+def of_canary(requests: Iterable[Request | None]) -> bool:
+    """Whether these rode with the candidate for its share of the traffic."""
+    return any(isinstance(r.place, Pool) and r.place.version == CANARY for r in requests if r is not None)
 
 
 def flies_with(request: Request, worker: Worker) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
+
 from msrt.dispatch import Cancel, ModelsReady, Tick, VersionTable, WorkerDown
 from tests.runtime.dispatch.counter import Bench, echo, failed, question, ready, rows_of
 
@@ -199,6 +203,33 @@ def test_canary_workers_answer_with_the_candidate_and_others_with_the_stable():
     bench.do(ModelsReady("b", (ready(), ready(version=2))))
     sends = [send for _ in range(200) for send in bench.ask(question())]
     assert {(send.worker, send.message.version) for send in sends} == {("a", 1), ("b", 2), ("c", 1)}
+
+
+@pytest.mark.parametrize("code", ["model_failed", "invalid_tensor"])
+def test_what_the_candidate_could_not_do_the_stable_version_does(code):
+    """Its callers need not suffer for a trial, not even where it says that they are at fault; and its faults count."""
+    bench = Bench("a", window=10**6)
+    bench.do(VersionTable("m", 1, 2, share=1.0))
+    bench.do(ModelsReady("a", (ready(), ready(version=2))))
+    (send,) = bench.ask(question())
+    assert send.message.version == 2
+    sends = bench.do(failed(send, code)) or bench.until(bench.now + 1.0)
+    assert [again.message.version for again in sends] == [1]
+    bench.do(echo(sends[0]))
+    assert len(bench.replies) == 1
+    assert bench.dispatcher.counters.faults == {"m": {2: 1}}
+    bench.end()
+
+
+def test_a_candidate_whose_workers_are_all_ejected_gets_no_share():
+    """Its requests would only wait: the stable version takes them, until a probe says that it works again."""
+    bench = Bench("a", window=10**6)
+    bench.do(VersionTable("m", 1, 2, share=1.0))
+    bench.do(ModelsReady("a", (ready(), ready(version=2))))
+    (slot,) = bench.dispatcher.roster.pools["m", -1].slots
+    slot.breaker.trip(bench.now, random.Random(1))
+    slot.refresh()
+    assert {send.message.version for send in bench.ask(question())} == {1}
 
 
 def test_requests_that_wait_for_a_withdrawn_candidate_get_the_stable_version():
