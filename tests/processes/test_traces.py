@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import time
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import msrt
+from msrt.telemetry.context import parse
 from tests.bench.tree import BODY, Tree, until
 from tests.processes.collector import Collector
 
@@ -188,3 +190,41 @@ def test_a_collector_that_is_away_costs_nothing_but_spans():
         edge.signal(signal.SIGTERM)
         assert edge.popen.wait(10) == 0
         assert time.monotonic() - began < 8
+
+
+def test_the_caller_is_the_root_where_it_has_a_collector(told):
+    """Its span is above the edge's, over ZeroMQ as over HTTP, and one covers all of many."""
+    collector, tree, url = told
+    x = np.zeros((1, 64), np.float32)
+    for urls, state in (((), tree.path / "cloud" / "operator"), ((url,), None)):
+        with msrt.connect(urls, state=state, trace=collector.url, trace_share=1) as client:
+            trace = parse(client.infer("mlp", x).marks["traceparent"]).trace_id
+            many = client.infer_many("mlp", [x, x, x])
+        by = {span.name: span for span in collector.of(f"{trace:032x}", "client.infer", "infer", "device.compute")}
+        assert (by["client.infer"].parent, by["client.infer"].service) == ("", "msrt-client")
+        assert by["infer"].parent == by["client.infer"].span
+        assert by["client.infer"].took >= by["infer"].took
+        (trace,) = {parse(answer.marks["traceparent"]).trace_id for answer in many}
+        spans = collector.of(f"{trace:032x}", "client.infer_many", "infer", "device.compute")
+        assert [span.attributes["msrt.requests"] for span in spans if span.name == "client.infer_many"] == [3]
+        assert len([span for span in spans if span.name == "infer"]) == 3
+
+
+def test_a_caller_without_one_costs_nothing(told):
+    """A share of 0 makes no span, and no request is marked."""
+    collector, tree, _ = told
+    with msrt.connect(state=tree.path / "cloud" / "operator", trace=collector.url, trace_share=0) as client:
+        answers = client.infer_many("mlp", [np.zeros((1, 64), np.float32)] * 20)
+        assert client._client._tracer.started == 0
+    assert not any("traceparent" in answer.marks for answer in answers)
+
+
+def test_the_command_line_shows_where_the_time_went(told):
+    """The trace's id, and its parts as a tree; the same id is at the collector."""
+    collector, tree, url = told
+    path = tree.path / "one.npy"
+    np.save(path, np.zeros((1, 64), np.float32))
+    text = tree.cli("infer", "mlp", str(path), "--trace", "--url", url)
+    trace = re.search(r"^trace ([0-9a-f]{32})$", text, re.MULTILINE)[1]
+    assert re.search(r"└─ compute +[0-9.]+ ms$", text, re.MULTILINE)
+    collector.of(trace, "infer", "device.compute")

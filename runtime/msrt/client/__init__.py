@@ -5,7 +5,8 @@
 
 `request` a question and its answer; `core` where all of them are until settled, `waiters` who waits for them; `front`
 one edge, spoken to by `peers` or `http`; `known` which edges there are, `edges` which of them are kept at hand; `aio`
-and `sync` what the caller sees, with `sequence` and `streaming`; `watch` events. GUIDE.md shows how to use it.
+and `sync` what the caller sees, with `sequence` and `streaming`; `tracing` its spans; `watch` events. GUIDE.md
+shows how to use it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ __all__ = ["Answer", "AsyncClient", "AsyncSequence", "Client", "Label", "SyncSeq
 def connect(
     urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
     fingerprint: str | Sequence[str] = (), ca: Path | str | None = None, deadline_s: float = 10.0,
+    trace: str = "", trace_share: float = 0.01,
 ) -> Client:  # fmt: skip
     """A Client of these edges (tcp://, http:// or https://), or of those that the cloud names. See AsyncClient."""
-    return Client(urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s)
+    return Client(
+        urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s, trace=trace,
+        trace_share=trace_share,
+    )  # fmt: skip
 
 
 quiet_unless_configured()

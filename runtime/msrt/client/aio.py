@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,11 +23,13 @@ from msrt.client.request import Answer, Ask, Request, Waiter, tensors_of
 from msrt.client.sequence import Sequence as Conversation
 from msrt.client.streaming import WINDOW, stream_answers
 from msrt.client.tls import Trust
+from msrt.client.tracing import asked, client_tracer
 from msrt.client.waiters import All, One
 from msrt.client.watch import watch_events
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import Event, Parent
 from msrt.serving.backend import ModelInfo
+from msrt.telemetry.spans import Tracer
 
 __all__ = ["AsyncClient"]
 
@@ -42,14 +45,20 @@ class AsyncClient:
     directory of the identity that `msrt login` made (or a cloud's own); http needs none. key: an API key for http off
     loopback (`msrt key create`); None: that of the environment's MSRT_KEY. fingerprint: of the certificates that edges
     made themselves, as they print it at their start; edges tell of each other's. ca: a PEM file of authorities instead
-    of the system's. deadline_s: of requests that name none.
+    of the system's. deadline_s: of requests that name none. trace: an OpenTelemetry collector (OTLP over HTTP,
+    http://HOST:4318) that gets a span of each `infer` and `infer_many` that is traced; trace_share: of those that name
+    no trace, how many are. Needs msrt[trace].
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a user's one place for all of them
         self, urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
         fingerprint: str | Sequence[str] = (), ca: Path | str | None = None,
-        deadline_s: float = 10.0, member: Member | None = None,
+        deadline_s: float = 10.0, member: Member | None = None, trace: str = "", trace_share: float = 0.01,
     ) -> None:  # fmt: skip
+        self._collector, self._share = trace, trace_share
+        self._tracer: Tracer | None = None
+        self._within = self
+        """The same client, for what is part of a span already."""
         self._given = [urls] if isinstance(urls, str) else list(urls)
         self._state, self._trust = Path(state) if state else None, Trust(fingerprint, ca)
         self._key = (os.environ.get("MSRT_KEY", "") if key is None else key).strip()
@@ -76,12 +85,18 @@ class AsyncClient:
             self._member = await load_caller(self._state)
         self._core = Core()
         self._edges = Edges(self._core, self._given, self._member, key=self._key, trust=self._trust)
+        self._tracer = client_tracer(self._collector, self._share)
+        if self._tracer is not None:
+            self._within = copy.copy(self)
+            self._within._tracer = None  # noqa: SLF001 - our own
         await self._edges.open()
 
     async def close(self) -> None:
         """Say goodbye; requests without an answer fail as Disconnected."""
         self._core.close()
         await self._edges.close()
+        if self._tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracer.sink.close)
 
     # --- asking
 
@@ -97,6 +112,12 @@ class AsyncClient:
         trace: a W3C traceparent. Cancelled, the edge is told, and what was not computed yet is not. Raises
         InvalidTensor, NotFound, Overloaded, Unavailable, DeadlineExceeded, Disconnected.
         """
+        if self._tracer is not None and self._tracer.wants(trace):
+            ask_it = partial(
+                self._within.infer, model, inputs, deadline=deadline, outputs=outputs, version=version,
+                priority=priority, request_id=request_id,
+            )  # fmt: skip
+            return await asked(self._tracer, "client.infer", trace, lambda inner: ask_it(trace=inner), model=model)
         ask, ends = self.asks(model, outputs, version, priority, trace), self.ends(deadline)
         if needs_model(inputs):
             inputs = fitted(inputs, await self._info(ask, ends))
@@ -115,6 +136,15 @@ class AsyncClient:
         version: int = 0, priority: int = 0, trace: str = "",
     ) -> list[Answer]:  # fmt: skip
         """The same for many requests at once: they travel together. When all are settled, raises the first error."""
+        if self._tracer is not None and self._tracer.wants(trace):
+            ask_them = partial(
+                self._within.infer_many, model, many, deadline=deadline, outputs=outputs, version=version,
+                priority=priority,
+            )  # fmt: skip
+            return await asked(
+                self._tracer, "client.infer_many", trace, lambda inner: ask_them(trace=inner), model=model,
+                requests=len(many),
+            )  # fmt: skip
         ask, ends = self.asks(model, outputs, version, priority, trace), self.ends(deadline)
         waiter = All(asyncio.get_running_loop(), len(many))
         requests = await self.requests(ask, many, ends, waiter)

@@ -34,9 +34,11 @@ class Client:
     def __init__(
         self, urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
         fingerprint: str | Sequence[str] = (), ca: Path | str | None = None, deadline_s: float = 10.0,
+        trace: str = "", trace_share: float = 0.01,
     ) -> None:  # fmt: skip
         self._client = AsyncClient(
-            urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s
+            urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s, trace=trace,
+            trace_share=trace_share,
         )  # fmt: skip
         self._loop = _loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="msrt-client", daemon=True)

@@ -13,6 +13,9 @@ from msrt import errors
 from msrt.client import Answer, AsyncClient
 from msrt.operator.session import run, state_option
 from msrt.operator.show import console, json_option, print_json, table
+from msrt.operator.traced import new_trace, trace_lines
+from msrt.telemetry.otlp import collector_of
+from msrt.telemetry.spans import CHOSEN
 
 __all__ = ["infer"]
 
@@ -35,6 +38,7 @@ SHOWN: Final = 6
 @click.option("--priority", type=click.Choice(list(PRIORITIES)), default="normal", show_default=True)
 @click.option("--sequence", "steps", is_flag=True, help="Each row of INPUT is one step of a sequence.")
 @click.option("--top", type=click.IntRange(1), help="Show so many classes of each row by name, not the tensors.")
+@click.option("--trace", is_flag=True, help="Have it traced; print the trace's id and where the time went.")
 @json_option
 @state_option
 def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **options: Any) -> None:
@@ -45,6 +49,8 @@ def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **option
     INPUT is a .npy array, an .npz with one array per input, or JSON: numbers in lists, or an object with one such list
     per input; - reads standard input. Axis 0 are the rows; one row may come without it.
 
+    --trace sends a span to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, if it does.
+
     --sequence is for models that keep state between requests: the rows are asked one after the other, of one device.
 
     Without --url the edges of the tree are asked under the identity in --state. An http:// address on loopback needs
@@ -53,18 +59,22 @@ def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **option
     inputs = read_input(source.read())
     if options["steps"] and options["top"]:
         raise errors.CallerError("--sequence and --top do not go together")
+    if options["trace"] and (options["steps"] or options["top"]):
+        raise errors.CallerError("--trace is for one answer", hint="leave out --sequence and --top")
+    collector = collector_of("") if options["trace"] else ""
+    trace = (CHOSEN if collector else new_trace()) if options["trace"] else ""
 
     async def ask() -> list[Any]:
         async with AsyncClient(
             options["urls"], state=state, key=options["key"], fingerprint=options["pins"], ca=options["ca"],
-            deadline_s=options["deadline"],
+            deadline_s=options["deadline"], trace=collector,
         ) as client:  # fmt: skip
             priority, outputs = PRIORITIES[options["priority"]], options["outputs"]
             if options["top"]:
                 output = outputs[0] if outputs else ""
                 return await client.classify(name, inputs, top=options["top"], output=output, priority=priority)
             if not options["steps"]:
-                return [await client.infer(name, inputs, outputs=outputs, priority=priority)]
+                return [await client.infer(name, inputs, outputs=outputs, priority=priority, trace=trace)]
             async with client.sequence(name, outputs=outputs, priority=priority) as sequence:
                 rows = steps_of(inputs)
                 return [await sequence.infer(row, end=row is rows[-1]) for row in rows]
@@ -77,6 +87,8 @@ def infer(state: Path | None, name: str, source: Any, *, as_json: bool, **option
         print_json(shown if options["steps"] else shown[0])
     else:
         _print(found, steps=options["steps"])
+        if options["trace"]:
+            click.echo("\n".join(trace_lines(trace, found[0].seconds, found[0].device, found[0].marks)))
 
 
 def steps_of(inputs: Any) -> list[Any]:

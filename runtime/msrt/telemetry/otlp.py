@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import random  # noqa: TID251 - the type of World.random
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -19,7 +20,6 @@ from msrt.telemetry.spans import CLIENT, INTERNAL, SERVER, Span, Tracer
 
 if TYPE_CHECKING:
     from msrt.protocol.messages import Mark
-    from msrt.world.world import World
 
 __all__ = ["OtlpSink", "collector_of", "open_tracer"]
 
@@ -46,15 +46,22 @@ def collector_of(endpoint: str, environment: Mapping[str, str] = os.environ) -> 
 
 
 def open_tracer(
-    endpoint: str, share: float, world: World, role: str, node: str, name: str, **attributes: Mark
-) -> Tracer | None:
+    endpoint: str, share: float, role: str, node: str, name: str, *, rng: random.Random, now: Callable[[], float],
+    wall: Callable[[], float], **attributes: Mark,
+) -> Tracer | None:  # fmt: skip
     """A tracer, where there is a collector. `attributes` stand on each span of this node. Raises InvalidConfig,
     LocalError (msrt[trace] is not installed)."""
     url = collector_of(endpoint)
     if not url:
         return None
-    sink = OtlpSink(url, f"msrt-{role}", node, name)
-    return Tracer(sink, share=share, rng=world.random, now=world.now, wall=world.wall, attributes=attributes)
+    try:
+        sink = OtlpSink(url, f"msrt-{role}", node, name)
+    except LocalError as error:
+        if endpoint:
+            raise
+        log.warning("trace.off", url=url, error=str(error))  # the environment may mean others
+        return None
+    return Tracer(sink, share=share, rng=rng, now=now, wall=wall, attributes=attributes)
 
 
 class OtlpSink:
@@ -76,7 +83,7 @@ class OtlpSink:
             INTERNAL: trace.SpanKind.INTERNAL, SERVER: trace.SpanKind.SERVER, CLIENT: trace.SpanKind.CLIENT,
         }  # fmt: skip
         self._resource = Resource.create(
-            {"service.name": service, "service.instance.id": node or name, "host.name": name}
+            {"service.name": service, **({"service.instance.id": node, "host.name": name} if node else {})}
         )
         self._resource_type = Resource
         self._devices: dict[str, Any] = {}

@@ -29,7 +29,9 @@ async def seen(
 
     Raises InvalidConfig, LocalError (msrt[trace] is not installed).
     """
-    tracer = open_tracer(config.trace, config.trace_share, world, role, node, name, **said)
+    tracer = open_tracer(
+        config.trace, config.trace_share, role, node, name, rng=world.random, now=world.now, wall=world.wall, **said
+    )
     records = RecordFile(
         folder / RECORD, config.record_bytes, offload=world.offload, to_wall=lambda at: at - world.now() + world.wall()
     )
