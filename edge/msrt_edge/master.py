@@ -128,7 +128,7 @@ class Edge:
         me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(world, me, self.device_peers, self.fetch, config.update_streams)
         self.downlink: Downlink | None = None
-        self._served = Served(self)
+        self.served = Served(self)
         self._prefetch_due = asyncio.Event()
         self.cloud_left_at = world.now()
 
@@ -297,7 +297,7 @@ class Edge:
                 if not fleet.telling.whole or self.world.now() >= due:
                     due = self.world.now() + REPORT_S
                     self._tell(peer, fleet.telling.of_sweep(fleet.everyone))
-                    self._served.tell(peer)
+                    self.served.tell(peer)
                 if fleet.telling.changed:
                     fleet.changed.set()
             await asyncio.sleep(REPORT_GAP_S)

@@ -26,14 +26,14 @@ class Served:
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
-        self._peer: Peer | None = None
         self._told: dict[tuple[str, int], ServedRow] = {}
+
+    def restart(self) -> None:
+        """The cloud is here (again), and knows nothing."""
+        self._told.clear()
 
     def tell(self, peer: Peer) -> None:
         """Say what is new to this cloud."""
-        if peer is not self._peer:  # perhaps it forgot everything
-            self._peer = peer
-            self._told.clear()
         now = self._now()
         changed = [key for key in [*self._told, *now] if key in now and now[key] != self._told.get(key)]
         keys = list(dict.fromkeys(changed))[:ROWS]

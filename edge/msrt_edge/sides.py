@@ -48,6 +48,7 @@ class Above:
         self._edge.events.upward.attach(peer)
         self._edge.training.attach(peer)
         self._edge.fleet.telling.restart()
+        self._edge.served.restart()
         self._edge.fleet.changed.set()
         self._edge.service.others_changed()
 
