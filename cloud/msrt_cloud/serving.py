@@ -4,7 +4,8 @@ that has the model."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -162,6 +163,8 @@ class Serving:
             try:
                 return await self._submit(request)
             except (errors.Overloaded, errors.Unavailable) as error:
+                if request.sequence:
+                    raise  # its state is here
                 fault = error
         left = request.timeout_s * MARGIN - (self._world.now() - began)
         return await self._pass_on(request, asker, left, fault)
@@ -172,6 +175,8 @@ class Serving:
         self._cloud.registry.find(request.model, request.version)
         until = self._world.now() + left_s
         holders = {edge.node: edge.region for edge in self._cloud.fleet.holders(request.model)}
+        if request.sequence and holders:
+            holders = dict([_home(request.sequence, holders)])
         for node, region in holders.items():
             self._paths.setdefault(node, Path(node, region))
         tried: list[str] = []
@@ -209,7 +214,8 @@ class Serving:
         future: asyncio.Future[InferAnswer] = asyncio.get_running_loop().create_future()
         one = e.Request(
             request.model, request.inputs, request.frames, self._world.now() + request.timeout_s, future,
-            request.version, request.outputs, request.trace, request.priority,
+            request.version, request.outputs, request.trace, request.priority, request.sequence,
+            request.sequence_start, request.sequence_end,
         )  # fmt: skip
         if request.trace and self._trails is not None:
             self._trails.begin(one)
@@ -303,6 +309,11 @@ class Serving:
         except errors.MsrtError as error:
             failed = InferFailed(action.message.ids, error.code, error.text)
             asyncio.get_running_loop().call_soon(self._handle, e.Failed(action.worker, failed))
+
+
+def _home(sequence: str, holders: Mapping[str, str]) -> tuple[str, str]:
+    """The edge that all steps of a sequence go to: the same one as long as it has the model."""
+    return max(holders.items(), key=lambda holder: zlib.crc32(f"{holder[0]}/{sequence}".encode()))
 
 
 def _labels() -> dict[str, str]:

@@ -20,7 +20,7 @@ from msrt.protocol.messages import TensorSpec
 __all__ = ["NONE", "find_pairs", "settle_shapes"]
 
 NONE: Final = "none"
-"""As `--state`: keep nothing, whatever the names say."""
+"""As `--keeps`: keep nothing, whatever the names say."""
 _WORDS: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _BESIDE: Final = frozenset({"in", "out", "input", "output", "n", "next", "new", "prev", "old", "past", "present"})
 _STATE: Final = frozenset(
@@ -41,15 +41,15 @@ def find_pairs(model: LoadedModel, given: tuple[str, ...]) -> tuple[StateTensor,
         before, _, after = text.partition("=")
         if before not in inputs or after not in outputs:
             raise InvalidModel(
-                f"--state {text} names no input and output of the model",
+                f"--keeps {text} names no input and output of the model",
                 hint=f"inputs: {', '.join(inputs)}; outputs: {', '.join(outputs)}",
             )
         if not _alike(inputs[before], outputs[after]):
-            raise InvalidModel(f"--state {text}: the two tensors differ in type or rank")
+            raise InvalidModel(f"--keeps {text}: the two tensors differ in type or rank")
         pairs.append(_pair(inputs[before], after))
     names = [pair.input for pair in pairs], [pair.output for pair in pairs]
     if any(len(set(each)) < len(each) for each in names):
-        raise InvalidModel("--state names a tensor twice")
+        raise InvalidModel("--keeps names a tensor twice")
     return tuple(pairs)
 
 

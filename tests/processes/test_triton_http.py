@@ -18,9 +18,10 @@ from tritonclient.utils import InferenceServerException
 
 from tests.bench.tree import Tree, until
 from tests.processes.test_triton_grpc import ROW, TEXTS, echo, expected, given
+from tests.runtime.inference.test_sequences import adder
 
 LABELS = [f"digit {n}" for n in range(10)]
-MODELS = ("mlp", "halves", "strings", "brain", "spare")
+MODELS = ("mlp", "halves", "strings", "brain", "adder", "spare")
 
 
 def address(process):
@@ -49,6 +50,9 @@ def house():
             tree.cli("model", "push", str(path), "--name", name)
             if name != "spare":
                 tree.cli("model", "rollout", name, "--window", "1")
+        (tree.path / "adder.onnx").write_bytes(adder())
+        tree.cli("model", "push", str(tree.path / "adder.onnx"), "--name", "adder", "--keeps", "sum=sum_next")
+        tree.cli("model", "rollout", "adder", "--window", "1")
         with triton.InferenceServerClient(address(edge)) as client:
             for name in MODELS[:-1]:
                 until(f"{name} is ready", lambda name=name: client.is_model_ready(name), 30)
@@ -133,6 +137,16 @@ def test_the_configuration(client):
     assert client.get_model_config("strings", "1")["output"][0]["data_type"] == "TYPE_STRING"
     with pytest.raises(InferenceServerException, match="nobody"):
         client.get_model_config("nobody")
+
+
+def test_the_configuration_over_grpc(house):
+    """The same."""
+    for process in (house.procs["e1"], house.procs["cloud"]):
+        with triton_grpc.InferenceServerClient(process.field("grpc")) as client:
+            config = client.get_model_config("mlp").config
+            assert (config.name, list(config.input[0].dims), config.max_batch_size > 1) == ("mlp", [64], True)
+            assert config.parameters["labels"].string_value.splitlines() == LABELS
+            assert client.get_model_config("adder").config.parameters["sequences"].string_value == "true"
 
 
 def test_statistics(edge):
@@ -234,6 +248,21 @@ def test_sequence_priority_and_timeout_are_taken(client):
             timeout=5_000_000, parameters={"my-own": "note"},
         )  # fmt: skip
         close_to_expected(result)
+
+
+def test_sequences_keep_their_state(client):
+    """Two that take turns, each from its start to its end, on the edge or passed on by the cloud; a step of one that
+    nobody knows is an error, not a fresh beginning."""
+    for number in range(1, 5):
+        step = given("x", np.array([[number, -number]], np.float32), "FP32", triton)
+        for ident in (7, "seven"):
+            result = client.infer(
+                "adder", [step], sequence_id=ident, sequence_start=number == 1, sequence_end=number == 4
+            )
+            total = number * (number + 1) / 2
+            assert result.as_numpy("y").tolist() == [[total, -total]]
+    with pytest.raises(InferenceServerException, match="unknown-one"):
+        client.infer("adder", [step], sequence_id="unknown-one")
 
 
 @pytest.mark.parametrize("way", ["gzip", "deflate"])

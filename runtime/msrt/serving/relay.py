@@ -64,6 +64,7 @@ class Relay:
             Infer(
                 (ident,), (rows,), request.model, request.inputs, request.version,
                 max(1, int(within_s * 1000)), request.outputs, request.trace, request.priority, hops=hops,
+                sequence=request.sequence, sequence_start=request.sequence_start, sequence_end=request.sequence_end,
             ),
             request.frames,
         )  # fmt: skip
