@@ -145,6 +145,10 @@ def test_the_client_library_pins_the_edge_and_shows_its_key(house):
         answer = client.infer("mlp", {"x": rows})
         assert answer.device == "d1"
         until("the list of edges", lambda: [edge.http_fingerprint for edge in client.edges] == [pin])
+        answers = list(client.stream("mlp", ({"x": rows} for _ in range(300))))
+        assert [each.index for each in answers] == list(range(300))
+        large = client.infer("mlp", {"x": np.repeat(rows, 3000, axis=0)})
+        np.testing.assert_allclose(large["y"], np.repeat(answer["y"], 3000, axis=0), rtol=1e-5)
     with msrt.connect(house.url, key="msrt_wrong", fingerprint=pin) as client, pytest.raises(errors.Unauthorized):
         client.infer("mlp", {"x": rows})
     with msrt.connect(house.url, key=key) as client, pytest.raises(errors.WrongServerKey, match="vouches"):

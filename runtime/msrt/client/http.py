@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import structlog
@@ -56,6 +56,8 @@ class HttpFront(Front):
 
     def __init__(self, url: str, owner: Owner, *, key: str = "", trust: Trust | None = None, pin: str = "") -> None:
         self.url = url.rstrip("/")
+        self._prefix = urlsplit(self.url).path
+        """Where a proxy offers the edge below a path."""
         self.forgetful, self.latency_s = False, math.inf
         self._owner, self._live, self._key = owner, False, key
         self._trust, self._pin = trust or Trust(), pin
@@ -185,7 +187,7 @@ class HttpFront(Front):
 
     def _request(self, method: str, path: str) -> bytes:
         assert self._pool is not None
-        return request_head(method, path, self._pool.host, {"x-api-key": self._key} if self._key else {})
+        return request_head(method, self._prefix + path, self._pool.host, {"x-api-key": self._key} if self._key else {})
 
     def _answered(self, ident: int, response: Response) -> None:
         self._open.pop(ident, None)
@@ -238,7 +240,7 @@ class HttpFront(Front):
         def specs(tensors: list[Tensor]) -> tuple[TensorSpec, ...]:
             return tuple(TensorSpec(t.name, t.datatype, t.shape) for t in tensors)
 
-        versions = tuple(int(v) for v in found.versions if v.isdigit())
+        versions = tuple(int(v) for v in found.versions if v.isdecimal())
         return ModelInfo(found.name, versions, specs(found.inputs), specs(found.outputs), labels=found.labels)
 
     async def edges(self) -> list[Parent]:
@@ -251,7 +253,7 @@ class HttpFront(Front):
     async def events(self, model: str, device: str) -> AsyncGenerator[Event, None]:
         """Events from now on. Raises Disconnected when the stream ends."""
         context = await self._trust.context(self.url, self._pin)
-        path = f"/msrt/v1/events?{urlencode({'model': model, 'device': device})}"
+        path = f"{self._prefix}/msrt/v1/events?{urlencode({'model': model, 'device': device})}"
         headers = {"x-api-key": self._key} if self._key else {}
         async with contextlib.aclosing(lines_of(self.url, path, headers, context)) as lines:
             async for line in lines:

@@ -36,8 +36,8 @@ class Tensor(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    model_version: str
     outputs: list[Tensor]
+    model_version: str = ""
     parameters: dict[str, Any] = {}
 
 
@@ -116,7 +116,7 @@ def decode_answer(body: memoryview, length: bytes | None) -> Answer:
             tail.close()
     except errors.CallerError as error:
         raise errors.MalformedFrame(f"the answer contradicts itself: {error}") from error
-    version = int(found.model_version) if found.model_version.isdigit() else 0
+    version = int(found.model_version) if found.model_version.isdecimal() else 0
     marks: dict[str, Mark] = found.parameters
     variant, device = str(marks.pop("variant", "")), str(marks.pop("device", ""))
     return Answer(outputs, version, variant, device, marks)

@@ -386,6 +386,21 @@ def test_a_caller_that_leaves_ends_its_connection():
     asyncio.run(main())
 
 
+def test_an_edge_may_be_below_a_path():
+    """As a proxy offers it: everything is asked there."""
+
+    async def main():
+        mute = Mute()
+        url = await mute.start()
+        async with AsyncClient([f"{url}/north/"]) as client:
+            assert (await client.infer("digits", {"x": ROWS})).device == "mute"
+        await mute.close()
+        assert mute.paths >= {b"/north/v2/health/live", b"/north/v2/models/digits/infer"}
+        assert all(path.startswith(b"/north/") for path in mute.paths)
+
+    asyncio.run(main())
+
+
 class Mute:
     """A server that answers everything alike, hangs up after so many answers on one connection, or falls silent."""
 
@@ -396,6 +411,7 @@ class Mute:
     def __init__(self, hangs_up_after=1 << 30):
         self.silent, self.hangs_up_after = False, hangs_up_after
         self.swallowed = self.ended = 0
+        self.paths = set()
 
     async def start(self):
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
@@ -409,6 +425,7 @@ class Mute:
         try:
             for number in itertools.count(1):
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                self.paths.add(head.split(b" ")[1])
                 found = re.search(rb"content-length: (\d+)", head)
                 await reader.readexactly(int(found[1]) if found else 0)
                 if self.silent:
