@@ -189,6 +189,13 @@ class Cloud:
                     raise errors.InviteSpent("it was used before")
                 made = Enrolled(certificate(params["name"]), CLOUD.public, ())
                 return msgspec.to_builtins(made, builtin_types=(bytes,))
+            case "model.load":
+                version = params["version"] or max(self.writer.state.models[params["model"]])
+                await self.writer.append(RolloutSet(params["model"], version, region=REGION))
+                return {"version": version}
+            case "model.unload":
+                await self.writer.append(RolloutSet(params["model"], 1, state="withdrawn", region=REGION))
+                return {}
         raise errors.NotFound(f"no method {method}")
 
     def stream(self, _peer, opened):
@@ -300,8 +307,8 @@ def fail(code, **more):
 class Rig:
     """`rig.cloud`, `rig.edge`, and a child by its name; each None while it is down."""
 
-    def __init__(self, sim, config, devices, clients):
-        self.sim, self.config = sim, config
+    def __init__(self, sim, config, devices, clients, tracing=None):
+        self.sim, self.config, self.tracing = sim, config, tracing
         self.events = []
         """(device, seq) of every event that the cloud has on disk, over its restarts."""
         self.devices, self.clients = devices, clients
@@ -312,7 +319,8 @@ class Rig:
     def _edge(self, world, _config):
         one, member = identity("edge"), membership("edge", "edge", "cloud")
         listen = [("mem://", Credentials(secret_key=one.link_secret))]
-        return Edge(world, EdgeSetup(one, member, listen, self.config))
+        tracer = self.tracing(world) if self.tracing is not None else None
+        return Edge(world, EdgeSetup(one, member, listen, self.config, tracer=tracer))
 
     async def grow(self):
         self.sim.add("cloud", Cloud, self.events)
@@ -366,11 +374,11 @@ class Rig:
         self.cloud.say(RoundClosed(job, number, (), state))
 
 
-def simulate(scenario, *, devices=("d1", "d2"), clients=(), seed=1, limit=900.0, faults=TOLD, **config):
-    """Run `scenario(rig)` with everyone joined; the rest are settings of the edge."""
+def simulate(scenario, *, devices=("d1", "d2"), clients=(), seed=1, limit=900.0, faults=TOLD, tracing=None, **config):
+    """Run `scenario(rig)` with everyone joined; the rest are settings of the edge. tracing: makes its tracer."""
     with Simulation(seed, faults) as sim:
 
         async def run():
-            await scenario(await Rig(sim, EdgeConfig(lease_s=LEASE_S, **config), devices, clients).grow())
+            await scenario(await Rig(sim, EdgeConfig(lease_s=LEASE_S, **config), devices, clients, tracing).grow())
 
         sim.run(run(), until=limit)

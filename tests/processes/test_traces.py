@@ -35,13 +35,13 @@ def told():
         yield collector, tree, url
 
 
-def ask(url, **headers):
+def ask(url, model="mlp", body=None, **headers):
     """Status, headers, decoded body."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
     try:
         said = {"content-type": "application/json", **{name.replace("_", "-"): v for name, v in headers.items()}}
-        connection.request("POST", "/v2/models/mlp/infer", BODY, said)
+        connection.request("POST", f"/v2/models/{model}/infer", body or BODY, said)
         answer = connection.getresponse()
         return answer.status, dict(answer.getheaders()), json.loads(answer.read())
     finally:

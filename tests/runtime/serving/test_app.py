@@ -199,3 +199,18 @@ def test_many_paths_do_not_fill_the_memory():
         call(f"/v2/models/m{number}", app=app)
     assert len(app._routes) <= 1024
     assert app.responses == {404: 3000}
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_a_trace_goes_along_and_comes_back():
+    """Both headers as one string to the master; what it marks the answer with is a header as well as a parameter."""
+    master = Master()
+    found = infer([1.0], master=master, headers={"traceparent": PARENT, "tracestate": "vendor=x"})
+    assert master.asked[0].trace == f"{PARENT} vendor=x"
+    assert "traceparent" not in found.headers
+    master.marks = {"traceparent": PARENT}
+    found = infer([1.0], master=master)
+    assert (master.asked[1].trace, found.headers["traceparent"]) == ("", PARENT)
+    assert found.json["parameters"]["traceparent"] == PARENT

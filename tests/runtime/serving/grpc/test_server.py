@@ -14,7 +14,7 @@ import pytest
 from msrt import errors
 from msrt.serving.access import Access
 from msrt.serving.grpc import messages as m
-from msrt.serving.grpc.server import GrpcServer
+from msrt.serving.grpc.server import SERVICE, GrpcServer
 from msrt.serving.tls import ServerTls
 from msrt.trust.api_keys import KeyBook, make_key
 from tests.runtime.serving.grpc.rig import RAW, Caller, Keeper, question, serve
@@ -380,3 +380,21 @@ def test_closing_finishes_what_is_in_flight():
         assert (await caller.refused("ModelInfer", question()))[0] == "UNAVAILABLE"
 
     serve(scenario, master=Keeper(holds=True))
+
+
+def test_a_trace_goes_along_and_comes_back():
+    """As metadata there, as trailing metadata here, as a parameter of the answer in any case."""
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    master = Keeper()
+    master.marks = {"traceparent": parent}
+
+    async def scenario(caller, _master, _server):
+        call = caller.channel.unary_unary(f"/{SERVICE}/ModelInfer")(
+            question().SerializeToString(), metadata=(("traceparent", parent), ("tracestate", "vendor=x"))
+        )
+        answer = m.ModelInferResponse.FromString(await call)
+        assert dict(await call.trailing_metadata())["traceparent"] == parent
+        assert answer.parameters["traceparent"].string_param == parent
+        assert master.asked[0].trace == f"{parent} vendor=x"
+
+    serve(scenario, master=master)
