@@ -14,6 +14,7 @@ from msrt.serving import App
 from msrt.serving.repository import config_from, config_of, index_row, settled
 from tests.runtime.serving.caller import call
 from tests.runtime.serving.grpc.rig import Keeper
+from tests.runtime.serving.test_access import FAR, Door
 
 
 def state(name, error=""):
@@ -162,3 +163,21 @@ def test_what_is_unsupported_says_so(path, what, body):
     """Asked or told, as an error in JSON."""
     answer = call(path, body)
     assert (answer.status, answer.json) == (400, {"error": f"{what} is unsupported"})
+
+
+def test_only_operators_load_and_unload():
+    """A client's key may look, and no more."""
+    door, keeper = Door(), Keeper()
+    client, operator = ({"x-api-key": door.key(role, role)} for role in ("client", "operator"))
+
+    def at(path, headers):
+        app = App(keeper, models=keeper, access=door.access)
+        return call(path, b"", app=app, peer=FAR, headers=headers).status
+
+    for change in ("load", "unload"):
+        assert at(f"/v2/repository/models/net/{change}", client) == 403
+        assert at(f"/v2/repository/models/net/{change}", {}) == 401
+        assert at("/v2/repository/index", client) == 200
+        assert keeper.managed == []
+    assert at("/v2/repository/models/net/load", operator) == 200
+    assert keeper.managed == [("load", "net", 0)]
