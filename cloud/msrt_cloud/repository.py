@@ -70,11 +70,16 @@ class CloudModels:
         wanted = int(str(said["version"]))
         if not said["matching"]:
             raise errors.Unavailable(f"{model}@{wanted} is rolled out, and no device is here that could run it")
-        if not await settled(lambda: self._ready(model, wanted), cloud.world.now):
-            reasons = {s.error for s in self._held() if (s.model, s.version) == (model, wanted) and s.error}
-            raise errors.Unavailable(
-                f"nobody loaded {model}@{wanted} within {LOAD_S:g} s: {min(reasons, default='no reason given')}"
-            )
+        targets = int(str(said["matching"]))
+
+        def over() -> bool:
+            return self._ready(model, wanted) or sum(s.state == "failed" for s in self._of(model, wanted)) >= targets
+
+        if not await settled(over, cloud.world.now):
+            raise errors.Unavailable(f"nobody loaded {model}@{wanted} within {LOAD_S:g} s")
+        if not self._ready(model, wanted):
+            reasons = {state.error for state in self._of(model, wanted) if state.error}
+            raise errors.Unavailable(f"nobody could load {model}@{wanted}: {min(reasons, default='no reason given')}")
 
     async def unload(self, model: str) -> None:
         cloud = self._cloud
@@ -96,8 +101,11 @@ class CloudModels:
                         yield from device.models
         yield from self._cloud.serving.engine.models
 
+    def _of(self, model: str, version: int) -> list[ModelState]:
+        return [state for state in self._held() if (state.model, state.version) == (model, version)]
+
     def _ready(self, model: str, version: int) -> bool:
-        return any((s.model, s.version, s.state) == (model, version, "ready") for s in self._held())
+        return any(state.state == "ready" for state in self._of(model, version))
 
     def _rolled(self, model: str) -> bool:
         """Somewhere."""

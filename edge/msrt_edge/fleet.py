@@ -248,6 +248,13 @@ class Fleet:
         for _, models in self._holders():
             yield from models
 
+    def awaited(self, model: str, version: int) -> int:
+        """How many living devices were told to hold it."""
+        return sum(
+            seen.alive and any(p.model == model and p.version == version for p in seen.assigned or ())
+            for seen in self.devices.values()
+        )
+
     def ready_somewhere(self, model: str, version: int) -> bool:
         """Has any device this version ready?"""
         return any(

@@ -65,12 +65,13 @@ class EdgeModels:
         def over() -> bool:
             if self._edge.fleet.settled(model) == wanted and self._has(model, wanted, "ready"):
                 return True
-            return self._has(model, wanted, "failed") and not self._has(model, wanted, "ready", "fetching", "loading")
+            failed = sum(state.state == "failed" for state in self._held(model, wanted))
+            return 0 < self._edge.fleet.awaited(model, wanted) <= failed
 
         if not await settled(over, self._edge.world.now):
             raise errors.Unavailable(f"nobody here loaded {model}@{wanted} within {LOAD_S:g} s")
         if not self._has(model, wanted, "ready"):
-            reasons = {s.error for s in self._edge.fleet.held() if (s.model, s.version) == (model, wanted) and s.error}
+            reasons = {state.error for state in self._held(model, wanted) if state.error}
             raise errors.Unavailable(
                 f"nobody here could load {model}@{wanted}: {min(reasons, default='no reason given')}"
             )
@@ -89,8 +90,11 @@ class EdgeModels:
     def _rolled(self) -> dict[str, Any]:
         return self._edge.follower.state.rollouts_in(self._edge.region)
 
-    def _has(self, model: str, version: int, *states: str) -> bool:
-        return any(s.model == model and s.version == version and s.state in states for s in self._edge.fleet.held())
+    def _held(self, model: str, version: int) -> list[ModelState]:
+        return [s for s in self._edge.fleet.held() if s.model == model and s.version == version]
+
+    def _has(self, model: str, version: int, state: str) -> bool:
+        return any(one.state == state for one in self._held(model, version))
 
     async def _ask(self, method: str, params: dict[str, object]) -> dict[str, Any]:
         """The cloud writes it down. Raises Unavailable without it."""

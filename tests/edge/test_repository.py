@@ -73,6 +73,22 @@ def test_a_load_that_fails_says_what_the_device_said():
     simulate(scenario, devices=("d1",))
 
 
+def test_one_device_that_fails_does_not_speak_for_the_others():
+    """The load ends when the second one has it."""
+
+    async def scenario(rig):
+        models = await known(rig, 1)
+        task = await loading(rig, models)
+        rig.d1.report(ModelState("net", 1, "fp32", "failed", "no room"))
+        await until(lambda: states(models)["net", 1] == ("UNAVAILABLE", "no room"))
+        await asyncio.sleep(1)
+        assert not task.done()
+        rig.d2.report(("net", 1))
+        await task
+
+    simulate(scenario)
+
+
 def test_a_load_that_nobody_answers_ends():
     """With the time that it took."""
 
