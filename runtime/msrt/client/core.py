@@ -58,7 +58,8 @@ class Core:
         """Why nobody will ever answer."""
         self._open: dict[int, Request] = {}
         self._arrived: list[Request] = []
-        self._slots: dict[int, list[Request]] = {}
+        self._due_at = math.inf
+        """No request is due before."""
         self._ticking = False
         self._next = int.from_bytes(os.urandom(6), "big") << 14
         self._solitary: set[str] = set()
@@ -111,6 +112,7 @@ class Core:
     def _later(self, request: Request) -> None:
         if not self._arrived:
             self._loop.call_soon(self._flush)
+        request.again_at = math.inf  # until it is on its way
         self._arrived.append(request)
 
     def _flush(self) -> None:
@@ -259,31 +261,35 @@ class Core:
         self._watch(request)
 
     def _watch(self, request: Request) -> None:
-        slot = int(min(request.deadline, request.again_at) / TICK_S) + 1
-        self._slots.setdefault(slot, []).append(request)
+        self._due_at = min(self._due_at, request.deadline, request.again_at)
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        """Most often nothing is due: the open requests are only looked through when one of them may be."""
         now = self._loop.time()
-        late: dict[Front, list[int]] = {}
-        for slot in sorted(slot for slot in self._slots if slot * TICK_S <= now):
-            for request in self._slots.pop(slot):
-                if request.done:
-                    continue
-                if now >= request.deadline:
-                    if request.front is not None:
-                        late.setdefault(request.front, []).append(request.id)
-                    self._settle(request, request.error or self._late())
-                elif now >= request.again_at:
-                    self._later(request)
-                # else it was asked again meanwhile, and is watched in a later slot too
-        for front, idents in late.items():
-            front.cancel(idents)
-        self._ticking = bool(self._slots)
+        if now >= self._due_at:
+            self._look_through(now)
+        self._ticking = bool(self._open)
         if self._ticking:
             self._loop.call_later(TICK_S, self._tick)
+
+    def _look_through(self, now: float) -> None:
+        late: dict[Front, list[int]] = {}
+        due_at = math.inf
+        for request in list(self._open.values()):
+            if now >= request.deadline:
+                if request.front is not None:
+                    late.setdefault(request.front, []).append(request.id)
+                self._settle(request, request.error or self._late())
+            elif now >= request.again_at:
+                self._later(request)
+            else:
+                due_at = min(due_at, request.deadline, request.again_at)
+        self._due_at = due_at
+        for front, idents in late.items():
+            front.cancel(idents)
 
     def _late(self) -> MsrtError:
         if any(front.live for front in self.fronts):
