@@ -74,7 +74,7 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
                 lambda: {("events",): node.events.dropped},
             )  # fmt: skip
             front = await open_front(
-                CloudFront(node), state, config, world, lambda: _keys(node), models=CloudModels(node)
+                CloudFront(node), state, config, world, lambda: _keys(node), models=CloudModels(node), metrics=metrics
             )
             node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)
             try:

@@ -60,7 +60,7 @@ async def serve(config: EdgeConfig, invite: str, stop: asyncio.Event) -> None:
             observe(node)
             front = await open_front(
                 EdgeFront(node), state, config, world, lambda: node.follower.state.api_keys,
-                models=EdgeModels(node), deadline_s=config.request_deadline_s,
+                models=EdgeModels(node), deadline_s=config.request_deadline_s, metrics=metrics,
             )  # fmt: skip
             stack.push_async_callback(front.close)
             node.address = msgspec.structs.replace(node.address, http=front.address, http_fingerprint=front.fingerprint)

@@ -240,7 +240,7 @@ class Overloaded(PeerError):
     code = "overloaded"
     retry_after: float = 1.0
     reason: str = ""
-    """Which bound was reached: queue_full, hopeless (it could not make its deadline) or late."""
+    """Which bound was reached: queue_full, or hopeless (it could not make its deadline)."""
     need_s: float = 0.0
     """What was expected of a hopeless one."""
 

@@ -17,6 +17,7 @@ from msrt.serving.backend import Backend, Models
 from msrt.serving.http import HttpServer
 from msrt.serving.tls import ServerTls
 from msrt.settings import MasterConfig, is_loopback
+from msrt.telemetry.metrics import Metrics
 from msrt.trust.api_keys import KeyBook
 from msrt.world.world import World
 
@@ -52,7 +53,7 @@ class Front:
 
 async def open_front(
     backend: Backend, state: StateDir, config: MasterConfig, world: World, keys: Callable[[], KeyBook], *,
-    models: Models | None = None, deadline_s: float = 10.0,
+    models: Models | None = None, deadline_s: float = 10.0, metrics: Metrics | None = None,
 ) -> Front:  # fmt: skip
     """Listen as the config says, else on a free loopback port that is kept. `keys`: those in force, asked anew for each
     request that shows one. `models`: the repository, if there is one. `deadline_s`: of a request that names none.
@@ -75,6 +76,7 @@ async def open_front(
     state.remember("http", port)
     address = f"http{'s' if tls else ''}://{config.advertise or host}:{port}"
     if not config.grpc:
+        _watch(metrics, app)
         return Front(server, address, tls)
     try:
         from msrt.serving.grpc.front import open_grpc  # noqa: PLC0415 - grpc takes memory: only who asked for it pays
@@ -84,7 +86,29 @@ async def open_front(
     except BaseException:
         await server.close()
         raise
+    _watch(metrics, app, grpc)
     return Front(server, address, tls, grpc)
+
+
+def _watch(metrics: Metrics | None, app: App, grpc: GrpcFront | None = None) -> None:
+    """What both fronts answer, by status, and what they are at work on."""
+    if metrics is None:
+        return
+
+    def responses() -> dict[tuple[str, ...], float]:
+        found: dict[tuple[str, ...], float] = {("http", str(status)): n for status, n in app.responses.items()}
+        if grpc is not None:
+            found |= {("grpc", status): n for status, n in grpc.server.responses.items()}
+        return found
+
+    def open_now() -> dict[tuple[str, ...], float]:
+        found: dict[tuple[str, ...], float] = {("http", "calls"): app.in_flight, ("http", "streams"): app.streams}
+        if grpc is not None:
+            found |= {("grpc", "calls"): grpc.server.in_flight, ("grpc", "streams"): grpc.server.streams}
+        return found
+
+    metrics.tally("front_responses_total", "Answers of the fronts, by status.", ("front", "status"), responses)
+    metrics.gauges("front_open", "Calls at work, and callers that stream.", ("front", "what"), open_now)
 
 
 def server_tls(config: MasterConfig, state: StateDir, host: str, wall: float) -> ServerTls | None:
