@@ -1,4 +1,4 @@
-"""How an application uses the client library, as a type checker reads it: `mypy --strict` passes, only dtypes are Any."""
+"""How an application uses the client library, as a type checker reads it: `mypy --strict` passes on this file."""
 
 from __future__ import annotations
 

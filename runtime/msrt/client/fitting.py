@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msrt.errors import InvalidTensor
-from msrt.inference.tensors import NUMPY_NAMES
+from msrt.inference.tensors import NUMPY_NAMES, array_of
+from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import ModelInfo
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def fitted(inputs: object, info: ModelInfo) -> dict[str, NDArray[Any]]:
         spec = wanted.get(name)
         if spec is None:
             raise InvalidTensor(f"{info.name} has no input {name!r}", hint=f"it has {', '.join(wanted)}")
-        dtype = NUMPY_NAMES.get(spec.dtype, "object")
+        dtype: Any = NUMPY_NAMES.get(spec.dtype, "object")
+        if spec.dtype == "BF16":  # what an empty tensor is made of: without its package this says so
+            dtype = array_of(TensorSpec(name, "BF16", (0,)), b"").dtype
         try:
             array = np.asarray(value)
             if array.ndim == len(spec.shape) - 1:

@@ -5,6 +5,7 @@ extension where the server has it, else in JSON. Pure but for numpy.
 from __future__ import annotations
 
 import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from msrt.client.request import Answer, Ask, Request
 from msrt.inference.tensors import NUMPY_NAMES, array_of
 from msrt.links.link import Buffer
 from msrt.protocol.messages import Mark, TensorSpec
+from msrt.serving.bfloat16 import narrowed
 from msrt.serving.oip_binary import split
 
 if TYPE_CHECKING:
@@ -125,6 +127,11 @@ def decode_answer(body: memoryview, length: bytes | None) -> Answer:
 def _array(tensor: Tensor) -> NDArray[Any]:
     import numpy as np  # noqa: PLC0415 - `import msrt` stays light
 
+    if tensor.datatype == "BF16":
+        try:
+            return array_of(TensorSpec(tensor.name, "BF16", tensor.shape), narrowed(tensor.data))
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
+            raise errors.InvalidTensor(f"output {tensor.name!r}: {error}") from error
     dtype = NUMPY_NAMES.get(tensor.datatype, "object")
     values = [math.nan if v is None else v for v in tensor.data] if dtype.startswith("float") else tensor.data
     try:

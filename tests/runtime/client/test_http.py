@@ -15,8 +15,10 @@ import pytest
 from msrt import errors
 from msrt.client import AsyncClient
 from msrt.inference.tensors import array_of, frame_of, spec_of
+from msrt.protocol.messages import TensorSpec
 from msrt.serving import App, AppConfig
 from msrt.serving.access import Access
+from msrt.serving.backend import ModelInfo
 from msrt.serving.http import HttpServer
 from msrt.trust.api_keys import KeyBook, make_key
 from tests.runtime.client import edges
@@ -83,6 +85,25 @@ def test_an_answer_over_http():
         assert 5 < asked.timeout_s <= 10
 
     play(scenario)
+
+
+@pytest.mark.parametrize("json", [False, True], ids=["binary", "json"])
+def test_bfloat16_survives(json):
+    """There and back in both ways; lists become it where the model takes it."""
+    array = np.array([[1.5, -2.0, 0.0]], pytest.importorskip("ml_dtypes").bfloat16)
+
+    async def scenario(fronts, client):
+        answer = await client.infer("digits", {"x": array})
+        assert answer["y"].dtype == array.dtype
+        np.testing.assert_array_equal(answer["y"], array)
+        master = fronts.masters[0]
+        info = ModelInfo("digits", (1,), (TensorSpec("x", "BF16", (-1, 3)),), (TensorSpec("y", "BF16", (-1, 3)),))
+        master.metadata = lambda _model, _version=0: info
+        answer = await client.infer("digits", [[1.5, -2.0, 0.0]])
+        np.testing.assert_array_equal(answer["y"], array)
+        assert master.asked[-1].inputs[0].dtype == "BF16"
+
+    play(scenario, json=json)
 
 
 @pytest.mark.parametrize(
