@@ -55,10 +55,10 @@ def house():
         tree.cli("model", "rollout", "adder", "--window", "1")
         with triton.InferenceServerClient(address(edge)) as client:
             for name in MODELS[:-1]:
-                until(f"{name} is ready", lambda name=name: client.is_model_ready(name), 30)
-            until("the second version serves", lambda: serves(client, "2"), 30)
+                until(f"{name} is ready", lambda name=name: client.is_model_ready(name), 60)
+            until("the second version serves", lambda: serves(client, "2"), 60)
         with triton.InferenceServerClient(address(tree.procs["cloud"])) as client:
-            until("the cloud knows", lambda: all(client.is_model_ready(name) for name in MODELS[:-1]), 30)
+            until("the cloud knows", lambda: all(client.is_model_ready(name) for name in MODELS[:-1]), 60)
         yield tree
         for name, process in tree.procs.items():
             assert process.popen.poll() is None, name
