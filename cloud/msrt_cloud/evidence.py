@@ -41,7 +41,11 @@ class Evidence:
 
     def __init__(self, version: int, stable: int, bounds: Bounds) -> None:
         self.version, self.stable, self._bounds = version, stable, bounds
-        self._base: dict[str, Mapping[int, ServedRow]] | None = None
+        self._seen: dict[tuple[str, int], ServedRow] = {}
+        """What was last looked at, by edge and version."""
+        self._edges: set[str] | None = None
+        """Those whose counts have begun here."""
+        self._since = {number: ServedRow("", number) for number in (version, stable)}
         self._marked: tuple[int, ServedRow, ServedRow] | None = None
         """The last bucket that is not slow, and both sides when it was laid."""
         self.judgements: list[Judgement] = []
@@ -50,11 +54,8 @@ class Evidence:
 
     def look(self, totals: Totals, *, shadowed: bool = False) -> Finding:
         """With what all edges have counted. `shadowed`: its answers are compared with those that were given."""
-        if self._base is None:
-            self._base = dict(totals)
-        for node, versions in totals.items():
-            self._base.setdefault(node, versions)  # new to us: what it counted before is not this canary's
-        one, stable = (self._since(totals, version) for version in (self.version, self.stable))
+        self._add(totals)
+        one, stable = self._since[self.version], self._since[self.stable]
         self.requests, self.stable_requests = _tried(one), _tried(stable)
         rows = [
             Compared("errors", self._bounds.errors, one.faults, _tried(one), stable.faults, _tried(stable)),
@@ -67,11 +68,16 @@ class Evidence:
         self.finding, self.judgements = judge(rows, shared)
         return self.finding
 
-    def _since(self, totals: Totals, version: int) -> ServedRow:
-        nothing = ServedRow("", version)
-        base = self._base or {}
-        held = [(versions[version], base[node]) for node, versions in totals.items() if version in versions]
-        return added([nothing, *(less(row, before.get(version, nothing)) for row, before in held)])
+    def _add(self, totals: Totals) -> None:
+        """Only what changed: there may be many edges, and one looks often."""
+        for node, versions in totals.items():
+            fresh = self._edges is None or node not in self._edges  # what it counted before is not this canary's
+            for version, row in versions.items():
+                seen = self._seen.get((node, version), row if fresh else ServedRow("", version))
+                if seen is not row:
+                    self._since[version] = added([self._since[version], less(row, seen)])
+                self._seen[node, version] = row
+        self._edges = (self._edges or set()) | totals.keys()
 
     def _slow(self, one: ServedRow, stable: ServedRow) -> Compared:
         if self._marked is None:

@@ -64,7 +64,7 @@ class Rollouts:
         if active.evidence is not None and active.stage is Stage.CANARY:
             policy = self._writer.state.policies.get(fact.model)
             shadowed = policy is not None and policy.shadow == fact.version
-            active.evidence.look(self._served.totals(fact.model), shadowed=shadowed)
+            active.evidence.look(self._served.totals(fact.model, fact.version, fact.previous), shadowed=shadowed)
         decision = active.observe(self._targets(fact), now)
         if decision is not None:
             await self._decided(fact, decision)

@@ -33,18 +33,22 @@ _SUMS: Final = (
 class _Known:
     """One version at one edge."""
 
-    __slots__ = ("boot", "latest", "past", "recent")
+    __slots__ = ("boot", "latest", "past", "recent", "total")
 
     def __init__(self, boot: int, row: ServedRow) -> None:
         self.boot, self.latest = boot, row
         self.past: ServedRow | None = None
         """What earlier processes counted."""
+        self.total = row
+        """All of them together: the same object until something new is said."""
         self.recent: deque[tuple[float, ServedRow]] = deque()
         """(when, total), the first one just before the time that is looked back on."""
 
-    @property
-    def total(self) -> ServedRow:
-        return self.latest if self.past is None else added((self.past, self.latest))
+    def say(self, boot: int, row: ServedRow) -> None:
+        if self.boot != boot:
+            self.past, self.boot = self.total, boot
+        self.latest = row
+        self.total = row if self.past is None else added((self.past, row))
 
 
 class Served:
@@ -66,9 +70,7 @@ class Served:
                     del known[next(iter(known))]
                 one = _Known(report.boot, row)
                 one.recent.append((now, ServedRow(row.model, row.version) if self._heard(node) else row))
-            elif one.boot != report.boot:
-                one.past, one.boot = one.total, report.boot
-            one.latest = row
+            one.say(report.boot, row)
             known[key] = one  # the last heard of is the last to go
             one.recent.append((now, one.total))
             while len(one.recent) > 1 and one.recent[1][0] <= now - LATELY_S:
@@ -78,16 +80,15 @@ class Served:
         """Whether a version that is new to us is new there as well: we have listened to it for a while."""
         return bool(self._edges.get(node))
 
-    def totals(self, model: str) -> dict[str, dict[int, ServedRow]]:
-        """All that edges counted of a model: edge to version to counts."""
-        out: dict[str, dict[int, ServedRow]] = {}
-        for node, known in self._edges.items():
-            if node == OWN:
-                continue
-            for (name, version), one in known.items():
-                if name == model:
-                    out.setdefault(node, {})[version] = one.total
-        return out
+    def totals(self, model: str, *versions: int) -> dict[str, dict[int, ServedRow]]:
+        """All that edges counted of these versions: edge to version to counts. A row stays the same object until
+        something new is said."""
+        found = {
+            node: {version: known[model, version].total for version in versions if (model, version) in known}
+            for node, known in self._edges.items()
+            if node != OWN
+        }
+        return {node: rows for node, rows in found.items() if rows}
 
     def lately(self, now: float, model: str = "") -> Iterator[tuple[str, ServedRow, ServedRow, float]]:
         """(edge, total, of it in the last seconds, seconds) of each version."""
