@@ -16,7 +16,7 @@ from msrt_cloud.graph import inspect, read_graph, with_state
 from tests.runtime.inference.models import mlp, model_of
 from tests.runtime.inference.test_sequences import adder
 
-DATA = Path(os.environ.get("MSRT_DATA", "shared/data"))
+DATA = Path(os.environ.get("MSRT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 F = TensorProto.FLOAT
 
 

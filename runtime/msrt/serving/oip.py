@@ -68,6 +68,7 @@ _STATUS: Final = {
     "overloaded": 503,
     "peer": 503,
     "rate_limited": 429,
+    "sequence_lost": 409,
     "unauthorized": 401,
     "unavailable": 503,
 }
@@ -124,8 +125,14 @@ def decode_infer(
     tail = None
     if length is not None:
         body, tail = split(body, length)
-    asked = _asked(body)
-    specs, frames = [], list[Buffer]()
+    try:
+        asked = _body.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _no_request(error) from None
+    if len(asked.inputs) > MAX_INPUTS:
+        raise BadRequest(f"{len(asked.inputs)} inputs are more than {MAX_INPUTS}")
+    specs: list[TensorSpec] = []
+    frames: list[Buffer] = []
     for given in asked.inputs:
         spec = TensorSpec(given.name, given.datatype, tuple(given.shape))
         specs.append(spec)
@@ -136,24 +143,15 @@ def decode_infer(
         raise InvalidTensor("an input's name appears twice")
     wanted = tuple([output.name for output in asked.outputs]) if asked.outputs else ()
     request = InferRequest(model, tuple(specs), tuple(frames), timeout_s, version, wanted, trace)
-    how = None
-    if asked.parameters or wanted:
-        how = _extras(asked, request)
-    return asked.id or "", request, how
+    return asked.id or "", request, _extras(asked, request) if wanted or asked.parameters else None
 
 
-def _asked(body: Buffer) -> _Body:
-    try:
-        asked: _Body = _body.decode(body)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"the body is no inference request: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise BadRequest("the body is nested too deeply") from None
-    if len(asked.inputs) > MAX_INPUTS:
-        raise BadRequest(f"{len(asked.inputs)} inputs are more than {MAX_INPUTS}")
-    return asked
+def _no_request(error: Exception) -> BadRequest:
+    if isinstance(error, msgspec.ValidationError):
+        return BadRequest(f"the body is no inference request: {error}")
+    if isinstance(error, RecursionError):
+        return BadRequest("the body is nested too deeply")
+    return BadRequest(f"the body is not JSON: {error}")
 
 
 def _extras(asked: _Body, request: InferRequest) -> How | None:
@@ -204,12 +202,11 @@ def _frame(spec: TensorSpec, given: _Input) -> bytes:
         item_size(spec)  # nothing else bounds the other dimensions
     if len(values) != count:
         raise InvalidTensor(f"{spec.name!r}: shape {list(shape)} has {count} elements, data has {len(values)}")
-    if dtype == "BYTES":
-        return pack_strings(values)
+    kind = _FORMATS.get(dtype)
     try:
-        if dtype == "BF16":
-            return narrowed(values)
-        return struct.pack(f"<{count}{_FORMATS[dtype]}", *values)
+        if kind is None:
+            return pack_strings(values) if dtype == "BYTES" else narrowed(values)
+        return struct.pack(f"<{count}{kind}", *values)
     except (struct.error, OverflowError) as error:
         raise InvalidTensor(f"{spec.name!r}: an element is out of the range of {dtype}: {error}") from None
 
