@@ -264,3 +264,16 @@ def test_nothing_is_kept_of_traces_that_ended():
         assert {span.error for span in kept.named("infer")} >= {"", "deadline_exceeded", "cancelled"}
 
     traced(scenario)
+
+
+def test_links_of_a_large_batch_do_not_grow_with_its_square():
+    """All name the first; the first names a few."""
+
+    async def scenario(rig, kept):
+        await rig.serve("d1")
+        await asyncio.gather(*[rig.edge.service.infer(asks(trace=PARENT)) for _ in range(64)])
+        tries = kept.named("attempt")
+        assert tries[0].attributes["msrt.batch_requests"] == 64
+        assert sum(len(span.links) for span in tries) <= 63 + 16
+
+    traced(scenario)

@@ -13,7 +13,7 @@ from msrt import errors
 from msrt.client import Answer, AsyncClient
 from msrt.operator.session import run, state_option
 from msrt.operator.show import console, json_option, print_json, table
-from msrt.operator.traced import new_trace, trace_lines
+from msrt.operator.traced import new_trace, other_marks, trace_lines
 from msrt.telemetry.otlp import collector_of
 from msrt.telemetry.spans import CHOSEN
 
@@ -123,7 +123,7 @@ def _print(answers: list[Any], *, steps: bool) -> None:
     ]
     table(["step"] * steps + ["output", "shape", "values"], rows, empty="no outputs")
     last = answers[-1]
-    marks = "".join(f", {name} {value}" for name, value in last.marks.items())
+    marks = "".join(f", {name} {value}" for name, value in other_marks(last.marks).items())
     console().print(f"{last.variant}@{last.version} on {last.device} in {last.seconds * 1000:.1f} ms{marks}")
 
 

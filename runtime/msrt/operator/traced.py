@@ -8,7 +8,7 @@ from typing import Final
 
 from msrt.protocol.messages import Mark
 
-__all__ = ["new_trace", "trace_lines"]
+__all__ = ["new_trace", "other_marks", "trace_lines"]
 
 NOBODY: Final = "the edge makes no spans: it was started without --trace"
 
@@ -16,6 +16,11 @@ NOBODY: Final = "the edge makes no spans: it was started without --trace"
 def new_trace() -> str:
     """A traceparent that asks to be traced."""
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def other_marks(marks: Mapping[str, Mark]) -> dict[str, Mark]:
+    """Those that do not speak of the trace."""
+    return {name: value for name, value in marks.items() if name != "traceparent" and not name.startswith("trace_")}
 
 
 def trace_lines(trace: str, seconds: float, device: str, marks: Mapping[str, Mark]) -> list[str]:

@@ -9,6 +9,7 @@ as well. Its clock does not matter: what neither waited nor computed was the way
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msrt.dispatch.events import (
     Action,
@@ -28,6 +29,9 @@ from msrt.telemetry.context import is_sampled, parse
 from msrt.telemetry.spans import CLIENT, SERVER, Span, Tracer
 
 __all__ = ["Trails"]
+
+LINKS: Final = 16
+"""From the first of a batch; all to all would be thousands."""
 
 
 class _Trail:
@@ -123,9 +127,11 @@ class Trails:
             batch.append(span)
             if trail.told is not None and trail.tries == 1:
                 trail.told["trace_queue_us"] = _us(now - request.since)
-        if len(batch) > 1:  # they rode together: each names the others
-            for span in batch:
-                span.links = [other.context for other in batch if other is not span]
+        if len(batch) > 1:  # they rode together: the first names some of the others, and each of them the first
+            first, *others = batch
+            first.links = [other.context for other in others[:LINKS]]
+            for other in others:
+                other.links = [first.context]
 
     def _answered(self, worker: str, message: Inferred, actions: Sequence[Action], now: float) -> None:
         used = {action.request.id for action in actions if isinstance(action, Reply)}

@@ -6,6 +6,7 @@ https://www.w3.org/TR/trace-context/. One string in every message: who does not 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 __all__ = ["NOT_SAMPLED", "TraceContext", "is_sampled", "joined", "parse"]
@@ -42,6 +43,7 @@ def is_sampled(trace: str) -> bool:
     return len(trace) >= SIZE and trace[SIZE - 1] in _ODD
 
 
+@lru_cache(maxsize=256)  # a request's is asked for by each of its parts
 def parse(trace: str) -> TraceContext | None:
     """None for what is no trace context: a new trace begins there."""
     found = _FORM.fullmatch(trace)

@@ -64,6 +64,24 @@ def open_tracer(
     return Tracer(sink, share=share, rng=rng, now=now, wall=wall, attributes=attributes)
 
 
+class _Sampled:
+    sampled = True
+
+
+class _Flags:
+    trace_flags = _Sampled()
+
+
+class _Handed:
+    """An ended span on its way to the thread. The SDK's processor looks at no more of it than `context`."""
+
+    __slots__ = ("began", "ended", "span")
+    context = _Flags()
+
+    def __init__(self, span: Span, began: float, ended: float) -> None:
+        self.span, self.began, self.ended = span, began, ended
+
+
 class OtlpSink:
     """The SDK's batch processor behind our bounds and counts."""
 
@@ -88,7 +106,7 @@ class OtlpSink:
         self._resource_type = Resource
         self._devices: dict[str, Any] = {}
         self._handed = self._full = 0
-        self._exporter = _Counting(OTLPSpanExporter(endpoint=url, timeout=TIMEOUT_S), url)
+        self._exporter = _Counting(OTLPSpanExporter(endpoint=url, timeout=TIMEOUT_S), url, self.readable)
         exporter: Any = self._exporter
         self._processor: Any = BatchSpanProcessor(
             exporter, max_queue_size=2 * WAITING, schedule_delay_millis=EVERY_MS, max_export_batch_size=BATCH
@@ -107,22 +125,24 @@ class OtlpSink:
             self._full += 1
             return
         self._handed += 1
-        trace = self._trace
+        self._processor.on_end(_Handed(span, began, ended))
+
+    def readable(self, handed: _Handed) -> Any:
+        """As the SDK's exporter takes it; made in its thread."""
+        span, trace = handed.span, self._trace
         status = trace.Status(trace.StatusCode.ERROR, span.error) if span.error else trace.Status()
-        self._processor.on_end(
-            self._sdk.ReadableSpan(
-                span.name,
-                self._context(span.context, remote=False),
-                None if span.parent is None else self._context(span.parent, remote=span.kind == SERVER),
-                self._resource if not span.owner else self._device(span.owner),
-                span.attributes,
-                links=[trace.Link(self._context(link, remote=False)) for link in span.links],
-                kind=self._kinds[span.kind],
-                status=status,
-                start_time=int(began * 1e9),
-                end_time=int(ended * 1e9),
-                instrumentation_scope=self._scope,
-            )
+        return self._sdk.ReadableSpan(
+            span.name,
+            self._context(span.context, remote=False),
+            None if span.parent is None else self._context(span.parent, remote=span.kind == SERVER),
+            self._resource if not span.owner else self._device(span.owner),
+            span.attributes,
+            links=[trace.Link(self._context(link, remote=False)) for link in span.links],
+            kind=self._kinds[span.kind],
+            status=status,
+            start_time=int(handed.began * 1e9),
+            end_time=int(handed.ended * 1e9),
+            instrumentation_scope=self._scope,
         )
 
     def _context(self, context: Any, *, remote: bool) -> Any:
@@ -145,19 +165,19 @@ class OtlpSink:
 class _Counting:
     """A SpanExporter: the SDK's, with what became of the spans. Called by its thread only."""
 
-    def __init__(self, exporter: Any, url: str) -> None:
-        self._exporter, self._url = exporter, url
+    def __init__(self, exporter: Any, url: str, readable: Callable[[_Handed], Any]) -> None:
+        self._exporter, self._url, self._readable = exporter, url, readable
         self.taken = self.sent = self.lost = 0
         self.closing = self._failing = False
 
-    def export(self, spans: Sequence[Any]) -> Any:
+    def export(self, spans: Sequence[_Handed]) -> Any:
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - see OtlpSink
 
         self.taken += len(spans)
         if self.closing and self._failing:  # nobody waits for a collector that is away
             self.lost += len(spans)
             return SpanExportResult.FAILURE
-        found = self._exporter.export(spans)
+        found = self._exporter.export([self._readable(span) for span in spans])
         failed = found is not SpanExportResult.SUCCESS
         if failed:
             self.lost += len(spans)

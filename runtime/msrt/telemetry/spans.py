@@ -92,8 +92,9 @@ class Tracer:
         attributes: Mapping[str, Mark] | None = None,
     ) -> None:  # fmt: skip
         self.sink, self.share, self.now = sink, share, now
-        self._random, self._wall = rng, wall
-        self._draw = rng.random
+        quick = random.Random(rng.getrandbits(128))  # noqa: S311 - ids and shares, not keys; the system's is a call each
+        self._bits, self._draw = quick.getrandbits, quick.random
+        self._wall = wall
         self._common = {f"msrt.{name}": value for name, value in (attributes or {}).items()}
         self.started = 0
 
@@ -107,9 +108,9 @@ class Tracer:
         """A part of that trace; the first of a new one where it is none."""
         parent = parse(trace)
         if parent is None:
-            context = TraceContext(self._random.getrandbits(128) or 1, self._random.getrandbits(64) or 1)
+            context = TraceContext(self._bits(128) or 1, self._bits(64) or 1)
         else:
-            context = parent._replace(span_id=self._random.getrandbits(64) or 1)
+            context = TraceContext(parent.trace_id, self._bits(64) or 1, parent.sampled, parent.state)
         self.started += 1
         span = Span(self, name, context, parent, kind, self.now() if began is None else began)
         span.attributes.update(self._common)
