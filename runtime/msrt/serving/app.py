@@ -37,7 +37,7 @@ from msrt.serving.traced import TRACEPARENT
 from msrt.telemetry.context import joined
 from msrt.trust.roles import Right
 
-__all__ = ["GONE", "TASK", "App", "AppConfig", "failed"]
+__all__ = ["GONE", "TASK", "App", "AppConfig", "Headers", "failed"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -100,6 +100,7 @@ class App:
         self._server = msgspec.json.encode({"name": "msrt", "version": version, "extensions": EXTENSIONS})
         self._openapi = functools.cache(partial(document, version))
         self._routes: dict[str, Route] = {}
+        self._asking: dict[bytes, Route | None] = {}
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -149,6 +150,20 @@ class App:
         self._routes[path] = route
         return route
 
+    def asking(self, target: bytes) -> Route | None:
+        """The route of a request's target if that is a plain path to ask a model at; None for all others."""
+        try:
+            return self._asking[target]
+        except KeyError:
+            pass
+        found = None if b"%" in target or b"?" in target else find_route(target.decode("latin-1"))
+        if found is not None and found.ask is not Ask.INFER:
+            found = None
+        if len(self._asking) >= _MAX_ROUTES:
+            self._asking.clear()
+        self._asking[target] = found
+        return found
+
     # --- answers ---------------------------------------------------------------------------------------------
 
     async def _send(
@@ -191,15 +206,31 @@ class App:
         size = (b"content-length", b"%d" % len(body))
         return ([_BINARY, (LENGTH_HEADER, b"%d" % length), size] if length else [_JSON, size]), body
 
+    def ask(
+        self, route: Route, headers: Mapping[bytes, bytes], client: str, body: Buffer
+    ) -> tuple[str, How | None, Awaitable[InferAnswer]]:
+        """The question that such a body is, asked: id, how the answer is wanted, and the answer to come.
+
+        Raises what says that the caller may not, and what `decode` and the backend raise.
+        """
+        self._access.check(headers, client, Right.ASK)
+        ident, request, how = self.decode(route, headers, body)
+        return ident, how, self._backend.infer(request)
+
+    def reply(self, model: str, ident: str, answer: InferAnswer, how: How | None) -> tuple[Headers, bytes]:
+        """Headers and body of an answer, where it was traced too."""
+        said, body = self.encode(model, ident, answer, how)
+        if TRACEPARENT in answer.marks:
+            said.append((b"traceparent", str(answer.marks[TRACEPARENT]).encode("ascii", "replace")))
+        return said, body
+
     async def _infer(self, route: Route, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         body = await self._body(headers, receive, self.config.max_body)
         if b"content-encoding" in headers:
             body = await self._inflated(body, headers[b"content-encoding"])
         ident, request, how = self.decode(route, headers, body)
         answer = await self._backend.infer(request)
-        said, body = self.encode(route.model, ident, answer, how)
-        if TRACEPARENT in answer.marks:
-            said.append((b"traceparent", str(answer.marks[TRACEPARENT]).encode("ascii", "replace")))
+        said, body = self.reply(route.model, ident, answer, how)
         if b"accept-encoding" in headers:
             encoding = encoding_for(headers[b"accept-encoding"], len(body))
             if encoding:

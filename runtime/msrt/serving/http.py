@@ -1,4 +1,4 @@
-"""uvicorn inside our own loop; the only file that imports it."""
+"""uvicorn inside our own loop; `connection` has what we do to its connections, and nobody else knows of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import errno
 import ipaddress
 import socket
 import ssl
-from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from msrt.errors import InvalidAddress, InvalidConfig, PortInUse
-from msrt.serving.app import GONE, TASK, App
+from msrt.serving.app import App
+from msrt.serving.connection import Connection
 
 __all__ = ["HttpServer"]
 
@@ -45,7 +44,7 @@ class HttpServer:
         port: int = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
-            http=_Connection,
+            http=Connection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -95,21 +94,6 @@ class HttpServer:
                 raise PortInUse(f"cannot listen on {self._host}:{self._port}: {error.strerror}") from None
             raise InvalidAddress(f"{self._host!r} is no address of this machine: {error.strerror}") from None
         return listener
-
-
-class _Connection(HttpToolsProtocol):
-    """One caller's. What is worked at for one that left is cancelled: ASGI has no other way to hear of it than a second
-    task that listens, for every request."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        cycle = self.cycle
-        super().connection_lost(exc)
-        if cycle is not None and not cycle.response_complete:
-            scope = cast("dict[str, Any]", cycle.scope)
-            task: asyncio.Task[None] | None = scope.get(TASK)
-            if task is not None and not task.done():
-                scope[GONE] = True
-                task.cancel()
 
 
 def _loopback(host: str) -> bool:
