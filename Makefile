@@ -6,6 +6,7 @@
 
 PYTHON    ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
+WORKERS   ?= 2
 VENV      := .venv
 BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
@@ -18,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/msrt demo $(DEMO_FLAGS)
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -q -m "not slow"
+	$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -q -m slow --timeout 1200

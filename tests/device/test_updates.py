@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from msrt import errors
 from msrt.inference.answer import infer
@@ -94,6 +95,7 @@ async def asked_without_a_pause(house, answers, failures):
         await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 def test_the_hundredth_update_works_as_the_first():
     """No request fails, each answer is that of the version which it names, versions only go up; memory and open files
     of the last eighty updates stay where they were."""

@@ -178,12 +178,12 @@ def bad(epoch):
 
 
 def throw(url, user, password, topic, payload):
-    """Publish once, as that user: the broker ends the user's other connection, and soon ours. Did it go out?"""
+    """Publish once, as that user: the broker ends the user's other connection, and soon ours. Did the broker take it?"""
     thrown = []
     host, port = url.removeprefix("mqtt://").split(":")
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=user)
     client.username_pw_set(user, password)
-    client.on_connect = lambda *_: client.publish(topic, payload)
+    client.on_connect = lambda *_: client.publish(topic, payload, qos=1)
     client.on_publish = lambda *_: thrown.append(payload)
     client.connect(host, int(port))
     while not thrown and client.loop(0.1) is paho.MQTT_ERR_SUCCESS:

@@ -19,6 +19,8 @@ from tests.processes.test_failover import times
 SIZE = 1400
 FLOAT = TensorProto.FLOAT
 
+pytestmark = pytest.mark.slow
+
 
 def graph(nodes, **constants):
     """An ONNX file from x to y, four wide."""

@@ -14,6 +14,8 @@ BODY = {"inputs": [{"name": "x", "shape": [2, 4], "datatype": "FP32", "data": [1
 """Scores of the first row are close together whatever the factor below; the second row is sure at every tier."""
 SMALL, MIDDLE, LARGE = 0.01, 0.02, 3.0
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def house():

@@ -145,7 +145,7 @@ def test_an_abandoned_request_is_not_computed(house):
                 tasks = [asyncio.ensure_future(client.infer("digits", {"x": X}, deadline=20.0)) for _ in range(5)]
                 done, _ = await asyncio.wait(tasks, timeout=0.3)
                 assert not done
-                assert waiting(house)
+                until("they wait at an edge", lambda: waiting(house), 5.0)
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)

@@ -12,6 +12,8 @@ from tests.runtime.inference.models import mlp
 NAMES = ("a", "b", "c", "d")
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]})
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def house():

@@ -7,10 +7,11 @@ import copy
 
 import pytest
 import requests
-import schemathesis
+import schemathesis.specs.openapi.schemas  # noqa: F401 - here, for Python 3.11 may fail to parse it amid other threads
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto
 from schemathesis import GenerationMode
+from schemathesis.openapi import from_dict
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -102,7 +103,7 @@ def apis(edge):
         operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in HEADERS]
     made = {}
     for name, document in (("any", said), ("near", near)):
-        made[name] = schemathesis.openapi.from_dict(document)
+        made[name] = from_dict(document)
         made[name].config.update(base_url=edge)
     return made
 

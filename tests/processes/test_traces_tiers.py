@@ -12,7 +12,7 @@ from tests.processes.collector import Collector
 from tests.processes.test_failover import times
 from tests.processes.test_traces import ask
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180), pytest.mark.slow]
 UNSURE = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]})
 
 

@@ -213,6 +213,7 @@ def test_a_stopped_job_is_over_everywhere(house, doors, tmp_path):
     assert (row["state"], row["round"]) == ("stopped", 1)
 
 
+@pytest.mark.slow
 def test_a_task_that_raises_is_one_sentence(house, tmp_path):
     """The command names the job, a device and its fault; nothing of the tree died, nothing runs on."""
     watching = train(house, bundle(tmp_path / "job", "raises", RAISES))

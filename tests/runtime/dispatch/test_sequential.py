@@ -63,6 +63,7 @@ def outcomes(canary, stable, effects=(0.02, 0.15), limits=None, seed=1, count=CA
     return {finding: said.count(finding) for finding in Finding}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stable", [(0.0, 0.05), (0.01, 0.05), (0.1, 0.2)])
 def test_a_canary_that_is_no_worse_is_seldom_called_bad(stable):
     """Thousands of them, each looked at sixty times: false rollbacks within the stated rate."""
@@ -73,6 +74,7 @@ def test_a_canary_that_is_no_worse_is_seldom_called_bad(stable):
         assert said[Finding.GOOD] >= 0.9 * count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worse", [(0.02, 0.0), (0.0, 0.15), (0.04, 0.3)])
 def test_a_canary_that_is_worse_by_the_effect_is_seldom_called_good(worse):
     """In errors alone, in slowness alone, or in both: false promotions within the stated rate."""
