@@ -178,7 +178,7 @@ def bad(epoch):
 
 
 def throw(url, user, password, topic, payload):
-    """Publish once, as that user: the broker ends the user's other connection, and soon ours. Did the broker take it?"""
+    """Publish once, as that user: the broker ends the user's other connection, and soon ours. Did it take this?"""
     thrown = []
     host, port = url.removeprefix("mqtt://").split(":")
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=user)

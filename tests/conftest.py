@@ -1,0 +1,24 @@
+"""What every test stands on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loggers_that_listen() -> Iterator[None]:
+    """A command that runs in this process configures loggers that remember how; a simulation after it must still be
+    able to record what they say, whatever the order of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        configure = structlog.configure
+
+        @functools.wraps(configure)
+        def forgetful(*args: object, **kwargs: object) -> None:
+            configure(*args, **{**kwargs, "cache_logger_on_first_use": False})  # type: ignore[arg-type]
+
+        patch.setattr(structlog, "configure", forgetful)
+        yield
