@@ -22,3 +22,11 @@ def loggers_that_listen() -> Iterator[None]:
 
         patch.setattr(structlog, "configure", forgetful)
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_level_of_its_own(loggers_that_listen: None) -> Iterator[None]:
+    """A command that only speaks of errors leaves the next test's warnings as they were."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
