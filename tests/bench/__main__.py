@@ -16,7 +16,10 @@ import msgspec
 
 from tests.bench.table import Row, cells, machine, markdown, row_of
 
-PARTS = ("serving", "client", "failover", "updates", "memory", "start", "journal", "quantise", "training", "looplag")
+PARTS = (
+    "serving", "client", "failover", "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
+    "quantise", "training", "looplag",
+)  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 600
 
