@@ -18,18 +18,25 @@ WORTH = 0.1
 """A larger batch is worth waiting for while the fixed cost per row is above this share of a row's own."""
 
 
+GROWTH = 8
+"""A batch may be so many times larger than the largest that came back: what a larger one costs is not known yet."""
+
+
 class BatchCost:
     """Of one model version on one worker. With a hint (seconds for one row) until the first answer; 0: unknown."""
 
-    __slots__ = ("_rows", "_rows2", "_rows_seconds", "_seconds", "_weight", "fixed", "known", "per_row")
+    __slots__ = ("_rows", "_rows2", "_rows_seconds", "_seconds", "_weight", "fixed", "known", "per_row", "widest")
 
     def __init__(self, hint: float = 0.0) -> None:
         self.fixed, self.per_row = hint, 0.0
         self.known = False
+        self.widest = 1
+        """Rows of the largest batch that came back."""
         self._weight = self._rows = self._seconds = self._rows2 = self._rows_seconds = 0.0
 
     def add(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
+        self.widest = max(self.widest, rows)
         self._weight = self._weight * KEEP + 1.0
         self._rows = self._rows * KEEP + rows
         self._seconds = self._seconds * KEEP + seconds
@@ -57,6 +64,7 @@ class BatchCost:
     def best_rows(self, most: int, way: float = 0.0) -> int:
         """Rows beyond which joining more saves little and only makes the first wait: between 1 and `most`. `way`:
         seconds that a batch costs beside the work itself."""
+        most = min(most, GROWTH * self.widest)
         if self.per_row <= 0:
             return most
         return max(1, min(most, math.ceil((self.fixed + way) / (WORTH * self.per_row))))

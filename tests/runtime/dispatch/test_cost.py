@@ -98,3 +98,21 @@ def test_lateness_learns_its_quantile(quantile):
     assert late.known
     beyond = sum(rng.expovariate(1.0) > late.ratio for _ in range(20_000)) / 20_000
     assert beyond == pytest.approx(1 - quantile, rel=0.5)
+
+
+def test_batches_grow_with_what_came_back():
+    """What 64 rows cost is not known from one: eight are tried first, and only then 64."""
+    cost = BatchCost()
+    assert cost.best_rows(64) == 8
+    cost.add(1, 0.001)
+    assert cost.best_rows(64) == 8
+    cost.add(8, 0.0011)
+    assert cost.best_rows(64) == 64
+
+
+def test_a_batch_too_many_is_not_tried_when_rows_are_what_costs():
+    """After one batch of eight it is known that company makes nothing cheaper."""
+    cost = BatchCost()
+    cost.add(1, 0.010)
+    cost.add(8, 0.080)
+    assert cost.best_rows(64) == 1
