@@ -9,8 +9,8 @@ from msrt.journal.facts import PolicySet
 from msrt.protocol.messages import ServingReport
 from msrt.serving.tally import quantile
 from msrt_edge.served import ROWS
+from tests.edge.policed import asks, scores
 from tests.edge.rig import fail, pushed, simulate, until
-from tests.edge.test_policies import asks, scores
 
 
 def latest(rig):

@@ -11,8 +11,8 @@ from msrt import errors
 from msrt.protocol.messages import Infer, Inferred
 from msrt.telemetry.context import parse
 from msrt.telemetry.spans import Tracer
+from tests.edge.policed import SURE, UNSURE, asks, cascading, policed, scores, shadowed
 from tests.edge.rig import answer, fail, simulate, until
-from tests.edge.test_policies import SURE, UNSURE, asks, cascading, policed, scores, shadowed
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
