@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from msrt.dispatch.canary import is_canary
@@ -51,6 +52,10 @@ TABLE: Final[dict[tuple[Stage, Verdict], Stage]] = {
 
 MIN_FAILURES: Final = 3
 """A version is unhealthy when it failed this often, and in more than `Pace.failures` of its requests."""
+
+
+MAX_TROUBLES: Final = 3
+"""Devices whose errors are told, where many have the same."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class Rollout:
         self._began = self._since = self._heard = now
         self._healthy_since: float | None = None
         self.ready = self.expected = 0
+        self.troubles: list[str] = []
+        """Why devices that are still trying could not load it so far; a few."""
 
     def observe(self, targets: Sequence[Seen], now: float) -> Decision | None:
         """Look at all the devices the rollout is for; what should the journal say next, if anything?"""
@@ -134,6 +141,8 @@ class Rollout:
     def _judge(self, watched: Sequence[Seen], now: float) -> tuple[Verdict, str]:
         states = [(s.device, self._state(s.device)) for s in watched]
         self.expected, self.ready = len(states), sum(1 for _, m in states if m is not None and m.state == "ready")
+        troubled = ((d, m) for d, m in states if m is not None and m.error and m.state != "ready")
+        self.troubles = [f"{device.name}: {model.error}" for device, model in islice(troubled, MAX_TROUBLES)]
         if not states:
             self._healthy_since = None
             # It began with somebody there: the edges, or this cloud, were away, and silence proves nothing.
@@ -153,7 +162,8 @@ class Rollout:
         if self.ready < self.expected:
             self._healthy_since = None
             if now - self._since > self.pace.ready_s:
-                return Verdict.BAD, f"{self.expected - self.ready} devices were not ready after {self.pace.ready_s:g} s"
+                late = f"{self.expected - self.ready} devices were not ready after {self.pace.ready_s:g} s"
+                return Verdict.BAD, f"{late} ({'; '.join(self.troubles)})" if self.troubles else late
             return Verdict.WAITING, ""
         if self._healthy_since is None:
             self._healthy_since = now

@@ -185,6 +185,7 @@ class Rollouts:
             "selector": fact.selector, "state": Stage.DONE.value if through else fact.state,
             "reason": done[1] if through and done else fact.reason, "ready": ready, "matching": len(targets),
             "watched": active.expected if active else 0, "traffic": fact.traffic,
+            "troubles": active.troubles if active else [],
             "evidence": active.evidence.rows() if active and active.evidence else [],
         }  # fmt: skip
 

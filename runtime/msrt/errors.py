@@ -362,3 +362,10 @@ class ModelFailed(LocalError):
     """A model raised while it ran on inputs that fit it."""
 
     code = "model_failed"
+
+
+class OutOfMemory(ModelFailed):
+    """This machine had too little free memory to load or run a model."""
+
+    code = "out_of_memory"
+    hint = "free some memory, or hold fewer models: msrt device join --model-memory"

@@ -36,6 +36,17 @@ def test_a_canary_that_fails_to_load_rolls_back_and_names_the_device():
     assert decision == Decision(Stage.ROLLED_BACK, "a could not load it: bad graph")
 
 
+def test_a_device_that_tries_again_is_named_with_its_error():
+    """While it tries, and in the reason if it took too long; it does not roll anything back before."""
+    one = rollout()
+    fleet = [seen("a"), seen("b", state="fetching", error="no memory is left")]
+    assert one.observe(fleet, 1.0) is None
+    assert one.troubles == ["b: no memory is left"]
+    decision = one.observe(fleet, 121.0)
+    assert decision is not None
+    assert decision.reason == "1 devices were not ready after 120 s (b: no memory is left)"
+
+
 def test_failing_requests_roll_back():
     """An unhealthy version goes back although it loaded."""
     decision = rollout().observe([seen("a", requests=100, failures=10)], 1.0)

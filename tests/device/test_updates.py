@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +46,9 @@ class House:
     def __init__(self, pool):
         loop = asyncio.get_running_loop()
         self.files, self.changed = {}, asyncio.Event()
-        world = SimpleNamespace(now=loop.time, offload=lambda work, *args: loop.run_in_executor(pool, work, *args))
+        world = SimpleNamespace(
+            now=loop.time, offload=lambda work, *args: loop.run_in_executor(pool, work, *args), random=random.Random(0)
+        )  # fmt: skip
         self.slots = Slots()
         self.keeper = Keeper(
             world, self.slots, Engine(), fetch=self.fetch, verify=verify, changed=self.changed.set

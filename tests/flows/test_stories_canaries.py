@@ -185,6 +185,36 @@ def test_a_version_that_does_not_load_gets_no_traffic_at_all(seed):
     story(seed, tale)
 
 
+def test_a_version_that_lacks_memory_for_a_moment_is_loaded_after_all(seed):
+    """Status says what its devices wait for; nobody rolls anything back, and no request fails."""
+
+    async def tale(tree):
+        await first(tree)
+        async with Traffic(tree) as traffic:
+            engines = {name: tree[name].keeper._engine for name in tree.devices}
+            for name in tree.devices:
+                tree[name].keeper._engine = Short()
+            await begun(tree)
+            await until(lambda: any("no memory" in one for one in status(tree)["troubles"]))
+            await asyncio.sleep(10)
+            assert traffic.answered_by(2) == 0
+            for name, engine in engines.items():
+                tree[name].keeper._engine = engine
+            await until(lambda: traffic.answered_by(2) > 10)
+            found = await ended(tree)
+            assert found["state"] in ("live", "done"), found["reason"]
+            assert traffic.failed == 0
+
+    story(seed, tale)
+
+
+class Short:
+    """An engine whose machine has given its memory to others."""
+
+    def load(self, _data):
+        raise MemoryError
+
+
 class Refusing:
     """An engine that takes no graph."""
 

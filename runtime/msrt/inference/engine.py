@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from msrt.errors import InvalidModel, InvalidTensor, ModelFailed
+from msrt.errors import InvalidModel, InvalidTensor, ModelFailed, MsrtError, OutOfMemory
 from msrt.inference.tensors import COMPUTE_NAMES
 from msrt.protocol.messages import TensorSpec
 
@@ -69,6 +69,7 @@ _ORT_ERRORS: Final = (
         )
         if hasattr(_state, name)
     ),
+    MemoryError,
     RuntimeError,
     ValueError,
     TypeError,
@@ -77,6 +78,8 @@ _ORT_ERRORS: Final = (
 
 _CALLERS_FAULT: Final = (_state.InvalidArgument, ValueError, TypeError)
 
+_NO_MEMORY: Final = re.compile(r"std::bad_alloc|[Ff]ailed to allocate memory")
+"""Mostly it is an error of another kind that says so in its text only."""
 _UNKNOWN_OPERATOR: Final = (
     re.compile(r"No Op registered for (\S+) with"),
     re.compile(r"error: (\S+?)\(-?\d+\) is not a registered function/op"),
@@ -98,7 +101,8 @@ class Engine:
         self._options: Final = options
 
     def load(self, model: bytes) -> LoadedModel:
-        """Blocking, tens of milliseconds and more. Raises InvalidModel, which names an unknown operator."""
+        """Blocking, tens of milliseconds and more. Raises InvalidModel, which names an unknown operator,
+        and OutOfMemory."""
         try:
             session = ort.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
@@ -125,13 +129,16 @@ class LoadedModel:
     def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]:
         """The outputs in the graph's order, or the named ones.
 
-        Raises InvalidTensor where the inputs do not fit, ModelFailed where the model failed on inputs that do.
+        Raises InvalidTensor where the inputs do not fit, ModelFailed where the model failed on inputs that do,
+        OutOfMemory among them.
         """
         try:
             return self._run(names or self.output_names, inputs)
         except _CALLERS_FAULT as error:
             raise InvalidTensor(f"the model refused its inputs: {_first_line(error)}") from error
         except _ORT_ERRORS as error:
+            if _short(error):
+                raise OutOfMemory("no memory was left for the model's tensors") from error
             raise ModelFailed(f"the model failed: {_first_line(error)}") from error
 
     def _run_bits(self, names: Sequence[str], inputs: dict[str, Array]) -> list[Array]:
@@ -200,7 +207,13 @@ def _spec(arg: Any) -> TensorSpec:
     return TensorSpec(arg.name, dtype, tuple(dim if isinstance(dim, int) else -1 for dim in arg.shape))
 
 
-def _turned(error: Exception) -> InvalidModel:
+def _short(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def _turned(error: Exception) -> MsrtError:
+    if _short(error):
+        return OutOfMemory("no memory is left to load it")
     text = str(error)
     for pattern in _UNKNOWN_OPERATOR:
         found = pattern.search(text)

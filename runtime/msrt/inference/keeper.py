@@ -10,10 +10,11 @@ from typing import Final, Protocol
 
 import structlog
 
-from msrt.errors import BadSignature, InvalidModel, InvalidTensor, MalformedFrame, ModelFailed, MsrtError
+from msrt.errors import InvalidModel, MsrtError, OutOfMemory
 from msrt.inference.budget import Budget, weight
 from msrt.inference.bundle import MEASURE, Manifest, check_manifest
 from msrt.inference.engine import LoadedModel, measure, sample_inputs
+from msrt.inference.retry import LASTING, pause_s
 from msrt.inference.slots import Slot, Slots
 from msrt.inference.stateful import StatefulModel
 from msrt.protocol.messages import Placement
@@ -24,10 +25,6 @@ __all__ = ["Keeper", "Loader", "load_variant"]
 log = structlog.get_logger()
 Model = LoadedModel | StatefulModel
 
-_RETRY_FIRST_S: Final = 1.0
-_RETRY_LAST_S: Final = 30.0
-_LASTING: Final = (InvalidModel, InvalidTensor, ModelFailed, BadSignature, MalformedFrame)
-"""Another try helps against a peer that is away or a disk that lost bytes, never against these."""
 _IN_USE_S: Final = 0.02
 """Where all that could make room is in use, it is looked again after this time."""
 _CLOSE: Final = 1.05
@@ -123,7 +120,7 @@ class Keeper:
                 slot.retry_at = self._world.now() + _IN_USE_S
                 return
             variant, model, latency = await self._best(slot, manifest, names)
-        except MsrtError as error:
+        except (MsrtError, MemoryError) as error:
             self._failed(slot, error)
             return
         for gone in self.slots.ready(slot, variant, model, latency):
@@ -141,7 +138,7 @@ class Keeper:
             data = await self._fetch(manifest.variants[slot.variant].digest)
             once = functools.partial(load_variant, calls=1)
             model, _ = await self._world.offload(once, self._engine, data, manifest, self._world.now)
-        except MsrtError as error:
+        except (MsrtError, MemoryError) as error:
             self._failed(slot, error)
             return
         for gone in self.slots.ready(slot, slot.variant, model, slot.latency_us):
@@ -158,10 +155,15 @@ class Keeper:
             self._changed()
         return going is not None
 
-    def _failed(self, slot: Slot, error: MsrtError) -> None:
-        wait = min(_RETRY_LAST_S, _RETRY_FIRST_S * 2**slot.tries)
-        self.slots.failed(slot, error, None if isinstance(error, _LASTING) else self._world.now() + wait)
-        log.warning("model.failed", model=slot.placement.model, version=slot.placement.version, error=str(error))
+    def _failed(self, slot: Slot, error: MsrtError | MemoryError) -> None:
+        if isinstance(error, MemoryError):  # while its file was read
+            error = OutOfMemory(f"no memory is left for {slot.placement.model}@{slot.placement.version}")
+        wait = pause_s(error, slot.tries, slot.shortages, self._world.random.random)
+        self.slots.failed(slot, error, None if wait is None else self._world.now() + wait)
+        log.warning(
+            "model.failed", model=slot.placement.model, version=slot.placement.version, error=str(error),
+            tries=slot.tries, retry_s=wait and round(wait, 1),
+        )  # fmt: skip
 
     def _variants(self, slot: Slot, manifest: Manifest) -> tuple[list[str], int]:
         """What to load, and the bytes that this takes: two are in memory at a time where one of them is chosen."""
@@ -187,8 +189,9 @@ class Keeper:
                 model, latency[name] = await self._world.offload(
                     load_variant, self._engine, data, manifest, self._world.now
                 )
-            except _LASTING as error:  # one variant that this machine cannot run leaves the other
-                fault = error
+            except LASTING as error:  # one variant that this machine cannot run leaves the other
+                if not isinstance(fault, OutOfMemory):  # which may be over in a moment, whatever the other's fault is
+                    fault = error
                 continue
             if best is None or _better(manifest, name, best[0], latency):
                 best = name, model
@@ -203,8 +206,15 @@ def load_variant(
 ) -> tuple[Model, int]:
     """Load a file, hold it against its manifest, warm it, measure one row in microseconds. Blocking.
 
-    Raises InvalidModel and ModelFailed.
+    Raises InvalidModel, ModelFailed and OutOfMemory.
     """
+    try:
+        return _loaded(engine, data, manifest, now, calls)
+    except MemoryError as error:  # ours or numpy's: the engine turns its own
+        raise OutOfMemory(f"no memory is left for {manifest.model}@{manifest.version}") from error
+
+
+def _loaded(engine: Loader, data: bytes, manifest: Manifest, now: Callable[[], float], calls: int) -> tuple[Model, int]:
     model: Model = engine.load(data)
     if manifest.state:
         model = StatefulModel(model, manifest.state)

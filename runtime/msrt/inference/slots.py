@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from msrt.errors import MsrtError, NotFound, Unavailable
+from msrt.errors import MsrtError, NotFound, OutOfMemory, Unavailable
 from msrt.inference.bundle import Manifest, signature_of
 from msrt.inference.signature import Signature
 from msrt.protocol.messages import ModelState, Placement
@@ -51,6 +51,9 @@ class Slot:
     state: SlotState = SlotState.FETCHING
     error: str = ""
     tries: int = 0
+    """Failures in a row."""
+    shortages: int = 0
+    """Of these: memory was short."""
     retry_at: float = 0.0
     variant: str = ""
     manifest: Manifest | None = None
@@ -148,7 +151,8 @@ class Slots:
 
     def ready(self, slot: Slot, variant: str, model: Runnable, latency_us: dict[str, int]) -> list[Slot]:
         """Loaded and warm: from here on it answers, if it is to serve. Returns the slots that left."""
-        slot.state, slot.error, slot.tries, slot.retry_at, slot.cold = SlotState.READY, "", 0, 0.0, False
+        slot.state, slot.error, slot.retry_at, slot.cold = SlotState.READY, "", 0.0, False
+        slot.tries = slot.shortages = 0
         slot.variant, slot.model, slot.latency_us = variant, model, latency_us
         return self._settle()
 
@@ -156,6 +160,7 @@ class Slots:
         """It could not be loaded. With `retry_at` it waits for another try, without it stays failed."""
         slot.error = str(error)
         slot.tries += 1
+        slot.shortages += isinstance(error, OutOfMemory)
         slot.model, slot.cold = None, False
         slot.state = SlotState.FAILED if retry_at is None else SlotState.FETCHING
         slot.retry_at = retry_at or 0.0

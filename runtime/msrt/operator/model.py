@@ -167,7 +167,7 @@ def _traffic(text: str) -> dict[str, object]:
 def _evidence(now: dict[str, Any]) -> str:
     """What is known of a canary, in a line."""
     said = [f"{e['what']} {e['share']:.1%} of {e['of']} ({e['finding']})" for e in now.get("evidence", ())]
-    return "  ".join([now["state"], *(said if now["state"] == "canary" else ())])
+    return "  ".join([now["state"], *(said if now["state"] == "canary" else ()), *now.get("troubles", ())[:1]])
 
 
 async def _follow(cloud: Ask, begun: dict[str, Any], timeout_s: float) -> dict[str, Any]:

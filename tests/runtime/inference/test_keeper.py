@@ -9,6 +9,7 @@ import pytest
 from msrt.errors import InvalidModel, NotFound, Unavailable
 from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper, load_variant
+from msrt.inference.retry import SHORTAGES
 from msrt.inference.slots import Slots
 
 from .models import manifest_of, mlp, placed, verify
@@ -174,13 +175,87 @@ def test_parent_that_is_away_is_asked_again():
         bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
         await bench.until_so(lambda: bench.slots.reports()[0].error)
         assert bench.states() == [(1, "fetching")]
-        assert 0.9 < bench.slots.next_retry() - bench.time <= 1.0
+        assert 0.4 < bench.slots.next_retry() - bench.time <= 1.0
         bench.away = False
         bench.time += 1.0
         bench.keeper.assign(2, [bench.place({"fp32": GOOD})])
         await bench.until((1, "ready"))
 
     running(scenario)
+
+
+class Short(Engine):
+    """An engine on a machine whose memory is taken by others meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.short, self.loads = True, 0
+
+    def load(self, model):
+        self.loads += 1
+        if self.short:
+            raise MemoryError
+        return super().load(model)
+
+
+async def try_again(bench):
+    """Let the pause pass, and the next try too."""
+    tries = bench.slots.held()[0].tries
+    bench.time = bench.slots.next_retry()
+    bench.keeper.wanted()
+    await bench.until_so(lambda: bench.slots.held()[0].tries != tries)
+
+
+def test_version_that_lacked_memory_for_a_moment_is_tried_again():
+    """Its error is told meanwhile, the one before it serves, and it takes over once there is room."""
+    engine = Short()
+
+    async def scenario(bench):
+        engine.short = False
+        first = bench.place({"fp32": GOOD})
+        bench.keeper.assign(1, [first])
+        await bench.until((1, "ready"))
+        engine.short = True
+        bench.keeper.assign(2, [bench.place({"fp32": BETTER}, version=2)])
+        await bench.until_so(lambda: len(bench.states()) == 2 and bench.slots.reports()[1].error)
+        assert bench.states() == [(1, "ready"), (2, "fetching")]
+        assert "no memory is left for net@2" in bench.slots.reports()[1].error
+        engine.short = False
+        bench.time = bench.slots.next_retry()
+        bench.keeper.wanted()
+        await bench.until((2, "ready"))
+        assert bench.slots.reports()[0].error == ""
+
+    running(scenario, engine=engine)
+
+
+def test_version_that_never_finds_memory_fails_in_the_end():
+    """After twelve tries; what frees it again is another assignment, as for any bad version."""
+    engine = Short()
+
+    async def scenario(bench):
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
+        await bench.until_so(lambda: bench.slots.held()[0].tries == 1)
+        while bench.slots.next_retry() is not None:
+            await try_again(bench)
+        assert bench.states() == [(1, "failed")]
+        assert engine.loads == SHORTAGES
+
+    running(scenario, engine=engine)
+
+
+def test_version_that_is_taken_away_is_not_tried_again():
+    """Once it is no longer assigned nothing waits for memory."""
+    engine = Short()
+
+    async def scenario(bench):
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD})])
+        await bench.until_so(lambda: bench.slots.held()[0].tries == 1)
+        bench.keeper.assign(2, [])
+        assert bench.slots.next_retry() is None
+        assert bench.states() == []
+
+    running(scenario, engine=engine)
 
 
 def test_load_that_nobody_wants_any_more_is_given_up():
