@@ -64,9 +64,11 @@ async def _zeromq(url: str, state: Path) -> list[Row]:
 
 async def _http(url: str, state: Path) -> list[Row]:
     async with AsyncClient([url], state=state) as client:
+        batch = await _rate(_together(client), CALLERS)
         many = await _rate(_single(client), CALLERS * TOGETHER)
         one = await _rate(_single(client), 1)
     return [
+        Row(f"client over HTTP, infer_many, {CALLERS} x {TOGETHER} on their way", batch.rate, "1/s"),
         Row(f"client over HTTP, infer, {CALLERS * TOGETHER} callers", many.rate, "1/s"),
         Row(f"client over HTTP, infer, {CALLERS * TOGETHER} callers: its own CPU per request", many.cpu_us, "us"),
         Row("client over HTTP, infer, one after the other: p50", one.p50_ms, "ms", "<=", 0.5),

@@ -1,108 +1,123 @@
-"""HTTP inference through an edge and a device, each a process, beside MLServer in one run.
+"""HTTP inference through an edge and a device, each a process, beside its peers and the floor, cell by cell in turn.
 
-`python -m tests.bench serving` prints the rows. Needs wrk on PATH.
+`python -m tests.bench serving` prints the rows. Needs wrk on PATH. BENCH_ROUNDS and BENCH_SECONDS
+make it shorter or longer.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
-from typing import NamedTuple
+import os
+from collections.abc import Mapping, Sequence
+from statistics import median
 
-from tests.bench import mlserver
+from tests.bench import load, peers
+from tests.bench.load import Ask, Run
+from tests.bench.peers import FASTAPI, MLSERVER, RAY, Peer
+from tests.bench.stats import median_ratio
 from tests.bench.table import Row, number
-from tests.bench.tree import BODY, Tree
+from tests.bench.tree import Proc, Tree
 
 CLIENTS = (1, 16, 64)
-SECONDS = 4
-TRIES = 2
-"""Of each cell, ours and the peer's in turn; the faster counts, for both."""
-_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+SECONDS = int(os.environ.get("BENCH_SECONDS", "3"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "4"))
+OURS = "ours"
+FLOOR = "raw ASGI floor"
+BARS = {"MLServer": 6.0, "FastAPI": 2.0, "Ray Serve": 50.0, FLOOR: 0.33}
+"""Times the peer's requests a second, at 16 clients and at 64."""
+P99_MS = {16: 3.0, 64: 10.0}
+P99_SHARE = 0.1
+"""Of MLServer's p99, at 64 clients."""
 
-
-class Run(NamedTuple):
-    """What wrk saw."""
-
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    bad: int
-
-
-def load(url: str, clients: int, folder: Path, seconds: float = SECONDS) -> Run:
-    """Keep-alive connections that post one image each as fast as they are answered."""
-    script = folder / "post.lua"
-    headers = "wrk.headers['Content-Type'] = 'application/json'"
-    script.write_text(f"wrk.method = 'POST'\n{headers}\nwrk.body = {json.dumps(BODY)}\n")
-    argv = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}", "--timeout", "10s", "--latency", "-s", str(script), url]
-    out = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 30, check=True).stdout
-    bad = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", out)))
-    bad += sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", out)))
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    assert rate is not None, out
-    return Run(float(rate[1]), _latency(out, "50"), _latency(out, "99"), bad)
-
-
-def _latency(out: str, percent: str) -> float:
-    found = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s|m)", out)
-    assert found is not None, out
-    return float(found[1]) * _MS[found[2]]
+Cells = Mapping[str, Sequence[Run]]
 
 
 def rows() -> list[Row]:
-    """Requests a second and latencies at 1, 16 and 64 clients."""
-    if shutil.which("wrk") is None:
-        return [Row("HTTP infer", None, "", peer="skipped: wrk is not on PATH")]
-    missing = mlserver.install()
+    """Requests a second and latencies, and each peer's share."""
+    if not load.PRESENT:
+        return [Row("HTTP infer", None, "", peer=load.MISSING)]
+    missing = {peer.name: peers.install(peer) for peer in (MLSERVER, FASTAPI, RAY)}
+    table = [Row(f"HTTP infer beside {name}", None, "", peer=f"skipped: {why}") for name, why in missing.items() if why]
     with Tree() as tree:
-        edge = tree.edge("edge", "north")
-        device = tree.device("device", "north")
+        edge, device = tree.edge("edge", "north"), tree.device("device", "north")
         tree.push()
-        url = edge.field("http")
-        tree.serving(url)
-        ours = f"{url}/v2/models/mlp/infer"
-        theirs = ""
-        if not missing:
-            peer, theirs = mlserver.start(tree.path / "mlserver")
-            tree.procs["mlserver"] = peer
-            load(theirs, 4, tree.path, 1)
-        load(ours, 16, tree.path, 1)
+        tree.serving(edge.field("http"))
+        ours = Ask(f"{edge.field('http')}/v2/models/mlp/infer")
+        watched = (edge, device)
+        together = [peer for peer in (MLSERVER, FASTAPI) if not missing[peer.name]]
+        table += _beside(tree, ours, [*together, peers.floor(load.answered(ours), FLOOR)], CLIENTS, watched)
+        if not missing[RAY.name]:  # alone: what Ray does while nobody asks would be paid by the others
+            table += _beside(tree, ours, [RAY], CLIENTS[1:], watched, alone=True)
+    return table
+
+
+def _beside(
+    tree: Tree, ours: Ask, them: Sequence[Peer], clients: Sequence[int], watched: Sequence[Proc], *, alone: bool = False
+) -> list[Row]:
+    """The rows of these peers, which are gone afterwards; ours too, unless only the peer is asked for."""
+    asks, procs = {OURS: ours}, []
+    try:
+        for peer in them:
+            proc, asks[peer.name] = peers.start(peer, tree.path / peer.name.split()[0].lower())
+            procs.append(proc)
+        for ask in asks.values():
+            load.load(ask, 16, tree.path, 1)
         table: list[Row] = []
-        for clients in CLIENTS:
-            mine, other = [], []
-            before = edge.cpu_s(), device.cpu_s()
-            for _ in range(TRIES):
-                mine.append(load(ours, clients, tree.path))
-                if theirs:
-                    other.append(load(theirs, clients, tree.path))
-            done = sum(run.rate for run in mine) * SECONDS
-            spent = [1e6 * (p.cpu_s() - b) / done for p, b in zip((edge, device), before, strict=True)]
-            table += _rows(clients, mine, other)
-            table.append(Row(f"HTTP infer at {clients}: CPU of the edge a request", spent[0], "us"))
-            table.append(Row(f"HTTP infer at {clients}: CPU of the device a request", spent[1], "us"))
-        if missing:
-            table.append(Row("MLServer", None, "", peer=f"skipped: {missing}"))
+        for count in clients:
+            cells = interleaved(asks, count, tree, watched)
+            table += ([] if alone else _own(count, cells)) + _ratios(count, cells)
         return table
+    finally:
+        for proc in procs:
+            proc.stop()
 
 
-def _rows(clients: int, mine: list[Run], other: list[Run]) -> list[Row]:
-    best, peer = max(mine), max(other) if other else None
-    what = f"HTTP infer, {clients} client{'s' if clients > 1 else ''}"
-    bounded = peer is not None and clients > 1
-    rate = f"MLServer {number(peer.rate)}: {best.rate / peer.rate:.1f} x" if peer else ""
-    p50, p99 = min(run.p50_ms for run in mine), min(run.p99_ms for run in mine)
-    beside = {
-        q: f"MLServer {number(getattr(peer, q))}: {v / getattr(peer, q):.2f} x" if peer else ""
-        for q, v in (("p50_ms", p50), ("p99_ms", p99))
-    }
-    out = [Row(what, best.rate, "1/s", ">=" if bounded else "", 4 * peer.rate if peer and bounded else 0.0, rate)]
-    out.append(Row(f"{what}: p50", p50, "ms", "<=" if clients == 1 else "", 0.8, beside["p50_ms"]))
-    bound, limit = {16: ("<=", 4.0), 64: ("<=" if peer else "", peer.p99_ms / 4 if peer else 0.0)}.get(
-        clients, ("", 0.0)
-    )
-    out.append(Row(f"{what}: p99", p99, "ms", bound, limit, beside["p99_ms"]))
-    out.append(Row(f"{what}: not answered with 200", sum(run.bad for run in mine), "", "<=", 0.0))
-    return out
+def interleaved(asks: Mapping[str, Ask], clients: int, tree: Tree, watched: Sequence[Proc]) -> dict[str, list[Run]]:
+    """One cell of each in turn, and again: what disturbs the machine for a while meets all of them."""
+    cells: dict[str, list[Run]] = {name: [] for name in asks}
+    for _ in range(ROUNDS):
+        for name, ask in asks.items():
+            cells[name].append(load.load(ask, clients, tree.path, SECONDS, watched if name == OURS else ()))
+    return cells
+
+
+def _what(clients: int) -> str:
+    return f"HTTP infer, {clients} client{'s' if clients > 1 else ''}"
+
+
+def _own(clients: int, cells: Cells) -> list[Row]:
+    what, mine = _what(clients), cells[OURS]
+    p50, p99 = median(run.p50_ms for run in mine), median(run.p99_ms for run in mine)
+    peer = {name: median(run.p99_ms for run in runs) for name, runs in cells.items() if name != OURS}
+    beside = ", ".join(f"{name} {number(value)}" for name, value in peer.items())
+    limit = P99_MS.get(clients)
+    table = [
+        Row(what, median(run.rate for run in mine), "1/s"),
+        Row(f"{what}: p50", p50, "ms", "<=" if clients == 1 else "", 0.5),
+        Row(f"{what}: p99", p99, "ms", "<=" if limit else "", limit or 0.0, beside),
+        Row(f"{what}: not answered with 200", sum(run.bad for run in mine), "", "<=", 0.0),
+        *(
+            Row(f"{what}: CPU of the {name} a request", median(run.cpu_us[at] for run in mine), "us")
+            for at, name in enumerate(("edge", "device"))
+        ),
+    ]
+    if clients == 64 and MLSERVER.name in peer:
+        pairs = [(one.p99_ms, other.p99_ms) for one, other in zip(mine, cells[MLSERVER.name], strict=True)]
+        table.append(Row(f"{what}: p99 over MLServer's", median_ratio(pairs)[0], "x", "<=", P99_SHARE))
+    return table
+
+
+def _ratios(clients: int, cells: Cells) -> list[Row]:
+    return [
+        ratio_row(f"{_what(clients)}, over {name}", cells[OURS], runs, name, BARS[name] if clients > 1 else 0.0)
+        for name, runs in cells.items()
+        if name != OURS
+    ]
+
+
+def ratio_row(what: str, mine: Sequence[Run], other: Sequence[Run], name: str, bar: float) -> Row:
+    """Ours over the other's, pair by pair."""
+    value, low, high = median_ratio([(one.rate, two.rate) for one, two in zip(mine, other, strict=True)])
+    bad = sum(run.bad for run in other)
+    beside = f"ours {number(median(r.rate for r in mine))}, {name} {number(median(r.rate for r in other))} 1/s; "
+    beside += f"95 %: {low:.2f} to {high:.2f}" + (f"; {bad} of its answers failed" if bad else "")
+    return Row(what, value, "x", ">=" if bar else "", bar, beside)
