@@ -17,7 +17,8 @@ import msgspec
 from tests.bench.table import Row, cells, machine, markdown, row_of
 
 PARTS = (
-    "serving", "keywords", "pinned", "watching", "client", "failover", "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
+    "serving", "keywords", "pinned", "watching", "client", "failover",
+    "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
     "quantise", "training", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"

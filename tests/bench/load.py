@@ -89,7 +89,7 @@ def answered(ask: Ask, timeout_s: float = 60.0) -> Answer:
 
 
 def lua(ask: Ask) -> str:
-    """wrk's script; every byte of the body by its number, for a tensor may hold any."""
+    """The script for wrk; every byte of the body by its number, for a tensor may hold any."""
     lines = ["wrk.method = 'POST'", *(f"wrk.headers[{name!r}] = {value!r}" for name, value in ask.headers.items())]
     return "\n".join([*lines, 'wrk.body = "' + "".join(f"\\{byte:03d}" for byte in ask.body) + '"\n'])
 

@@ -29,7 +29,8 @@ session = onnxruntime.InferenceSession("mlp.onnx", options)
 
 
 class Peer(NamedTuple):
-    """How it is installed and started. In `argv` and `files`, `$port`, `$port1`, `$port2` and `$folder` stand for its own."""
+    """How it is installed and started. In `argv` and `files`, `$port`, `$port1`, `$port2` and `$folder` are its
+    own."""
 
     name: str
     requires: tuple[str, ...]
