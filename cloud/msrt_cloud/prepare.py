@@ -75,6 +75,8 @@ class Prepared(msgspec.Struct, frozen=True):
     report: dict[str, object]
     """`chosen` in it is provisional, by the speed of this machine: devices measure both."""
     state: tuple[StateTensor, ...] = ()
+    scores: str = ""
+    temperature: float = 1.0
 
     def manifest(self, model: str, version: int, labels: tuple[str, ...] = ()) -> Manifest:
         return Manifest(
@@ -91,6 +93,8 @@ class Prepared(msgspec.Struct, frozen=True):
             rowwise=self.rowwise,
             sample=self.sample,
             labels=labels,
+            scores=self.scores,
+            temperature=self.temperature,
             state=self.state,
             report=self.report,
         )

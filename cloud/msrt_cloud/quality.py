@@ -7,16 +7,20 @@ to the size of the outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msrt.errors import QualityGate
+from msrt.errors import InvalidConfig, QualityGate
 from msrt.protocol.messages import TensorSpec
 
-__all__ = ["Judgement", "accuracy", "is_classifier", "judge", "predictions", "relative_error", "require_accuracy"]
+__all__ = [
+    "Judgement", "accuracy", "class_names", "is_classifier", "judge", "predictions", "relative_error",
+    "require_accuracy",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -37,6 +41,25 @@ def is_classifier(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...
     """Whether the first output scores classes: two axes, and not an image of an input (as an autoencoder's is)."""
     shape = outputs[0].shape
     return len(shape) == 2 and shape[1] != 0 and all(spec.shape[1:] != shape[1:] for spec in inputs)
+
+
+def class_names(lines: Iterable[str], outputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
+    """One name a class, in their order; blank lines at the end are left out. Raises InvalidConfig where that does not
+    fit the first output."""
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    blank = next((number for number, name in enumerate(names, 1) if not name), 0)
+    if blank:
+        raise InvalidConfig(f"line {blank} of the labels is blank", hint="write one class name a line, in their order")
+    shape = outputs[0].shape
+    classes = shape[-1] if len(shape) > 1 else -1
+    if names and classes not in (-1, len(names)) and (classes, len(names)) != (1, 2):
+        raise InvalidConfig(
+            f"{len(names)} labels for the {classes} classes of output {outputs[0].name}",
+            hint="one name a line, for each",
+        )
+    return tuple(names)
 
 
 def predictions(outputs: Array) -> Array:

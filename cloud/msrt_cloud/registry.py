@@ -22,6 +22,7 @@ from msrt.protocol.address import ModelName
 from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
 from msrt_cloud.prepare import Prepared, PrepareOptions
+from msrt_cloud.quality import class_names
 from msrt_cloud.room import file_name, of_disk
 
 __all__ = ["Prepare", "Push", "Registry"]
@@ -62,7 +63,8 @@ class Registry:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def push(self, push: Push) -> dict[str, Any]:
-        """Register a new version. Raises InvalidAddress, NotFound, InvalidModel, InvalidTensor, QualityGate."""
+        """Register a new version. Raises InvalidAddress, NotFound, InvalidModel, InvalidTensor, InvalidConfig,
+        QualityGate."""
         model = ModelName.parse(push.name)
         if model.version:
             raise errors.InvalidAddress(
@@ -70,9 +72,9 @@ class Registry:
             )
         async with self._turns:
             prepared, files = await self._prepared(push)
+        labels = class_names(push.labels, prepared.outputs)
         for data in files.values():
             await self._artifacts.put_bytes(data)
-        labels = tuple(label for label in push.labels if label)
 
         def decide(state: Any) -> list[ModelPushed]:
             manifest = prepared.manifest(model.name, state.next_version(model.name), labels)

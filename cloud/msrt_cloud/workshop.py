@@ -24,6 +24,7 @@ from msrt.errors import InvalidModel, MsrtError, QualityGate
 from msrt.inference.bundle import FP32, INT8
 from msrt.inference.engine import Engine, LoadedModel, measure, sample_inputs
 from msrt.inference.stateful import StatefulModel
+from msrt_cloud.calibration import Calibration, calibrate
 from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent, with_state
 from msrt_cloud.prepare import Prepared, PreparedFile, Task, Verdict
 from msrt_cloud.quality import Judgement, accuracy, is_classifier, judge, require_accuracy
@@ -65,6 +66,7 @@ class _Job:
     evaluation: Samples | None
     tried: list[dict[str, object]] = field(default_factory=list)
     full_bytes: int = 0
+    calibrated: Calibration | None = None
 
     def outputs(self, model: Model, samples: Samples) -> NDArray[Any]:
         return outputs_of(model, samples, batchable=self.info.batchable)
@@ -87,8 +89,10 @@ def work(task: Task, now: Callable[[], float]) -> Prepared:
         return _as_given(job)
     report: dict[str, object] = {}
     if evaluation:
-        report["accuracy_fp32"] = accuracy(job.outputs(model, evaluation), _labels(evaluation))
-        require_accuracy("the model", float(str(report["accuracy_fp32"])), options.min_accuracy)
+        outputs, labels = job.outputs(model, evaluation), _labels(evaluation)
+        report["accuracy_fp32"] = value = accuracy(outputs, labels)
+        require_accuracy("the model", value, options.min_accuracy)
+        report |= _calibrated(job, outputs, labels)
     with tempfile.TemporaryDirectory(dir=task.out) as room:
         best, why = _int8(job, Path(room))
         return _finish(job, report, best, why)
@@ -101,10 +105,26 @@ def _as_given(job: _Job) -> Prepared:
         raise QualityGate("the file is quantised already", hint="push the float model, or drop --require fp32")
     report: dict[str, object] = {"int8": "as given"}
     if job.evaluation:
-        report["accuracy_int8"] = value = accuracy(job.outputs(job.model, job.evaluation), _labels(job.evaluation))
+        outputs, labels = job.outputs(job.model, job.evaluation), _labels(job.evaluation)
+        report["accuracy_int8"] = value = accuracy(outputs, labels)
         require_accuracy("the model", value, options.min_accuracy)
+        report |= _calibrated(job, outputs, labels)
     files = {INT8: _file(job, job.path, INT8, "as given")}
     return _prepared(job, files, report, batchable=job.info.batchable)
+
+
+def _calibrated(job: _Job, outputs: NDArray[Any], labels: NDArray[Any]) -> dict[str, object]:
+    """Fit the temperature if the model names classes; what the report says of it."""
+    if not is_classifier(job.info.inputs, job.info.outputs):
+        return {}
+    found = calibrate(outputs, labels)
+    if isinstance(found, str):
+        return {"temperature": f"not fitted: {found}"}
+    job.calibrated = found
+    return {
+        "temperature": found.temperature, "scores": found.scores,
+        "calibration_error": found.after, "calibration_error_unscaled": found.before,
+    }  # fmt: skip
 
 
 def _int8(job: _Job, room: Path) -> tuple[_Candidate | None, str]:
@@ -214,6 +234,8 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
         require=options.require,
         report=report,
         state=info.state,
+        scores=job.calibrated.scores if job.calibrated else "",
+        temperature=job.calibrated.temperature if job.calibrated else 1.0,
     )
 
 

@@ -1,9 +1,17 @@
 import numpy as np
 import pytest
 
-from msrt.errors import QualityGate
+from msrt.errors import InvalidConfig, QualityGate
 from msrt.protocol.messages import TensorSpec
-from msrt_cloud.quality import accuracy, is_classifier, judge, predictions, relative_error, require_accuracy
+from msrt_cloud.quality import (
+    accuracy,
+    class_names,
+    is_classifier,
+    judge,
+    predictions,
+    relative_error,
+    require_accuracy,
+)
 
 LABELS = np.arange(100) % 2
 SCORES = np.eye(2, dtype=np.float32)[LABELS]
@@ -75,3 +83,19 @@ def test_too_little_accuracy_is_refused():
     require_accuracy("the model", 0.9, 0.9)
     with pytest.raises(QualityGate, match=r"0\.8900, asked is 0\.9000; train on"):
         require_accuracy("the model", 0.89, 0.9)
+
+
+def test_class_names_are_one_a_class():
+    """A blank end is left out; a blank in the middle, too many or too few are refused: they would shift the names."""
+    scores = (TensorSpec("y", "FP32", (-1, 3)),)
+    assert class_names(["a", "b ", "c", "", ""], scores) == ("a", "b", "c")
+    assert class_names([], scores) == ()
+    with pytest.raises(InvalidConfig, match="line 2 of the labels is blank"):
+        class_names(["a", "", "c"], scores)
+    with pytest.raises(InvalidConfig, match="2 labels for the 3 classes of output y"):
+        class_names(["a", "b"], scores)
+
+
+def test_one_probability_has_two_names():
+    """No and yes."""
+    assert class_names(["no", "yes"], (TensorSpec("y", "FP32", (-1, 1)),)) == ("no", "yes")

@@ -75,7 +75,7 @@ def test_the_manifest_is_signed_and_its_files_are_here():
     """What an edge will check and fetch."""
 
     async def scenario(rig):
-        await rig.push(mlp(), labels=["cat", "", "dog", "cow"])
+        await rig.push(mlp(), labels=["cat", "dog", "cow", ""])
         fact = rig.cloud.writer.state.models["net"][1]
         manifest = check_manifest(
             fact.manifest, fact.signature, lambda data, sign: verify(CLOUD.public, data, sign, Purpose.MANIFEST)

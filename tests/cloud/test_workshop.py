@@ -125,3 +125,16 @@ def test_a_full_disk_is_not_the_models_fault(room):
         done(room)
     verdict = msgspec.json.decode(child(room), type=Verdict)
     assert (verdict.code, "TMPDIR" in verdict.hint) == ("disk_full", True)
+
+
+def test_evaluation_data_make_confidence_mean_what_it_says(room):
+    """One label of seven is another: the temperature goes into the manifest, the errors into the report."""
+    x, y = blobs()
+    y = np.where(np.arange(len(y)) % 7 == 3, (y + 1) % 4, y)
+    np.savez(room / "doubtful.npz", x=x, y=y)
+    prepared = done(room, evaluate="doubtful.npz")
+    assert prepared.scores == "logits"
+    assert prepared.temperature == prepared.report["temperature"] != 1.0
+    assert prepared.report["calibration_error"] < prepared.report["calibration_error_unscaled"]
+    manifest = prepared.manifest("net", 1)
+    assert (manifest.scores, manifest.temperature) == ("logits", prepared.temperature)

@@ -9,7 +9,8 @@ import msgspec
 import structlog
 
 from msrt import errors
-from msrt.dispatch.cascade import Threshold, Upper, confidence
+from msrt.dispatch.cascade import Threshold, Upper
+from msrt.dispatch.confidence import confidence
 from msrt.dispatch.policy import ModelPolicy
 from msrt.inference.bundle import Manifest
 from msrt.inference.signature import join_rows, ride_key, split_rows

@@ -1,23 +1,19 @@
 """Whether a small model is sure enough, and what may go up to a larger one. Pure.
 
-Confidence is the largest class probability after temperature scaling. Fitted at push, the temperature makes it mean
-what it says: of answers with confidence .8, four in five are right. So the mean confidence of what is answered here
-is its expected accuracy, without a label in sight.
+Where confidence (see `confidence`) means what it says, the mean of what is answered here is its expected accuracy,
+without a label in sight.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from msrt.dispatch.budget import Budget
 from msrt.dispatch.policy import ModelPolicy
 
-__all__ = ["Threshold", "Upper", "confidence"]
+__all__ = ["Threshold", "Upper"]
 
 SEEN: Final = 512
 """Rows by which the threshold is set."""
@@ -26,24 +22,6 @@ EVERY: Final = 16
 BURST: Final = 8.0
 """Rows that may go up at once after a quiet time."""
 TINY: Final = 1e-12
-
-
-def confidence(scores: NDArray[Any], temperature: float, kind: str = "") -> NDArray[np.float64]:
-    """Per row of (rows, classes), the largest probability. `kind`: "logits", "probabilities", or empty to look.
-
-    A row with a NaN has confidence 0.
-    """
-    rows = scores.reshape(len(scores), -1).astype(np.float64)
-    if not kind:
-        sums = rows.sum(axis=1)
-        kind = "probabilities" if (rows >= 0).all() and np.allclose(sums, 1.0, atol=1e-2) else "logits"
-    if kind == "probabilities":
-        rows = np.log(np.maximum(rows, TINY))
-    scaled = rows / temperature
-    with np.errstate(invalid="ignore", over="ignore"):
-        scaled -= scaled.max(axis=1, keepdims=True)
-        found: NDArray[np.float64] = 1.0 / np.exp(scaled).sum(axis=1)
-    return np.nan_to_num(found, nan=0.0)
 
 
 class Threshold:

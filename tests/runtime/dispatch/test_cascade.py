@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from msrt.dispatch.cascade import Threshold, Upper, confidence
+from msrt.dispatch.cascade import Threshold, Upper
+from msrt.dispatch.confidence import confidence
 from msrt.dispatch.policy import ModelPolicy
 
 SCORES = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 7)), elements=st.floats(-50, 50, width=32))
