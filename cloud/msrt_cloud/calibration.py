@@ -50,7 +50,8 @@ def expected_calibration_error(sure: Array, right: Array) -> float:
 def calibrate(scores: Array, labels: Array) -> Calibration | str:
     """Fit the temperature to (samples, classes) and their labels; text says why that cannot be done.
 
-    The error afterwards is measured on each half of the samples with the temperature of the other.
+    The error afterwards is measured on each half of the samples with the temperature of the other. Where that makes the
+    labels no likelier than the scores as they are, these are left alone: temperature 1.
     """
     if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
         return "the first output scores no classes"
@@ -63,21 +64,28 @@ def calibrate(scores: Array, labels: Array) -> Calibration | str:
     halves = np.arange(len(scores)) % 2 == 0
     if right[halves].all() or right[~halves].all():
         return "hardly an answer is wrong: nothing says how sure is too sure"
-    after = 0.0
+    before = expected_calibration_error(confidence(scores, 1.0, kind), right)
+    after = gain = 0.0
     for fold in (halves, ~halves):
         temperature = _fitted(scores[~fold], labels[~fold], kind)
         error = expected_calibration_error(confidence(scores[fold], temperature, kind), right[fold])
         after += error * float(fold.mean())
-    before = expected_calibration_error(confidence(scores, 1.0, kind), right)
+        gain += _loss(scores[fold], labels[fold], kind, 1.0) - _loss(scores[fold], labels[fold], kind, temperature)
+    if gain <= 0:
+        return Calibration(kind, 1.0, before, before)
     return Calibration(kind, _fitted(scores, labels, kind), before, after)
+
+
+def _loss(scores: Array, labels: Array, kind: str, temperature: float) -> float:
+    """Mean negative logarithm of the labels' probabilities."""
+    return -float(log_probabilities(scores, temperature, kind)[np.arange(len(scores)), labels].mean())
 
 
 def _fitted(scores: Array, labels: Array, kind: str) -> float:
     """By golden section over its logarithm: the likelihood has one maximum there."""
-    rows = np.arange(len(scores))
 
     def loss(log_temperature: float) -> float:
-        return -float(log_probabilities(scores, math.exp(log_temperature), kind)[rows, labels].mean())
+        return _loss(scores, labels, kind, math.exp(log_temperature))
 
     ratio = (math.sqrt(5) - 1) / 2
     low, high = math.log(COLDEST), math.log(HOTTEST)

@@ -265,7 +265,9 @@ class Control:
     # --- models ----------------------------------------------------------------------------------------------
 
     async def _model_push(self, _peer: Peer, p: Push) -> object:
-        self._bounded(p.file, self._cloud.setup.config.model_bytes, "model")
+        for digest, what in ((p.file, "model"), (p.pre, "pre-processing graph"), (p.post, "post-processing graph")):
+            if digest:
+                self._bounded(digest, self._cloud.setup.config.model_bytes, what)
         return await self._cloud.registry.push(p)
 
     async def _model_list(self, _peer: Peer, _p: Nothing) -> object:

@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from msrt.errors import InvalidModel, MsrtError
 from msrt.inference.bundle import StateTensor
 from msrt.inference.engine import Engine, LoadedModel, sample_inputs
+from msrt.inference.model import Model
 from msrt.inference.stateful import StatefulModel
 from msrt.inference.tensors import NUMPY_NAMES
 from msrt.protocol.messages import TensorSpec
@@ -77,12 +78,10 @@ def validate_graph(path: Path, shapes: dict[str, tuple[int, ...]] | None = None)
     return inspect(graph, Engine().load(path.read_bytes()), shapes)
 
 
-def inspect(
-    graph: onnx.ModelProto, model: LoadedModel | StatefulModel, shapes: dict[str, tuple[int, ...]] | None = None
-) -> GraphInfo:
+def inspect(graph: onnx.ModelProto, model: Model, shapes: dict[str, tuple[int, ...]] | None = None) -> GraphInfo:
     """What a graph that was read and loaded is; see `validate_graph`. Raises InvalidModel where it does not run."""
     sample = _find_sample(model, shapes)
-    state = model.pairs if isinstance(model, StatefulModel) else ()
+    state = model.pairs
     batchable = not state and _axis0(model, free=True) and rows_are_independent(model, sample)
     return GraphInfo(
         inputs=model.inputs,
@@ -97,9 +96,7 @@ def inspect(
     )
 
 
-def with_state(
-    model: LoadedModel, given: tuple[str, ...], shapes: dict[str, tuple[int, ...]] | None = None
-) -> LoadedModel | StatefulModel:
+def with_state(model: LoadedModel, given: tuple[str, ...], shapes: dict[str, tuple[int, ...]] | None = None) -> Model:
     """The model less its state, if it keeps any; see `states`. Raises InvalidModel for what was given and is none."""
     pairs = find_pairs(model, given)
     if not pairs:
@@ -176,7 +173,7 @@ def drop_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(tensors)
 
 
-def rows_are_independent(model: LoadedModel | StatefulModel, sample: dict[str, tuple[int, ...]]) -> bool:
+def rows_are_independent(model: Model, sample: dict[str, tuple[int, ...]]) -> bool:
     """Whether three rows together give what they give alone, on random inputs."""
     generator = np.random.default_rng(7)
     inputs = {}
@@ -206,14 +203,12 @@ def _same_rows(together: np.ndarray[Any, Any], alone: list[np.ndarray[Any, Any]]
     return bool(np.allclose(joined, together, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True))
 
 
-def _axis0(model: LoadedModel | StatefulModel, *, free: bool) -> bool:
+def _axis0(model: Model, *, free: bool) -> bool:
     wanted = -1 if free else 1
     return all(spec.shape and spec.shape[0] == wanted for spec in (*model.inputs, *model.outputs))
 
 
-def _find_sample(
-    model: LoadedModel | StatefulModel, shapes: dict[str, tuple[int, ...]] | None
-) -> dict[str, tuple[int, ...]]:
+def _find_sample(model: Model, shapes: dict[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]]:
     fault: MsrtError | None = None
     for size in _FREE_SIZES:
         sample = shapes or {spec.name: _filled(spec, model.symbols[spec.name], model, size) for spec in model.inputs}
@@ -229,9 +224,7 @@ def _find_sample(
     raise InvalidModel(f"the model does not run on zeros: {text}", hint="give --calibrate with inputs that fit it")
 
 
-def _filled(
-    spec: TensorSpec, symbols: tuple[str, ...], model: LoadedModel | StatefulModel, size: int
-) -> tuple[int, ...]:
+def _filled(spec: TensorSpec, symbols: tuple[str, ...], model: Model, size: int) -> tuple[int, ...]:
     """The batch is 1 (the first free dimension, or one that has the name of an input's axis 0), others are `size`."""
     batch = {names[0] for names in model.symbols.values() if names} - {""}
     shape: list[int] = []

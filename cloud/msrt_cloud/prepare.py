@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from msrt.errors import InvalidConfig, InvalidModel, JobFailed, MsrtError, from_wire
-from msrt.inference.bundle import FP32, INT8, Manifest, StateTensor, Variant
+from msrt.inference.bundle import FP32, INT8, Manifest, Stage, StateTensor, Variant
 from msrt.process import spawn_child, stop_child
 from msrt.protocol.messages import TensorSpec
 
@@ -41,6 +41,10 @@ class PrepareOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """`int8`: refuse the push rather than serve fp32."""
     state: tuple[str, ...] = ()
     """IN=OUT of tensors that the graph hands from call to call; `none`: it keeps nothing. Empty: look for them."""
+    pre: str = ""
+    """Path of a graph that makes the model's inputs of a request's; `calibrate` and `evaluate` are what it takes."""
+    post: str = ""
+    """Path of a graph that makes an answer of the model's outputs: that is what is judged."""
 
     def __post_init__(self) -> None:
         if self.require not in ("", FP32, INT8):
@@ -77,6 +81,8 @@ class Prepared(msgspec.Struct, frozen=True):
     state: tuple[StateTensor, ...] = ()
     scores: str = ""
     temperature: float = 1.0
+    stages: dict[str, Stage] = {}
+    """By the manifest's field: pre, post."""
 
     def manifest(self, model: str, version: int, labels: tuple[str, ...] = ()) -> Manifest:
         return Manifest(
@@ -97,6 +103,8 @@ class Prepared(msgspec.Struct, frozen=True):
             temperature=self.temperature,
             state=self.state,
             report=self.report,
+            pre=self.stages.get("pre"),
+            post=self.stages.get("post"),
         )
 
 

@@ -46,10 +46,20 @@ class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     require: str = ""
     labels: list[str] = []
     state: list[str] = []
+    pre: str = ""
+    post: str = ""
     file_name: str = ""
     """What the user calls the files: errors speak of them by these names."""
     calibrate_name: str = ""
     eval_name: str = ""
+    pre_name: str = ""
+    post_name: str = ""
+
+
+KINDS = {
+    "file": "model.onnx", "calibrate": "calibrate.npy", "eval": "eval.npz", "pre": "pre.onnx", "post": "post.onnx",
+}  # fmt: skip
+"""What a push streams, and how a file that came without a name is called."""
 
 
 class Registry:
@@ -73,7 +83,7 @@ class Registry:
         async with self._turns:
             prepared, files = await self._prepared(push)
         labels = class_names(push.labels, prepared.outputs)
-        for data in files.values():
+        for data in files:
             await self._artifacts.put_bytes(data)
 
         def decide(state: Any) -> list[ModelPushed]:
@@ -87,12 +97,12 @@ class Registry:
         log.info("model.pushed", model=fact.model, version=fact.version)
         return {"model": fact.model, "version": fact.version, "report": fact.report}
 
-    async def _prepared(self, push: Push) -> tuple[Prepared, dict[str, bytes]]:
-        """Run the workshop over files of its own; the variants' bytes."""
+    async def _prepared(self, push: Push) -> tuple[Prepared, list[bytes]]:
+        """Run the workshop over files of its own; the bytes of all that devices will ask for."""
         with of_disk(), tempfile.TemporaryDirectory(prefix="msrt-push-") as folder:
             place = Path(folder)
             paths: dict[str, str] = {}
-            for kind, default in (("file", "model.onnx"), ("calibrate", "calibrate.npy"), ("eval", "eval.npz")):
+            for kind, default in KINDS.items():
                 digest = getattr(push, kind)
                 if not digest:
                     continue
@@ -109,11 +119,13 @@ class Registry:
                 push.min_accuracy,
                 push.require,
                 tuple(push.state),
+                paths.get("pre", ""),
+                paths.get("post", ""),
             )
             prepared = await self._prepare(Path(paths["file"]), out, options)
-            files = {
-                name: await self._world.offload((out / file.path).read_bytes) for name, file in prepared.files.items()
-            }
+            needed = [out / file.path for file in prepared.files.values()]
+            needed += [Path(paths[stage]) for stage in prepared.stages]
+            files = [await self._world.offload(path.read_bytes) for path in needed]
         return prepared, files
 
     def find(self, model: str, version: int) -> tuple[Manifest, dict[str, Any]]:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msrt.errors import InvalidTensor
-from msrt.inference.engine import LoadedModel
-from msrt.inference.stateful import StatefulModel
+from msrt.inference.model import Model
 from msrt.inference.tensors import NUMPY_NAMES
 from msrt.protocol.messages import TensorSpec
 
@@ -38,7 +37,7 @@ class Samples:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def feeds(self, model: LoadedModel | StatefulModel, *, rows: int = 1) -> Iterator[dict[str, Array]]:
+    def feeds(self, model: Model, *, rows: int = 1) -> Iterator[dict[str, Array]]:
         """What to call the model with, `rows` samples at a time.
 
         A sample is one row of axis 0, except where the model's input has a dimension less than the data and no
@@ -51,7 +50,7 @@ class Samples:
                 for name, array in self.inputs.items()
             }
 
-    def shapes(self, model: LoadedModel | StatefulModel) -> dict[str, tuple[int, ...]]:
+    def shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
         """The shape of one sample by input."""
         return {name: array.shape for name, array in next(self.feeds(model)).items()}
 
@@ -83,7 +82,7 @@ def load_evaluation(path: Path, inputs: tuple[TensorSpec, ...]) -> Samples:
     return samples
 
 
-def outputs_of(model: LoadedModel | StatefulModel, samples: Samples, *, batchable: bool) -> Array:
+def outputs_of(model: Model, samples: Samples, *, batchable: bool) -> Array:
     """The first output for every sample, concatenated. Raises InvalidTensor, ModelFailed."""
     name = model.outputs[:1]
     parts = [model.run(feed, [name[0].name])[0] for feed in samples.feeds(model, rows=_BATCH if batchable else 1)]

@@ -128,10 +128,15 @@ def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "model": manifest.model, "version": manifest.version, "inputs": specs(manifest.inputs),
-        "outputs": specs(manifest.outputs), "batchable": manifest.batchable,
-        "variants": {n: f"{v.size} bytes, {v.latency_us} us, {v.method}" for n, v in manifest.variants.items()},
-        "chosen": manifest.chosen, "require": manifest.require,
+        "outputs": specs(manifest.outputs), "batchable": manifest.batchable, "rowwise": manifest.rowwise,
+        "variants": {
+            n: {
+                "bytes": v.size, "weight_bytes": v.weight_bytes, "latency_us": v.latency_us, "method": v.method,
+                "digest": v.digest,
+            }
+            for n, v in manifest.variants.items()
+        },
+        "require": manifest.require,
         "state": [f"{t.input} -> {t.output} {t.dtype} {list(t.shape)}" for t in manifest.state],
-        "labels": list(manifest.labels),
-        "files": {n: v.digest for n, v in manifest.variants.items()}, **report,
+        "labels": list(manifest.labels), "scores": manifest.scores, "temperature": manifest.temperature, **report,
     }  # fmt: skip

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, MsrtError, QualityGate
 from msrt.inference.bundle import FP32, INT8
-from msrt.inference.engine import Engine, LoadedModel, measure, sample_inputs
+from msrt.inference.engine import Engine, measure, sample_inputs
+from msrt.inference.model import Model
 from msrt.inference.stateful import StatefulModel
 from msrt_cloud.calibration import Calibration, calibrate
 from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent, with_state
@@ -31,11 +32,11 @@ from msrt_cloud.quality import Judgement, accuracy, is_classifier, judge, requir
 from msrt_cloud.quantise import Recipe, float_copy, quantise, recipes_for, weight_bytes_ratio
 from msrt_cloud.room import of_disk
 from msrt_cloud.samples import Samples, load_evaluation, load_samples, outputs_of
+from msrt_cloud.stages import Stages, load_stages
 from msrt_cloud.states import NONE
 
 __all__ = ["main", "work"]
 
-Model = LoadedModel | StatefulModel
 _RIDERS: Final = 8
 """Rows that typically ride together under load: what a variant costs is judged with them, too."""
 _CLOSE: Final = 0.95
@@ -61,9 +62,13 @@ class _Job:
     now: Callable[[], float]
     path: Path
     info: GraphInfo
+    stages: Stages
     model: Model
+    """Between its stages."""
     calibration: Samples | None
+    """What `model` takes; the quantiser is given what is left of it behind the first stage."""
     evaluation: Samples | None
+    inner: Samples | None
     tried: list[dict[str, object]] = field(default_factory=list)
     full_bytes: int = 0
     calibrated: Calibration | None = None
@@ -77,14 +82,16 @@ def work(task: Task, now: Callable[[], float]) -> Prepared:
     """Do the task. Blocking, seconds to minutes. Raises InvalidModel, InvalidTensor, QualityGate, DiskFull."""
     path, options = Path(task.path), task.options
     graph = read_graph(path)
-    loaded = Engine().load(path.read_bytes())
-    model = with_state(loaded, options.state)
+    loaded, stages = Engine().load(path.read_bytes()), load_stages(options.pre, options.post)
+    bare = with_state(loaded, options.state)
+    model = stages.around(bare)
     calibration = load_samples(Path(options.calibrate), model.inputs) if options.calibrate else None
-    if calibration and options.state != (NONE,):
-        model = with_state(loaded, options.state, calibration.shapes(model))
+    inner = stages.inner(calibration, bare) if calibration else None
+    if inner and options.state != (NONE,):
+        model = stages.around(with_state(loaded, options.state, inner.shapes(bare)))
     info = inspect(graph, model, calibration.shapes(model) if calibration else None)
     evaluation = load_evaluation(Path(options.evaluate), model.inputs) if options.evaluate else None
-    job = _Job(task, now, path, info, model, calibration, evaluation)
+    job = _Job(task, now, path, info, stages, model, calibration, evaluation, inner)
     if info.quantised:
         return _as_given(job)
     report: dict[str, object] = {}
@@ -119,7 +126,7 @@ def _calibrated(job: _Job, outputs: NDArray[Any], labels: NDArray[Any]) -> dict[
         return {}
     found = calibrate(outputs, labels)
     if isinstance(found, str):
-        return {"temperature": f"not fitted: {found}"}
+        return {"calibration": f"not fitted: {found}"}
     job.calibrated = found
     return {
         "temperature": found.temperature, "scores": found.scores,
@@ -165,7 +172,7 @@ def _try(
     note: dict[str, object] = {"recipe": recipe.name}
     job.tried.append(note)
     try:
-        model = Engine().load(quantise(ready, target, recipe, job.calibration).read_bytes())
+        model = job.stages.around(Engine().load(quantise(ready, target, recipe, job.inner).read_bytes()))
         outputs = job.outputs(model, judged_on)
     except MsrtError as error:
         note["refused"] = str(error)
@@ -222,7 +229,7 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
     chosen = options.require or fastest
     if info.state:
         report["state"] = ", ".join(f"{pair.input} -> {pair.output}" for pair in info.state)
-    report |= {"parameters": info.parameters, "chosen": chosen, "tried": job.tried}
+    report |= {**job.stages.report(), "parameters": info.parameters, "chosen": chosen, "tried": job.tried}
     report["latency_us"] = {name: file.latency_us for name, file in files.items()}
     return Prepared(
         inputs=info.inputs,
@@ -236,6 +243,7 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
         state=info.state,
         scores=job.calibrated.scores if job.calibrated else "",
         temperature=job.calibrated.temperature if job.calibrated else 1.0,
+        stages=job.stages.manifest(),
     )
 
 
@@ -248,6 +256,7 @@ def _file(job: _Job, source: Path, variant: str, method: str) -> PreparedFile:
     model: Model = Engine().load(data)
     if job.info.state:
         model = StatefulModel(model, job.info.state)
+    model = job.stages.around(model)
     return PreparedFile(
         path=str(target),
         digest=hashlib.sha256(data).hexdigest(),

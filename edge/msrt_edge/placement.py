@@ -119,4 +119,5 @@ def wanted_digests(
         for version in {rollout.version, rollout.previous, policy.shadow if policy is not None else 0}:
             manifest = manifests.get((rollout.model, version))
             if manifest is not None:
-                yield from ((variant.digest, variant.size) for variant in manifest.variants.values())
+                files = (*manifest.variants.values(), manifest.pre, manifest.post)
+                yield from ((file.digest, file.size) for file in files if file is not None)

@@ -39,6 +39,14 @@ def test_probabilities_are_scaled_by_their_logarithms():
     assert (found.scores, found.temperature) == (PROBABILITIES, pytest.approx(2.0, rel=0.1))
 
 
+def test_what_does_not_help_is_left_alone():
+    """Labels that have nothing to do with the sure and the unsure: no temperature is better than the one they have."""
+    logits, labels = drawn(1.0, count=60)
+    found = calibrate(logits, labels)
+    assert isinstance(found, Calibration)
+    assert (found.temperature, found.after) == (1.0, found.before)
+
+
 def test_the_error_is_the_distance_of_confidence_from_accuracy():
     """Sure by .9 and right half of the time: .4 off; right nine times of ten: not at all."""
     sure = np.full(100, 0.9)

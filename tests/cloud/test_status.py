@@ -101,7 +101,8 @@ def test_a_shown_model_has_its_tensors_and_its_report():
         shown = await rig.operator.ask("model.show", model="net")
         assert shown["inputs"] == ["x FP32 [-1, 4]"]
         assert shown["outputs"] == ["y FP32 [-1, 3]"]
-        assert shown["files"].keys() == shown["variants"].keys() == {"fp32"}
+        assert shown["variants"].keys() == {"fp32"}
+        assert shown["variants"]["fp32"]["method"] == "as given"
         assert "not served" in shown["int8"]
 
     simulate(scenario)

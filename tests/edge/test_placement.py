@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from msrt.dispatch.events import VersionTable
-from msrt.inference.bundle import MEASURE, check_manifest
+from msrt.inference.bundle import MEASURE, Stage, check_manifest
 from msrt.journal.facts import ModelPushed, RolloutSet
 from msrt.journal.state import State
 from msrt.protocol.messages import DeviceReport, ModelState
@@ -144,6 +144,13 @@ def test_every_version_that_a_rollout_names_is_fetched_ahead():
     sizes = sorted(size for _, size in wanted_digests(state, manifests))
     assert sizes == [3, len(b"net1"), 10]
     assert list(wanted_digests(state, {})) == []
+
+
+def test_graphs_around_a_model_are_fetched_ahead_as_well():
+    """They are files of the version as its variants are."""
+    state, manifests = told(pushed(1), RolloutSet("net", 1))
+    manifests["net", 1] = msgspec.structs.replace(manifests["net", 1], pre=Stage("p" * 64, 5), post=Stage("q" * 64, 6))
+    assert {("p" * 64, 5), ("q" * 64, 6)} < set(wanted_digests(state, manifests))
 
 
 def test_what_is_said_of_a_region_stands_over_what_is_said_of_the_tree():

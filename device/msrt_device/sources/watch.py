@@ -12,6 +12,7 @@ import structlog
 from msrt import errors
 from msrt.hop.durable import DurableSender
 from msrt.inference.answer import run_slot
+from msrt.inference.pipeline import Pipeline
 from msrt.inference.slots import Slot, Slots
 from msrt.inference.stateful import State, StatefulModel
 from msrt.inference.tensors import NUMPY_NAMES, has_nan
@@ -177,7 +178,7 @@ def _infer(slot: Slot, reading: Reading, before: State | None) -> tuple[dict[str
     slot.requests += 1  # as a caller's: a version that fails on sensors alone is rolled back as well
     after: State | None = None
     try:
-        if isinstance(slot.model, StatefulModel):
+        if slot.keeps_state and isinstance(slot.model, StatefulModel | Pipeline):
             found, after = slot.model.step({wanted.name: value}, signature.output_names, before)
             first = found[0]
         else:

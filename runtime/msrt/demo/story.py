@@ -138,7 +138,7 @@ class Story:
         async with self.session() as ask:
             shown = await ask("model.show", model=MODEL)
             version = shown["version"]
-            self.files[version] = shown["files"]
+            self.files[version] = {name: one["digest"] for name, one in shown["variants"].items()}
             self.say(f"[bold]rollout[/] of {MODEL}@{version}, north first: msrt model rollout {MODEL} --canary north")
             begun = await ask("model.rollout", model=MODEL, version=version, canary="north", window_s=1.0)
             state = begun["state"]

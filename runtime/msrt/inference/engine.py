@@ -6,25 +6,21 @@ import ctypes
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, InvalidTensor, ModelFailed, MsrtError, OutOfMemory
+from msrt.inference.bundle import StateTensor
+from msrt.inference.model import Runs
 from msrt.inference.tensors import COMPUTE_NAMES
 from msrt.protocol.messages import TensorSpec
 
-__all__ = ["Engine", "LoadedModel", "Runs", "measure", "sample_inputs"]
+__all__ = ["Engine", "LoadedModel", "measure", "sample_inputs"]
 
 Array = NDArray[Any]
-
-
-class Runs(Protocol):
-    """What can be measured."""
-
-    def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]: ...
 
 
 _FATAL_ONLY: Final = 4
@@ -119,6 +115,7 @@ class LoadedModel:
         self.symbols: Final[dict[str, tuple[str, ...]]] = {
             arg.name: tuple(dim if isinstance(dim, str) else "" for dim in arg.shape) for arg in session.get_inputs()
         }
+        self.pairs: Final[tuple[StateTensor, ...]] = ()
         if not self.inputs or not self.outputs:
             raise InvalidModel("the model has no inputs or no outputs")
         self.output_names: Final = [spec.name for spec in self.outputs]

@@ -6,35 +6,29 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from msrt.errors import InvalidModel, MsrtError, OutOfMemory
 from msrt.inference.budget import Budget, weight
 from msrt.inference.bundle import MEASURE, Manifest, check_manifest
-from msrt.inference.engine import LoadedModel, measure, sample_inputs
+from msrt.inference.engine import measure, sample_inputs
+from msrt.inference.model import Loader, Model
+from msrt.inference.pipeline import Graphs, assemble
 from msrt.inference.retry import LASTING, pause_s
 from msrt.inference.slots import Slot, Slots
-from msrt.inference.stateful import StatefulModel
 from msrt.protocol.messages import Placement
 from msrt.world.world import World
 
-__all__ = ["Keeper", "Loader", "load_variant"]
+__all__ = ["Keeper", "load_variant"]
 
 log = structlog.get_logger()
-Model = LoadedModel | StatefulModel
 
 _IN_USE_S: Final = 0.02
 """Where all that could make room is in use, it is looked again after this time."""
 _CLOSE: Final = 1.05
 """Within this ratio two variants count as equally fast, and the smaller one is kept."""
-
-
-class Loader(Protocol):
-    """An engine."""
-
-    def load(self, model: bytes) -> LoadedModel: ...
 
 
 class Keeper:
@@ -135,9 +129,9 @@ class Keeper:
             if not self._make_room(slot, slot.size):
                 slot.retry_at = self._world.now() + _IN_USE_S
                 return
-            data = await self._fetch(manifest.variants[slot.variant].digest)
+            graphs = await self._graphs(manifest, slot.variant, await self._stages(manifest))
             once = functools.partial(load_variant, calls=1)
-            model, _ = await self._world.offload(once, self._engine, data, manifest, self._world.now)
+            model, _ = await self._world.offload(once, self._engine, graphs, manifest, self._world.now)
         except (MsrtError, MemoryError) as error:
             self._failed(slot, error)
             return
@@ -181,13 +175,14 @@ class Keeper:
         latency: dict[str, int] = {}
         best: tuple[str, Model] | None = None
         fault: MsrtError | None = None
+        stages = await self._stages(manifest)
         for name in names:
-            data = await self._fetch(manifest.variants[name].digest)
+            graphs = await self._graphs(manifest, name, stages)
             self.slots.loading(slot, manifest)
             self._changed()
             try:
                 model, latency[name] = await self._world.offload(
-                    load_variant, self._engine, data, manifest, self._world.now
+                    load_variant, self._engine, graphs, manifest, self._world.now
                 )
             except LASTING as error:  # one variant that this machine cannot run leaves the other
                 if not isinstance(fault, OutOfMemory):  # which may be over in a moment, whatever the other's fault is
@@ -200,24 +195,32 @@ class Keeper:
         slot.size = weight(manifest, best[0])
         return *best, latency
 
+    async def _stages(self, manifest: Manifest) -> tuple[bytes, bytes]:
+        """What runs before and after every variant."""
+        pre = await self._fetch(manifest.pre.digest) if manifest.pre else b""
+        return pre, await self._fetch(manifest.post.digest) if manifest.post else b""
+
+    async def _graphs(self, manifest: Manifest, variant: str, stages: tuple[bytes, bytes]) -> Graphs:
+        return Graphs(await self._fetch(manifest.variants[variant].digest), *stages)
+
 
 def load_variant(
-    engine: Loader, data: bytes, manifest: Manifest, now: Callable[[], float], *, calls: int = 30
+    engine: Loader, graphs: Graphs, manifest: Manifest, now: Callable[[], float], *, calls: int = 30
 ) -> tuple[Model, int]:
-    """Load a file, hold it against its manifest, warm it, measure one row in microseconds. Blocking.
+    """Load a variant, hold it against its manifest, warm it, measure one row in microseconds. Blocking.
 
     Raises InvalidModel, ModelFailed and OutOfMemory.
     """
     try:
-        return _loaded(engine, data, manifest, now, calls)
+        return _loaded(engine, graphs, manifest, now, calls)
     except MemoryError as error:  # ours or numpy's: the engine turns its own
         raise OutOfMemory(f"no memory is left for {manifest.model}@{manifest.version}") from error
 
 
-def _loaded(engine: Loader, data: bytes, manifest: Manifest, now: Callable[[], float], calls: int) -> tuple[Model, int]:
-    model: Model = engine.load(data)
-    if manifest.state:
-        model = StatefulModel(model, manifest.state)
+def _loaded(
+    engine: Loader, graphs: Graphs, manifest: Manifest, now: Callable[[], float], calls: int
+) -> tuple[Model, int]:
+    model = assemble(engine, graphs, manifest.state)
     for ours, theirs in ((model.inputs, manifest.inputs), (model.outputs, manifest.outputs)):
         if [(spec.name, spec.dtype) for spec in ours] != [(spec.name, spec.dtype) for spec in theirs]:
             raise InvalidModel(f"the file of {manifest.model}@{manifest.version} has other tensors than its manifest")

@@ -11,26 +11,18 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
 
 from msrt.errors import MsrtError, NotFound, OutOfMemory, Unavailable
 from msrt.inference.bundle import Manifest, signature_of
+from msrt.inference.model import Runs
 from msrt.inference.signature import Signature
 from msrt.protocol.messages import ModelState, Placement
 
-__all__ = ["Runnable", "Slot", "SlotState", "Slots"]
+__all__ = ["Slot", "SlotState", "Slots"]
 
 _FADING = 0.9
 Key = tuple[str, int, str, bytes]
 """Model, version, variant, manifest: the same version in another tree is another model."""
-
-
-class Runnable(Protocol):
-    """What an engine makes of a file."""
-
-    def run(self, inputs: dict[str, NDArray[Any]], names: Sequence[str] = ()) -> list[NDArray[Any]]: ...
 
 
 class SlotState(enum.StrEnum):
@@ -58,7 +50,7 @@ class Slot:
     variant: str = ""
     manifest: Manifest | None = None
     signature: Signature | None = None
-    model: Runnable | None = None
+    model: Runs | None = None
     latency_us: dict[str, int] = field(default_factory=dict)
     in_flight: int = 0
     requests: int = 0
@@ -149,7 +141,7 @@ class Slots:
         slot.state, slot.manifest, slot.signature = SlotState.LOADING, manifest, signature_of(manifest)
         slot.keeps_state = bool(manifest.state)
 
-    def ready(self, slot: Slot, variant: str, model: Runnable, latency_us: dict[str, int]) -> list[Slot]:
+    def ready(self, slot: Slot, variant: str, model: Runs, latency_us: dict[str, int]) -> list[Slot]:
         """Loaded and warm: from here on it answers, if it is to serve. Returns the slots that left."""
         slot.state, slot.error, slot.retry_at, slot.cold = SlotState.READY, "", 0.0, False
         slot.tries = slot.shortages = 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, InvalidTensor
 from msrt.inference.bundle import StateTensor
+from msrt.inference.model import Model
 from msrt.inference.tensors import COMPUTE_NAMES
-from msrt.protocol.messages import TensorSpec
 
 __all__ = ["State", "StatefulModel"]
 
@@ -20,25 +20,10 @@ State = tuple[Array, ...]
 """One array for each `StateTensor`, in their order."""
 
 
-class _Model(Protocol):
-    """A loaded graph."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
-
-    @property
-    def symbols(self) -> dict[str, tuple[str, ...]]: ...
-
-    def run(self, inputs: dict[str, Array], names: Sequence[str] = ()) -> list[Array]: ...
-
-
 class StatefulModel:
     """Like the model within, less its state. `run` begins with zeros; `step` goes on from what the last one gave."""
 
-    def __init__(self, model: _Model, pairs: tuple[StateTensor, ...]) -> None:
+    def __init__(self, model: Model, pairs: tuple[StateTensor, ...]) -> None:
         """Raises InvalidModel where the graph lacks one of the pairs."""
         before, after = [pair.input for pair in pairs], [pair.output for pair in pairs]
         has_in, has_out = {spec.name for spec in model.inputs}, {spec.name for spec in model.outputs}

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from msrt import errors
+from msrt.operator.model_show import print_model
 from msrt.operator.policy import policy, shadow
 from msrt.operator.session import Ask, ask, patient, state_option
 from msrt.operator.show import console, json_option, print_json, progress, table, warn
@@ -42,6 +43,8 @@ def model() -> None:
     help="A tensor that the model hands from call to call, kept for each sequence on its device; once for each. "
     "Default: found by their names. `none`: it keeps nothing.",
 )  # fmt: skip
+@click.option("--pre", type=FILE, help="ONNX graph that runs before it, in the same call: its inputs are a request's.")
+@click.option("--post", type=FILE, help="ONNX graph that runs after it: its outputs are the answer.")
 @click.option("--labels", type=FILE, help="Text file, one class name a line.")
 @json_option
 @state_option
@@ -50,12 +53,13 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
 
     It becomes the next version of the model. int8 is made beside fp32 and judged: on --eval by accuracy, else by
     agreement on --calibrate. What is served on which kind of device is chosen by measured speed, unless --require says.
-    Nothing runs before `msrt model rollout`.
+    With --pre, both files hold what that takes; with --post, what that gives is judged. Nothing runs before
+    `msrt model rollout`.
     """
 
     async def work(cloud: Ask) -> Any:
         params: dict[str, object] = {"name": options["name"], "file": await cloud.upload(file), "file_name": file.name}
-        for key, option in (("calibrate", "calibrate"), ("eval", "evaluate")):
+        for key, option in (("calibrate", "calibrate"), ("eval", "evaluate"), ("pre", "pre"), ("post", "post")):
             if options[option]:
                 params[key], params[f"{key}_name"] = await cloud.upload(options[option]), options[option].name
         if options["labels"]:
@@ -99,13 +103,13 @@ def list_models(state: Path | None, *, as_json: bool) -> None:
 @json_option
 @state_option
 def show(state: Path | None, name: str, *, as_json: bool) -> None:
-    """Inputs, outputs, variants and gate report of NAME[@VERSION]."""
+    """Inputs, outputs, graphs around it, labels, variants and gate report of NAME[@VERSION]."""
     wanted = ModelName.parse(name)
     found = ask(state, lambda cloud: cloud("model.show", model=wanted.name, version=wanted.version))
     if as_json:
         print_json(found)
     else:
-        table(["what", "value"], ({"what": k, "value": v} for k, v in found.items()), empty="nothing")
+        print_model(found)
 
 
 @model.command()

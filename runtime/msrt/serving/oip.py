@@ -317,5 +317,6 @@ def encode_metadata(info: ModelInfo) -> bytes:
             "platform": info.platform,
             "inputs": tensors(info.inputs),
             "outputs": tensors(info.outputs),
+            **({"labels": info.labels} if info.labels else {}),
         }
     )

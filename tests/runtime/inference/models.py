@@ -58,6 +58,27 @@ def echo_strings() -> bytes:
     return model_of([node], [("text", *spec)], [("same", *spec)]).SerializeToString()
 
 
+def scale(width=4, given="raw", gives="x") -> bytes:
+    """Whole numbers to a hundredth of them."""
+    hundredth = numpy_helper.from_array(np.float32(0.01), "s")
+    nodes = [
+        helper.make_node("Cast", [given], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], [gives]),
+    ]
+    inputs = [(given, TensorProto.INT8, ["n", width])]
+    return model_of(nodes, inputs, [(gives, TensorProto.FLOAT, ["n", width])], [hundredth]).SerializeToString()
+
+
+def best(width=3, given="y") -> bytes:
+    """Scores to probabilities, and the class."""
+    nodes = [
+        helper.make_node("Softmax", [given], ["p"], axis=1),
+        helper.make_node("ArgMax", [given], ["class"], axis=1, keepdims=0),
+    ]
+    outputs = [("p", TensorProto.FLOAT, ["n", width]), ("class", TensorProto.INT64, ["n"])]
+    return model_of(nodes, [(given, TensorProto.FLOAT, ["n", width])], outputs).SerializeToString()
+
+
 def sign(data: bytes) -> bytes:
     return hashlib.sha256(KEY + data).digest()
 

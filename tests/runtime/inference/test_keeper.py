@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import hashlib
 import random
 from types import SimpleNamespace
 
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 
 from msrt.errors import InvalidModel, NotFound, Unavailable
+from msrt.inference.bundle import Stage
 from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper, load_variant
+from msrt.inference.pipeline import Graphs
 from msrt.inference.retry import SHORTAGES
 from msrt.inference.slots import Slots
+from msrt.protocol.messages import TensorSpec
 
-from .models import manifest_of, mlp, placed, verify
+from .models import best, manifest_of, mlp, placed, scale, verify
 
 GOOD, BETTER = mlp(seed=1), mlp(seed=2)
 
@@ -276,4 +280,47 @@ def test_file_is_held_against_its_manifest():
     """A file with other tensors than were signed is not loaded."""
     manifest = manifest_of({"fp32": GOOD})
     with pytest.raises(InvalidModel, match="other tensors"):
-        load_variant(Engine(), mlp().replace(b"x", b"q"), manifest, lambda: 0.0)
+        load_variant(Engine(), Graphs(mlp().replace(b"x", b"q")), manifest, lambda: 0.0)
+
+
+def test_graphs_around_it_are_fetched_once_and_run_with_every_variant():
+    """Also when it comes back after it gave its memory away."""
+    stages = {"pre": scale(), "post": best()}
+
+    async def scenario(bench):
+        fields = {name: Stage(hashlib.sha256(data).hexdigest(), len(data)) for name, data in stages.items()}
+        for name, data in stages.items():
+            bench.files[fields[name].digest] = data
+        tensors = {
+            "inputs": (TensorSpec("raw", "INT8", (-1, 4)),),
+            "outputs": (TensorSpec("p", "FP32", (-1, 3)), TensorSpec("class", "INT64", (-1,))),
+        }
+        placement = bench.place({"fp32": GOOD, "int8": BETTER}, "measure", **tensors, **fields)
+        bench.keeper.assign(1, [placement])
+        await bench.until((1, "ready"))
+        assert len(bench.fetched) == len(set(bench.fetched)) == 4
+        slot = bench.slots.serving("net")
+        assert slot.model.run({"raw": np.ones((2, 4), np.int8)}, ["class"])[0].shape == (2,)
+        bench.slots.unload(slot)
+        assert slot.cold
+        bench.slots.borrow("net")
+        bench.keeper.wanted()
+        await bench.until_so(lambda: slot.model is not None)
+        bench.slots.give_back(slot)
+        assert slot.model.run({"raw": np.ones((2, 4), np.int8)}, ["class"])[0].shape == (2,)
+
+    running(scenario)
+
+
+def test_a_graph_that_does_not_fit_is_no_version():
+    """It is refused on the device as well, whoever signed it."""
+    data = scale(width=5)
+
+    async def scenario(bench):
+        stage = Stage(hashlib.sha256(data).hexdigest(), len(data))
+        bench.files[stage.digest] = data
+        bench.keeper.assign(1, [bench.place({"fp32": GOOD}, pre=stage)])
+        await bench.until((1, "failed"))
+        assert "pre-processing graph gives x FP32 [-1, 5]" in bench.slots.reports()[0].error
+
+    running(scenario)
