@@ -1,14 +1,17 @@
 """Who may wait: bounds of the queue in items and bytes, and whether a request can make its deadline at all.
 
 What is expected follows from measured costs: the rows ahead at the pace of all workers of the model, plus one worker's
-turn. (Clockwork, OSDI 2020: admit only what can make it.)
+turn; and from how far such expectations were off (see `margin`). (Clockwork, OSDI 2020: admit only what can make it.)
 """
 
 from __future__ import annotations
 
+import math
+
 from msrt.dispatch.breaker import Circuit
 from msrt.dispatch.config import Config
 from msrt.dispatch.events import Request
+from msrt.dispatch.margin import Margin
 from msrt.dispatch.roster import Pool
 from msrt.errors import Overloaded
 
@@ -32,6 +35,7 @@ class Admission:
         self.bytes = 0
         self.rate = 0.0
         """Requests answered per second, smoothed; 0 while unknown."""
+        self.margin = Margin(config.admit_margin, config.admit_most)
         self._since = 0.0
         self._served = 0
 
@@ -52,12 +56,10 @@ class Admission:
             pace(pool, now, self.config.max_batch_rows)
         left = request.deadline - now
         if pool.items:
-            need = pool.rows * pool.row_s + pool.turn_s
-        elif pool.open:
-            need = pool.floor_s
+            request.expected = pool.rows * pool.row_s + pool.turn_s
+            need = request.expected * self.margin.value
         else:
-            need = pool.turn_s
-        need *= self.config.admit_margin
+            need = (pool.floor_s if pool.open else pool.turn_s) * self.config.admit_margin
         if need <= left:
             return
         if not pool.items and now - pool.tried_at > TRY_S:
@@ -68,6 +70,12 @@ class Admission:
         error.reason, error.need_s = "hopeless", need
         error.retry_after = min(max(need - left, MIN_RETRY_S), MAX_RETRY_S)
         raise error
+
+    def came(self, request: Request, now: float, *, in_time: bool = True) -> None:
+        """One that had to wait got its answer, or was given up at its deadline: the estimate is held against it. What
+        waits longer by its priority, or was asked twice, says nothing of the estimate."""
+        if request.expected > 0 and request.attempts <= 1 and request.priority >= 0:
+            self.margin.add((now - request.since) / request.expected if in_time else math.inf)
 
     def entered(self, size: int) -> None:
         self.items += 1

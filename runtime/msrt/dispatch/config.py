@@ -48,7 +48,10 @@ class Config(msgspec.Struct, frozen=True):
     background_share: float = 0.5
     """Of the queue, what background requests may fill."""
     admit_margin: float = 1.2
-    """A request is refused when the time that is expected, times this, does not fit its deadline."""
+    """A request is refused when the time that is expected, times this, does not fit its deadline; where it has to wait,
+    times what was learnt, between this ..."""
+    admit_most: float = 2.0
+    """... and this."""
     retry_ratio: float = 0.2
     """Retries that each request adds to the budget ..."""
     retry_per_s: float = 20.0

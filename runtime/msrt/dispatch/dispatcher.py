@@ -156,9 +156,9 @@ class Dispatcher:
                     continue
                 if request.doubted:
                     self._second_opinion(request, node, (specs, frames), now)
+                if request.expected or request.hedged:
+                    self._came(request, node, now)
                 self.flow.settle(request, node, out)
-                if request.hedged and node != request.tried[0]:
-                    self.counters.hedge_wins += 1
                 replies.append(Reply(request, message, specs, frames))
         self.counters.replied += len(replies)
         self.counters.late += len(ids) - len(replies) - len(doubtful)
@@ -169,6 +169,21 @@ class Dispatcher:
             self._pump_slot(flight.slot, now, out)
         out += replies  # last: the worker's next batch is on its way while callers are answered
         return out
+
+    def _came(self, request: Request, by: str, now: float) -> None:
+        """What an answer teaches of others: of those that wait, and of who was asked for it too and was slower."""
+        if request.expected:
+            self.flow.admission.came(request, now)
+        if not request.hedged:
+            return
+        if by != request.tried[0]:
+            self.counters.hedge_wins += 1
+        for node in request.tried:
+            worker = self.roster.workers.get(node)
+            flight = worker.flights.get(request.id) if worker is not None and node != by else None
+            if worker is not None and flight is not None:
+                watch.outrun(worker, flight, now)
+                self.flow.wake = min(self.flow.wake, now + self.config.stall_floor_s)
 
     def _answered_wrongly(
         self, worker: Worker, flight: Flight | None, requests: list[Request | None], now: float, out: list[Action]
@@ -248,6 +263,7 @@ class Dispatcher:
     def _heard(self, worker: Worker, now: float) -> bool:
         """It said something about its work; true if it was thought to be stuck."""
         worker.answered = now
+        worker.outrun, worker.owes_since = 0, math.inf
         if not worker.suspect:
             return False
         worker.suspect = worker.probing = False
@@ -346,6 +362,7 @@ class Dispatcher:
         self.launcher.hedge(now, out)
         for request in flow.deadlines.expired(now):
             flow.doubt(request)
+            flow.admission.came(request, now, in_time=False)
             flow.reject(request, too_late(), out)
         if now < flow.wake:
             return out

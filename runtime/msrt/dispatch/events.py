@@ -81,6 +81,8 @@ class Request(msgspec.Struct, eq=False):
     size: int = 0
     since: float = 0.0
     """When it was submitted."""
+    expected: float = 0.0
+    """Seconds that it should take, as it was let in to wait; 0: it had not to, or nothing is known."""
     queued: float = 0.0
     """When it began to wait, this time."""
     attempts: int = 0

@@ -173,6 +173,7 @@ class Launcher:
                 continue
             if request.deadline <= hopeless and (request.deadline <= now or request.attempts == 0):
                 queue.popleft()
+                flow.admission.came(request, now, in_time=False)
                 flow.reject(request, too_late(), out)
                 continue
             if request.size > slot.worker.limit or (request.tried and not _may_have(request, slot, pool)):

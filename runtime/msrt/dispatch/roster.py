@@ -155,6 +155,8 @@ class Worker:
         "flights",
         "limit",
         "node",
+        "outrun",
+        "owes_since",
         "probe_at",
         "probes",
         "probing",
@@ -175,6 +177,10 @@ class Worker:
         """Rows of others (its own sensors') that waited there when it last answered."""
         self.answered = -math.inf
         """When it last said anything about its work."""
+        self.outrun = 0
+        """Requests that another answered first since this one last said anything ..."""
+        self.owes_since = math.inf
+        """... and when the first of them was sent."""
         self.suspect = False
         """Silent for too long: gets no work until it answers, but for a probe now and then."""
         self.probing = False

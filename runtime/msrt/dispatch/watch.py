@@ -14,7 +14,11 @@ from msrt.dispatch.retry import patience, probe_after
 from msrt.dispatch.roster import Flight, Pool, Roster, Worker
 from msrt.errors import Unavailable
 
-__all__ = ["call_up", "next_wake", "overdue", "put_off_probe", "shed_old", "sweep", "wake_slots"]
+__all__ = ["call_up", "next_wake", "outrun", "overdue", "put_off_probe", "shed_old", "sweep", "wake_slots"]
+
+
+RACES = 2
+"""Requests of a worker that another answered first, without a word from it, until that is silence."""
 
 
 def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> list[Flight]:
@@ -25,17 +29,44 @@ def overdue(worker: Worker, config: Config, counters: Counters, now: float) -> l
         flight = next(iter(worker.flights.values()))
         if now < flight.sent + patience(worker, config):
             break
-        lost = [flight]
-        if worker.suspect or worker.answered < flight.sent:
-            counters.stalled += 1
-            worker.suspect = True
-            put_off_probe(worker, config, now)
-            lost = worker.batches()
-        for each in lost:
-            worker.land(each)
-        worker.refresh()
-        given_up += lost
+        silent = worker.suspect or worker.answered < flight.sent
+        given_up += _stalled(worker, config, counters, now) if silent else _landed(worker, [flight])
+    if now >= _outrun_until(worker, config):
+        given_up += _stalled(worker, config, counters, now)
     return given_up
+
+
+def _stalled(worker: Worker, config: Config, counters: Counters, now: float) -> list[Flight]:
+    counters.stalled += 1
+    worker.suspect = True
+    put_off_probe(worker, config, now)
+    return _landed(worker, worker.batches())
+
+
+def _landed(worker: Worker, flights: list[Flight]) -> list[Flight]:
+    for each in flights:
+        worker.land(each)
+    worker.refresh()
+    return flights
+
+
+def outrun(worker: Worker, flight: Flight, now: float) -> None:
+    """Another was asked as well and answered first: how long this one takes may never be told, so what it took by now
+    counts. That nothing is in flight any more must not hide that it is silent."""
+    took = now - flight.sent
+    latency = flight.slot.latency
+    if took > latency.usual and not flight.cold:
+        latency.add(took, now)
+    if worker.answered < flight.sent:
+        worker.outrun += 1
+        worker.owes_since = min(worker.owes_since, flight.sent)
+
+
+def _outrun_until(worker: Worker, config: Config) -> float:
+    """When one that lost races and said nothing is taken for stuck."""
+    if worker.suspect or worker.outrun < RACES:
+        return math.inf
+    return worker.owes_since + patience(worker, config)
 
 
 def put_off_probe(worker: Worker, config: Config, now: float) -> None:
@@ -121,6 +152,7 @@ def next_wake(roster: Roster, swept: float) -> float:
             wake = min(wake, first.sent + patience(worker, config))
         elif worker.suspect and not worker.probing:
             wake = min(wake, worker.probe_at)
+        wake = min(wake, _outrun_until(worker, config))
         for slot in worker.slots.values():
             if slot.paused_until:
                 wake = min(wake, slot.paused_until)

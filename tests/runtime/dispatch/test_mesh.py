@@ -97,6 +97,35 @@ def test_a_late_batch_is_asked_of_a_second_worker_within_the_budget():
     bench.end()
 
 
+def test_a_worker_that_hedges_hide_is_found_silent():
+    """Others answer for it in time, so nothing of it is ever overdue: that it says nothing is seen all the same."""
+    bench = taught(Bench("a", "b", models=(ready(batch=False),)), times=160)
+    silent = bench.dispatcher.roster.workers["a"]
+    began = bench.now
+    while not silent.suspect:
+        waiting = bench.ask(*[question(deadline=bench.now + 30) for _ in range(4)])
+        while waiting:
+            waiting += bench.until(bench.now + 0.01)
+            waiting = [send for send in waiting if send.worker != "a"]
+            waiting += [again for send in waiting[:1] for again in bench.do(echo(send))]
+            waiting = waiting[1:]
+        assert bench.now - began < 1.0
+    assert bench.dispatcher.counters.stalled == 1
+    bench.until(bench.now + 1)
+    assert not [send for send in bench.ask(question(deadline=bench.now + 30)) if send.worker == "a"][1:]
+
+
+def test_who_lost_a_race_counts_as_slow_as_that():
+    """Its own answer comes too late to be learnt from: the time it took by then is."""
+    bench = taught(Bench("a", "b"), times=160)
+    (send,) = bench.ask(question(deadline=bench.now + 30))
+    slot = bench.dispatcher.roster.workers[send.worker].slots["m", 1]
+    before = slot.latency.recent
+    (again,) = bench.until(bench.now + 0.14)
+    bench.do(echo(again))
+    assert slot.latency.recent > 5 * before
+
+
 def test_hedges_stay_within_a_twentieth_of_the_work():
     """However late everybody is."""
     bench = taught(Bench("a", "b", hedge_most=1.0), times=200)
