@@ -3,16 +3,15 @@ that has the model."""
 
 from __future__ import annotations
 
-import asyncio
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from msrt import errors
-from msrt.dispatch import Config, Dispatcher
-from msrt.dispatch import events as e
+from msrt.dispatch import Config, Dispatcher, VersionTable
 from msrt.dispatch.canary import is_canary
 from msrt.dispatch.overflow import TRIES, Path, choose
 from msrt.hop import Peer
@@ -33,11 +32,13 @@ from msrt.protocol.messages import (
     Inferred,
     Message,
     Placement,
+    TensorSpec,
 )
 from msrt.serving.asked import Asked
 from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.relay import Relay
-from msrt.serving.tally import Row, Tally
+from msrt.serving.requests import Requests
+from msrt.serving.tally import Tally
 from msrt.serving.traced import Tracing
 from msrt.trust.identity import Purpose, verify
 
@@ -53,29 +54,30 @@ MARGIN: Final = 0.9
 
 
 class Serving:
-    """The shell of the cloud's own dispatcher, which has one worker: this process."""
+    """What this process answers itself, as the one worker of its own dispatcher, and what it passes on."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud, self._world = cloud, cloud.world
         node, public = cloud.identity.node, cloud.identity.public
+        setup = cloud.setup
+        self.dispatcher = Dispatcher(Config(record_share=setup.config.record_share), cloud.world.random)
+        self.tally = Tally()
+        self.requests = Requests(cloud.world, self.dispatcher, self._validate, self.tally)
+        self.requests.record = setup.record
+        self._tracing = Tracing(setup.tracer, lambda _node: NAME) if setup.tracer is not None else None
+        if self._tracing is not None:
+            self.requests.trails = self._tracing.trails
         self.engine = LocalEngine(
             cloud.world, node, NAME, fetch=cloud.artifacts.read,
             verify=lambda data, signature: verify(public, data, signature, Purpose.MANIFEST),
-            heard=self._heard, changed=self._changed,
+            heard=lambda message, frames: self.requests.own_answer(node, message, frames), changed=self._changed,
         )  # fmt: skip
-        setup = cloud.setup
-        self.dispatcher = Dispatcher(Config(record_share=setup.config.record_share), cloud.world.random)
-        self._tracing = Tracing(setup.tracer, lambda _node: NAME) if setup.tracer is not None else None
-        self._trails = self._tracing.trails if self._tracing is not None else None
-        self.tally = Tally()
         self.relay = Relay(cloud.world.now, setup.tracer)
         self._asked = Asked(self.infer)
         self._signatures: dict[tuple[str, int], Signature] = {}
         self._tables: dict[str, int] = {}
         self._paths: dict[str, Path] = {}
         self._works = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
         cloud.fleet.own = self.record
         cloud.writer.subscribe(self._journal)
         self._assign()
@@ -116,8 +118,8 @@ class Serving:
         node, models = self.engine.node, self.engine.models
         if not self._works:
             self._works = True
-            self._handle(e.WorkerUp(node, self.engine.limit))
-        self._handle(e.ModelsReady(node, models))
+            self.requests.worker_up(self.engine)
+        self.requests.own_models(node, models)
         ready: dict[str, set[int]] = {}
         for model in models:
             if model.state == "ready":
@@ -129,12 +131,10 @@ class Serving:
             wanted = _versions(rollout, node) if rollout is not None else []
             tables[model_name] = next((version for version in wanted if version in versions), max(versions))
         for gone in self._tables.keys() - tables.keys():
-            self.tally.serves(gone, 0)
-            self._handle(e.VersionTable(gone, 0))
+            self.requests.versions(VersionTable(gone, 0))
         for name, version in tables.items():
             if self._tables.get(name) != version:
-                self.tally.serves(name, version)
-                self._handle(e.VersionTable(name, version))
+                self.requests.versions(VersionTable(name, version))
         self._tables = tables
 
     def _own(self, model: str, version: int = 0) -> int:
@@ -143,6 +143,12 @@ class Serving:
             return self._tables.get(model, 0)
         held = any(m.model == model and m.version == version and m.state == "ready" for m in self.engine.models)
         return version if held else 0
+
+    def _validate(
+        self, model: str, version: int, inputs: tuple[TensorSpec, ...], frames: tuple[Buffer, ...] | list[Buffer]
+    ) -> int:
+        """Rows of a request. Raises InvalidTensor."""
+        return self._signatures[model, self._own(model, version)].check(inputs, frames)
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -159,9 +165,10 @@ class Serving:
         version = self._own(request.model, request.version)
         fault: errors.MsrtError | None = None
         if version:
-            self._signatures[request.model, version].check(request.inputs, request.frames)
             try:
-                return await self._submit(request)
+                found = await self.requests.infer(request)
+                marks = {"answered_by": NAME, **found.marks}
+                return msgspec.structs.replace(found, marks=marks)
             except (errors.Overloaded, errors.Unavailable) as error:
                 if request.sequence:
                     raise  # its state is here
@@ -210,22 +217,6 @@ class Serving:
         marks = {"region": path.region, **answer.marks}
         return InferAnswer(answer.version, answer.variant, answer.device, answer.outputs, answer.frames, marks)
 
-    async def _submit(self, request: InferRequest) -> InferAnswer:
-        future: asyncio.Future[InferAnswer] = asyncio.get_running_loop().create_future()
-        one = e.Request(
-            request.model, request.inputs, request.frames, self._world.now() + request.timeout_s, future,
-            request.version, request.outputs, request.trace, request.priority, request.sequence,
-            request.sequence_start, request.sequence_end,
-        )  # fmt: skip
-        if request.trace and self._trails is not None:
-            self._trails.begin(one)
-        self._handle(e.Submit([one]))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._handle(e.Cancel(one))
-            raise
-
     # --- peers ---------------------------------------------------------------------------------------------------
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> bool:
@@ -248,67 +239,6 @@ class Serving:
         self.relay.gone(peer)
         if final:
             self._asked.gone(peer)
-
-    # --- performing ----------------------------------------------------------------------------------------------
-
-    def _heard(self, message: Inferred | InferFailed, frames: list[Buffer]) -> None:
-        node = self.engine.node
-        self._handle(e.Answered(node, message, frames) if isinstance(message, Inferred) else e.Failed(node, message))
-
-    def _handle(self, event: e.Event) -> None:
-        now = self._world.now()
-        actions = self.dispatcher.handle(event, now)
-        self._perform(actions, now)
-        if self._trails is not None and self._trails.active:
-            self._trails.saw(event, actions, now)
-        due = self.dispatcher.next_deadline()
-        if due < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = due
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - now), self._tick)
-
-    def _tick(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
-        self._handle(e.Tick())
-
-    def _perform(self, actions: Iterable[e.Action], now: float) -> None:
-        counted: Inferred | None = None
-        row: Row
-        for action in actions:
-            match action:
-                case e.Send():
-                    self._send(action)
-                case e.Record():
-                    self._cloud.setup.record(action.entry)
-                case e.Recall():
-                    self.engine.send(InferCancel(action.ids))
-                case e.Reply():
-                    if action.answer is not counted:
-                        counted = action.answer
-                        row = self.tally.batch(action.request.model, counted, now)
-                    row.answered(now - action.request.since)
-                    future, found = action.request.token, action.answer
-                    if isinstance(future, asyncio.Future) and not future.done():
-                        marks = {"answered_by": NAME}
-                        future.set_result(
-                            InferAnswer(
-                                found.version, found.variant, found.device, action.outputs, action.frames, marks
-                            )
-                        )
-                case e.Reject():
-                    asked = action.request
-                    self.tally.row(asked.model, asked.version).failed(action.error.code, now - asked.since)
-                    future = asked.token
-                    if isinstance(future, asyncio.Future) and not future.done():
-                        future.set_exception(action.error)
-
-    def _send(self, action: e.Send) -> None:
-        try:
-            self.engine.send(action.message, action.frames)
-        except errors.MsrtError as error:
-            failed = InferFailed(action.message.ids, error.code, error.text)
-            asyncio.get_running_loop().call_soon(self._handle, e.Failed(action.worker, failed))
 
 
 def _home(sequence: str, holders: Mapping[str, str]) -> tuple[str, str]:

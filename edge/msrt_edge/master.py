@@ -26,6 +26,7 @@ from msrt.joining import Membership, endpoint_for, hello_of, next_boot
 from msrt.links.link import Credentials, Link
 from msrt.protocol import wire
 from msrt.protocol.messages import Parent
+from msrt.serving.requests import Requests
 from msrt.serving.tally import Tally
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
@@ -39,7 +40,6 @@ from msrt_edge.fleet import Fleet
 from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
 from msrt_edge.placement import wanted_digests
-from msrt_edge.requests import Requests
 from msrt_edge.served import Served
 from msrt_edge.service import Service
 from msrt_edge.sides import Above, Below

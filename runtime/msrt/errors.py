@@ -19,6 +19,8 @@ class MsrtError(Exception):
 
     code: ClassVar[str] = "error"
     hint: str = ""
+    traceparent: str = ""
+    """Where its request was traced: the span in which it ended."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -247,8 +247,9 @@ def test_nothing_is_kept_of_traces_that_ended():
         await rig.serve("d1", "d2")
         await rig.edge.service.infer(asks(trace=PARENT))
         rig.d1.answers = rig.d2.answers = None
-        with pytest.raises(errors.DeadlineExceeded):
+        with pytest.raises(errors.DeadlineExceeded) as late:
             await rig.edge.service.infer(asks(trace=PARENT, timeout=0.5))
+        assert late.value.traceparent == kept.named("infer")[-1].context.traceparent
         task = asyncio.ensure_future(rig.edge.service.infer(asks(trace=PARENT)))
         await asyncio.sleep(0.05)
         task.cancel()

@@ -336,6 +336,8 @@ def failed(error: MsrtError) -> tuple[int, Headers, bytes]:
     status, body = status_of(error), encode_error(error)
     # By the code a client of ours makes the same error of it.
     headers: Headers = [_JSON, (b"content-length", b"%d" % len(body)), (b"msrt-error", error.code.encode())]
+    if error.traceparent:
+        headers.append((b"traceparent", error.traceparent.encode()))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     elif status in (429, 503):

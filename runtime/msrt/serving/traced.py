@@ -74,6 +74,7 @@ class Tracing:
             answer = await follow(msgspec.structs.replace(request, trace=span.trace))
         except MsrtError as error:
             span.end(error=error.code)
+            error.traceparent = span.context.traceparent
             raise
         except asyncio.CancelledError:
             span.end(error="cancelled")

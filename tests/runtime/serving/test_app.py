@@ -8,6 +8,7 @@ import pytest
 
 from msrt import errors
 from msrt.serving import App, AppConfig
+from msrt.serving.app import failed
 from tests.runtime.serving.caller import Master, call, infer
 
 
@@ -202,6 +203,14 @@ def test_many_paths_do_not_fill_the_memory():
 
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_an_error_of_a_traced_request_names_its_span():
+    """As an answer does: it is what one wants to look up."""
+    error = errors.Overloaded("full")
+    assert b"traceparent" not in dict(failed(error)[1])
+    error.traceparent = PARENT
+    assert dict(failed(error)[1])[b"traceparent"] == PARENT.encode()
 
 
 def test_a_trace_goes_along_and_comes_back():

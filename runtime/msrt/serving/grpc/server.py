@@ -226,6 +226,8 @@ class GrpcServer:
         code = _CODES.get(status, grpc.StatusCode.INTERNAL)
         self.responses[code.name] += 1
         trailing = [("msrt-code", error.code)]
+        if error.traceparent:
+            trailing.append(("traceparent", error.traceparent))
         if status in (429, 503):
             wait = getattr(error, "retry_after", 1.0)
             trailing.append(("grpc-retry-pushback-ms", str(math.ceil(wait * 1000))))

@@ -1,4 +1,4 @@
-"""The dispatcher's shell: requests come from HTTP and client peers, batches go to device peers, answers go back."""
+"""A master's dispatcher on the wire: requests from fronts and client peers, batches to workers, answers back."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _ClientToken:
 
 
 class Requests:
-    """All inference of one edge. Everything happens in the event loop, without a task or thread per request."""
+    """All inference of one master. Everything happens in the event loop, without a task or thread per request."""
 
     def __init__(self, world: World, dispatcher: Dispatcher, validate: Validate, tally: Tally) -> None:
         self._world, self._dispatcher, self._validate, self._tally = world, dispatcher, validate, tally
