@@ -1,4 +1,5 @@
-"""Which worker next: power of two choices over rows in flight times peak-EWMA latency."""
+"""Which worker next: power of two choices (Mitzenmacher 2001) over rows in flight times peak-EWMA latency, and of a few
+more where two find nobody idle."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ TAU_S = 1.0
 """A peak is forgotten at this pace: a worker that was slow once gets another try by and by."""
 USUAL = 0.1
 WORST = 0.1
+LONG_S = 0.002
+"""From here on, waiting for a turn costs more than looking for somebody idle ..."""
+MORE = 8
+"""... by so many more draws."""
 
 
 class Latency:
@@ -52,7 +57,8 @@ class Latency:
 
 
 def choose(slots: list[Slot], rng: random.Random, now: float) -> Slot:
-    """The better of two drawn at random. Two draws, not a search: a herd does not run to one worker."""
+    """The better of two drawn at random; where both are at work that takes its time, the best of a few more. It is
+    draws, not a search: what one costs does not grow with the fleet."""
     count = len(slots)
     if count == 1:
         return slots[0]
@@ -61,4 +67,12 @@ def choose(slots: list[Slot], rng: random.Random, now: float) -> Slot:
     if second >= first:
         second += 1
     one, other = slots[first], slots[second]
-    return other if other.load(now) < one.load(now) else one
+    best = other if other.load(now) < one.load(now) else one
+    if best.worker.rows and count > 2 and best.latency.recent > LONG_S:
+        for _ in range(min(MORE, count - 2)):
+            another = slots[int(rng.random() * count)]
+            if another.load(now) < best.load(now):
+                best = another
+                if not best.worker.rows:
+                    break
+    return best

@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 MAX_INPUTS: Final = 64
+REMEMBERED: Final = 1024
+"""Bytes of the JSON before binary tensors up to which its meaning is remembered ..."""
+PLANS: Final = 256
+"""... and of so many."""
 EXTENSIONS: Final = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
     "sequence", "statistics",
@@ -125,10 +129,11 @@ def decode_infer(
     tail = None
     if length is not None:
         body, tail = split(body, length)
-    try:
-        asked = _body.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _no_request(error) from None
+        plan = _plan(body.tobytes()) if body.nbytes <= REMEMBERED else None
+        pieces = tail.cut(plan.sizes) if plan is not None else None
+        if plan is not None and pieces is not None:
+            return plan.ident, plan.request(model, version, pieces, timeout_s, trace), plan.how
+    asked = _asked(body)
     if len(asked.inputs) > MAX_INPUTS:
         raise BadRequest(f"{len(asked.inputs)} inputs are more than {MAX_INPUTS}")
     specs: list[TensorSpec] = []
@@ -144,6 +149,52 @@ def decode_infer(
     wanted = tuple([output.name for output in asked.outputs]) if asked.outputs else ()
     request = InferRequest(model, tuple(specs), tuple(frames), timeout_s, version, wanted, trace)
     return asked.id or "", request, _extras(asked, request) if wanted or asked.parameters else None
+
+
+def _asked(body: Buffer) -> _Body:
+    try:
+        return _body.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _no_request(error) from None
+
+
+class _Plan(NamedTuple):
+    """What the JSON before binary tensors says: of the same caller, mostly the same words every time."""
+
+    ident: str
+    sample: InferRequest
+    """Without its frames."""
+    sizes: tuple[int, ...]
+    how: How | None
+
+    def request(
+        self, model: str, version: int, frames: tuple[Buffer, ...], timeout_s: float, trace: str
+    ) -> InferRequest:
+        said = self.sample
+        return InferRequest(
+            model, said.inputs, frames, min(timeout_s, said.timeout_s), version, said.outputs, trace, said.priority,
+            said.sequence, said.sequence_start, said.sequence_end,
+        )  # fmt: skip
+
+
+@functools.lru_cache(PLANS)
+def _plan(head: bytes) -> _Plan | None:
+    """None where a tensor is in the JSON, has no fixed size, or is at fault: then it is read word by word."""
+    asked = _asked(head)
+    specs = tuple([TensorSpec(given.name, given.datatype, tuple(given.shape)) for given in asked.inputs])
+    names, sizes = {spec.name for spec in specs}, []
+    if not 0 < len(specs) == len(names) <= MAX_INPUTS:
+        return None
+    for spec, given in zip(specs, asked.inputs, strict=True):
+        size = ITEM_BYTES.get(spec.dtype, 0) * math.prod(spec.shape)
+        if not size or len(spec.shape) > MAX_DIMS or (spec.shape and min(spec.shape) < 0) or given.data:
+            return None
+        if given.parameters != {"binary_data_size": size} or given.parameters["binary_data_size"] is True:
+            return None
+        sizes.append(size)
+    wanted = tuple([output.name for output in asked.outputs or ()])
+    sample = InferRequest("", specs, (), math.inf, 0, wanted)
+    return _Plan(asked.id or "", sample, tuple(sizes), _extras(asked, sample))
 
 
 def _no_request(error: Exception) -> BadRequest:

@@ -7,7 +7,7 @@ Inference-Header-Content-Length says. Sizes are counted against shapes before an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from msrt.errors import CallerError, InvalidTensor
@@ -90,6 +90,17 @@ class Tail:
         frame: Buffer = piece if size >= _VIEW_FROM else piece.tobytes()
         check_frame(spec, frame)
         return frame
+
+    def cut(self, sizes: Sequence[int]) -> tuple[Buffer, ...] | None:
+        """Pieces of these sizes; None unless they are all that there is."""
+        view, start, pieces = self._view, 0, []
+        if sum(sizes) != view.nbytes:
+            return None
+        for size in sizes:
+            piece = view[start : start + size]
+            pieces.append(piece if size >= _VIEW_FROM else piece.tobytes())
+            start += size
+        return tuple(pieces)
 
     def close(self) -> None:
         """Raises BadRequest for bytes that belong to no input."""

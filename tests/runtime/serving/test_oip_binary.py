@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msrt.errors import CallerError
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving import InferAnswer
+from msrt.serving import InferAnswer, oip
 from msrt.serving.oip import decode_infer, encode_mixed
 from msrt.serving.oip_binary import How
 from tests.runtime.serving.caller import Master, call
@@ -54,6 +54,42 @@ def test_binary_and_json_inputs_may_be_mixed():
     (request,) = master.asked
     assert [bytes(frame) for frame in request.frames] == [TWO, struct.pack("<2f", 3, 4), b"\x07\x00"]
     assert [spec.name for spec in request.inputs] == ["a", "b", "c"]
+
+
+TENSORS = st.builds(
+    one, st.sampled_from("ab"), st.sampled_from(["FP32", "INT8", "BYTES", "FP99"]),
+    st.sampled_from([(2,), (1,), (0,), (-1,)]), st.sampled_from([0, 1, 2, 4, 8, True, None, "8"]),
+)  # fmt: skip
+WORDS = st.fixed_dictionaries(
+    {"inputs": st.lists(TENSORS, max_size=2)},
+    optional={
+        "id": st.text(max_size=3),
+        "outputs": st.just([{"name": "y", "parameters": {"binary_data": True}}]),
+        "parameters": st.sampled_from(
+            [{"timeout": 1000}, {"priority": 1}, {"sequence_id": "s", "sequence_start": True}, {"timeout": -1}, {}]
+        ),
+    },
+)
+
+
+def said(head, tail):
+    """All that a body means, or what is wrong with it."""
+    try:
+        ident, request, how = decode_infer(head + tail, "m", 2, timeout_s=5.0, length=b"%d" % len(head))
+    except CallerError as error:
+        return str(error)
+    fields = {name: getattr(request, name) for name in request.__struct_fields__ if name != "frames"}
+    return ident, fields, [bytes(frame) for frame in request.frames], how
+
+
+@given(words=WORDS, tail=st.sampled_from([b"", b"\1", b"\1\2", TWO, TWO + TWO]))
+def test_what_is_remembered_means_what_was_read(words, tail):
+    """The same words a second time, and where nothing is remembered: the same request, the same error."""
+    head = json.dumps(words).encode()
+    first, again = said(head, tail), said(head, tail)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(oip, "REMEMBERED", -1)
+        assert first == again == said(head, tail)
 
 
 def test_halves_and_strings_come_as_they_are():
