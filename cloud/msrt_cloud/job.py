@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.journal.facts import JobAdvanced, JobCreated
 from msrt.learning import events as e
@@ -48,7 +49,7 @@ class _Round:
         self.message, self.machine, self.indices, self.opened = message, machine, indices, opened
         self.deadline = opened + message.deadline_s
         self.sum = RunningSum(machine.size)
-        self.payloads: dict[str, tuple[UpdateMeta, bytes]] = {}
+        self.payloads: dict[str, tuple[UpdateMeta, Buffer]] = {}
         self.lock = asyncio.Lock()
         self.away: dict[str, float] = {}
         """Participants that no edge has, since when."""
@@ -227,7 +228,7 @@ class RunningJob:
         current = self._round
         return current is not None and not current.over.done() and meta.round == current.message.round
 
-    async def arrived(self, _peer: Peer, meta: UpdateMeta, payload: bytes) -> None:
+    async def arrived(self, _peer: Peer, meta: UpdateMeta, payload: Buffer) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""
         current = self._round
         if current is None or not self.wants(meta):

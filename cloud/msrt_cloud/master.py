@@ -17,13 +17,14 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import receive, serve
+from msrt.buffers import Buffer
 from msrt.dispatch.decisions import Entry
 from msrt.dispatch.sequential import Limits
 from msrt.hop import Downlink, Peer, StreamSink
 from msrt.joining import next_boot
 from msrt.journal.log import Log
 from msrt.journal.writer import Writer
-from msrt.links.link import Buffer, Credentials
+from msrt.links.link import Credentials
 from msrt.protocol.messages import (
     FleetReport,
     Follow,

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.dispatch import Config, Dispatcher, VersionTable
 from msrt.dispatch.canary import is_canary
 from msrt.dispatch.overflow import TRIES, Path, choose
@@ -21,7 +22,6 @@ from msrt.inference.local import LocalEngine
 from msrt.inference.signature import Signature
 from msrt.journal.facts import RolloutSet
 from msrt.journal.state import Facts
-from msrt.links.link import Buffer
 from msrt.protocol import wire
 from msrt.protocol.address import Selector
 from msrt.protocol.messages import (

@@ -11,11 +11,11 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.inference.answer import answer
 from msrt.inference.sequences import Sequences, Step
 from msrt.inference.slots import Slot, Slots
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Infer, InferFailed, Inferred
 from msrt.world.world import World
 

@@ -19,6 +19,7 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import fetch_from
+from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink, Uplink
 from msrt.hop.durable import DurableSender
 from msrt.inference.budget import Budget
@@ -28,7 +29,6 @@ from msrt.inference.sequences import Sequences
 from msrt.inference.slots import Slots
 from msrt.joining import Membership, endpoint_for, hello_of
 from msrt.journal.outbox import Outbox
-from msrt.links.link import Buffer
 from msrt.protocol import wire
 from msrt.protocol.messages import (
     Assign,

@@ -10,12 +10,12 @@ from typing import Final, Protocol
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.dispatch.events import VersionTable
 from msrt.hop import Peer
 from msrt.inference.bundle import Manifest, check_manifest, signature_of
 from msrt.inference.signature import Signature
 from msrt.journal.state import State
-from msrt.links.link import Buffer
 from msrt.protocol import wire
 from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, ModelState, Placement, TensorSpec
 from msrt.serving.backend import ModelInfo

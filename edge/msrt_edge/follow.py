@@ -8,12 +8,12 @@ from collections.abc import Callable
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.journal.block import Block, Snapshot
 from msrt.journal.facts import GLOBAL
 from msrt.journal.replica import Replica
 from msrt.journal.state import State
-from msrt.links.link import Buffer
 from msrt.protocol.messages import FollowRefused, JournalBlock, StreamOpen
 from msrt.trust.identity import Purpose, verify
 from msrt.world.world import World

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink, Uplink
 from msrt.hop.uplink import Endpoint
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Hello, InferFailed, Inferred, Message, Parent, StreamOpen
 from msrt.serving.relay import Relay
 from msrt.world.world import World

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.dispatch.mirror import ShadowView
 from msrt.dispatch.overflow import HOPS
 from msrt.dispatch.policy import PLAIN, ModelPolicy
 from msrt.hop import Peer
 from msrt.protocol.messages import Infer, InferCancel
 from msrt.serving.asked import Asked
-from msrt.serving.backend import Buffer, InferAnswer, InferRequest
+from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.relay import Relay
 from msrt.serving.traced import Tracing, staged
 from msrt.telemetry.spans import CHOSEN

@@ -10,8 +10,8 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts.transfer import serve
+from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink
-from msrt.links.link import Buffer
 from msrt.protocol.messages import (
     DeviceReport,
     FollowRefused,

@@ -13,13 +13,13 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.compress import ENCODINGS, ErrorFeedback, payload_size
 from msrt.learning.rounds import Pace, RegionRound
 from msrt.learning.vector import peek
-from msrt.links.link import Buffer
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.world.world import World
 
@@ -44,9 +44,9 @@ class _Open:
     deadline: float
     round: RegionRound
     sum: RunningSum
-    payloads: dict[str, tuple[UpdateMeta, bytes]] = field(default_factory=dict)
+    payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what was received and not yet added, refused or counted."""
-    upward: dict[str, tuple[UpdateMeta, bytes]] = field(default_factory=dict)
+    upward: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what the cloud should have; kept until it closed the round."""
     delivered: set[str] = field(default_factory=set)
 
@@ -218,7 +218,7 @@ class RegionTraining:
             peer.spawn(self.arrived(peer, msgspec.structs.replace(meta, error=fault), b""))
             raise errors.BadUpdate(fault)
 
-    async def arrived(self, peer: Peer, meta: UpdateMeta, payload: bytes) -> None:
+    async def arrived(self, peer: Peer, meta: UpdateMeta, payload: Buffer) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""
         opened = self._open.get(meta.job)
         if opened is None or opened.message.round != meta.round:
@@ -267,7 +267,7 @@ class RegionTraining:
         if opened.upward:
             await self._send_up(opened)
 
-    async def _add(self, opened: _Open, payload: bytes, encoding: str, weight: int) -> None:
+    async def _add(self, opened: _Open, payload: Buffer, encoding: str, weight: int) -> None:
         lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
         async with lock:
             await self._world.offload(opened.sum.add, payload, encoding, weight)

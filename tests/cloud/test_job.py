@@ -72,7 +72,7 @@ def test_a_bad_update_is_refused_and_the_round_goes_on(fault):
 
     async def scenario(north, job):
         opened = await north.opened(job, 1)
-        payload = encode(np.full(SIZE, 1e30 if fault == "huge" else 1.0, np.float32), "fp32")
+        payload = bytes(encode(np.full(SIZE, 1e30 if fault == "huge" else 1.0, np.float32), "fp32"))
         last = {"nan": np.float32(np.nan).tobytes(), "short": b""}.get(fault, payload[-4:])
         payload = payload[:-4] + last
         change = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from msrt.buffers import Buffer
 from msrt.errors import Corrupt, FrameTooLarge, OutOfOrder, StreamCancelled
-from msrt.links.link import Buffer
 
 if TYPE_CHECKING:
     from msrt.artifacts.store import ArtifactStore

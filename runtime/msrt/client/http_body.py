@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.client.request import Answer, Ask, Request
 from msrt.inference.tensors import NUMPY_NAMES, array_of
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Mark, TensorSpec
 from msrt.serving.bfloat16 import narrowed
 from msrt.serving.oip_binary import split

@@ -11,8 +11,8 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.client.http_wire import Reader, Response
-from msrt.links.link import Buffer
 
 __all__ = ["Exchange", "Pool"]
 

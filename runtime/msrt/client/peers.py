@@ -12,11 +12,11 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.client.front import Front, Owner
 from msrt.client.request import Request, answers_of
 from msrt.hop import Peer, StreamSink, Uplink
 from msrt.joining import Membership, endpoint_for, hello_of
-from msrt.links.link import Buffer
 from msrt.protocol import wire
 from msrt.protocol.messages import (
     Infer,

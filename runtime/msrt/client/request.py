@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidTensor, MalformedFrame, MsrtError
 from msrt.inference.tensors import array_of, frame_of, skip_strings, spec_of
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Inferred, Mark, TensorSpec
 
 if TYPE_CHECKING:

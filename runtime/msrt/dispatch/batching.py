@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from msrt.dispatch.events import Buffer, Request, State
+from msrt.buffers import Buffer
+from msrt.dispatch.events import Request, State
 from msrt.errors import InvalidTensor
 from msrt.inference.tensors import ITEM_BYTES
 from msrt.protocol.messages import Inferred, TensorSpec

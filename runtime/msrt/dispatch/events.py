@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.dispatch.decisions import Entry
 from msrt.errors import MsrtError
 from msrt.protocol.messages import Infer, InferFailed, Inferred, ModelState, TensorSpec
@@ -32,7 +33,6 @@ __all__ = [
     "WorkerUp",
 ]
 
-Buffer = bytes | bytearray | memoryview
 """One-byte items: `len` is its size in bytes."""
 
 

@@ -9,9 +9,10 @@ from typing import Protocol
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop.handler import Handler
 from msrt.hop.peer import Peer
-from msrt.links.link import Buffer, Link, Route
+from msrt.links.link import Link, Route
 from msrt.protocol import wire
 from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Parents, Refuse, Welcome
 from msrt.protocol.session import Session, Side

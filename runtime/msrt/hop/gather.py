@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
+from msrt.buffers import Buffer, joined
 from msrt.errors import Corrupt
-from msrt.links.link import Buffer
 
 __all__ = ["Gather"]
 
@@ -24,7 +24,7 @@ class Gather:
     have = 0
 
     def __init__(
-        self, what: str, offload: Callable[..., Awaitable[Any]], use: Callable[[bytes], Awaitable[None]]
+        self, what: str, offload: Callable[..., Awaitable[Any]], use: Callable[[Buffer], Awaitable[None]]
     ) -> None:
         """`what` names it in errors and logs."""
         self._what, self._offload, self._use = what, offload, use
@@ -35,7 +35,7 @@ class Gather:
 
     async def complete(self, _size: int, digest: str) -> None:
         """Raises Corrupt, and what `use` raises to refuse it."""
-        payload: bytes = await self._offload(_whole, self._pieces, digest, self._what)
+        payload: Buffer = await self._offload(_whole, self._pieces, digest, self._what)
         await self._use(payload)
 
     def abort(self, error: Exception) -> None:
@@ -43,8 +43,8 @@ class Gather:
         log.info("stream.aborted", what=self._what, error=str(error))
 
 
-def _whole(pieces: list[Buffer], digest: str, what: str) -> bytes:
-    payload = b"".join(pieces)
+def _whole(pieces: list[Buffer], digest: str, what: str) -> memoryview:
+    payload = joined(pieces)
     pieces.clear()
     if hashlib.sha256(payload).hexdigest() != digest:
         raise Corrupt(f"{what}: its bytes do not match its digest")

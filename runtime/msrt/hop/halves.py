@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop.handler import StreamSink
-from msrt.links.link import Buffer
 from msrt.protocol import stream as s
 from msrt.protocol.messages import Message
 

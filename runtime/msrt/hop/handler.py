@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from msrt.links.link import Buffer
+from msrt.buffers import Buffer
 from msrt.protocol.messages import Message, StreamOpen
 
 if TYPE_CHECKING:

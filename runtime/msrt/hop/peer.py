@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop.calls import Calls
 from msrt.hop.handler import Handler, StreamSink
 from msrt.hop.streams import Reader, Streams
-from msrt.links.link import Buffer, Link, Route
+from msrt.links.link import Link, Route
 from msrt.protocol import session as s
 from msrt.protocol import wire
 from msrt.protocol.messages import (
@@ -116,7 +117,7 @@ class Peer:
         return await self.calls.call(method, params or {}, timeout)
 
     async def push(
-        self, kind: str, meta: dict[str, object], data: Reader | bytes, *, size: int, digest: str, answers: int = 0
+        self, kind: str, meta: dict[str, object], data: Reader | Buffer, *, size: int, digest: str, answers: int = 0
     ) -> None:
         """Send a stream; returns when the peer has it whole and verified. Raises StreamCancelled, Disconnected."""
         await self.streams.push(kind, meta, data, size=size, digest=digest, answers=answers)

@@ -10,9 +10,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop.halves import Incoming, Outgoing, Reader, say
 from msrt.hop.handler import StreamSink
-from msrt.links.link import Buffer
 from msrt.protocol import stream as s
 from msrt.protocol import wire
 from msrt.protocol.messages import (
@@ -53,10 +53,10 @@ class Streams:
         self._fetches: dict[int, tuple[StreamSink, asyncio.Future[Incoming]]] = {}
 
     async def push(
-        self, kind: str, meta: dict[str, object], data: Reader | bytes, *, size: int, digest: str, answers: int
+        self, kind: str, meta: dict[str, object], data: Reader | Buffer, *, size: int, digest: str, answers: int
     ) -> None:
         """Send one stream and wait until the peer has verified it."""
-        reader = _slices(data) if isinstance(data, bytes) else data
+        reader = data if callable(data) else _slices(data)
         ident = self._next
         self._next += 1
         sender = s.StreamSender(ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers)
@@ -183,7 +183,7 @@ def _forget(table: dict[int, _H], ident: int, half: _H) -> None:
         del table[ident]
 
 
-def _slices(data: bytes) -> Reader:
+def _slices(data: Buffer) -> Reader:
     view = memoryview(data)
 
     async def read(offset: int, size: int) -> Buffer:

@@ -11,9 +11,10 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop.handler import Handler, StreamSink
 from msrt.hop.peer import Peer
-from msrt.links.link import PARENT, Buffer, Credentials, Link, Route
+from msrt.links.link import PARENT, Credentials, Link, Route
 from msrt.protocol import wire
 from msrt.protocol.messages import Enrol, Enrolled, Hello, Message, Parent, Parents, Refuse, StreamOpen
 from msrt.protocol.session import Session, Side

@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidTensor, ModelFailed, SequenceLost
 from msrt.inference.sequences import Step
 from msrt.inference.slots import Slot, Slots
 from msrt.inference.tensors import array_of, frame_of, has_nan
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Infer, Inferred, TensorSpec
 
 __all__ = ["answer", "infer", "run_slot"]

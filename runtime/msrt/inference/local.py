@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from msrt import errors
-from msrt.links.link import Buffer
+from msrt.buffers import Buffer
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred, Message, ModelState, Placement
 from msrt.world.world import World
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import Final
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidTensor
 from msrt.inference.tensors import ITEM_BYTES, check_strings, skip_strings
-from msrt.links.link import Buffer
 from msrt.protocol.messages import TensorSpec
 
 __all__ = ["Signature", "join_rows", "ride_key", "split_rows"]

@@ -12,8 +12,8 @@ from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidTensor
-from msrt.links.link import Buffer
 from msrt.protocol.messages import TensorSpec
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.errors import FrameTooLarge, MalformedFrame
 from msrt.journal.facts import Entry, unpack_entry
 from msrt.journal.state import Facts
-from msrt.links.link import Buffer
 from msrt.protocol import wire
 from msrt.protocol.messages import JournalBlock
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from statistics import median
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
+from msrt.buffers import Buffer
 from msrt.errors import BadUpdate
 from msrt.learning.compress import BLOCK, SPAN, payload_size, spans, split
 from msrt.learning.vector import Vector, load
 
 __all__ = ["NormGuard", "RunningSum", "check"]
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MEMORY: Final = 64
 """Norms remembered to know what is usual."""

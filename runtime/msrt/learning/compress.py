@@ -8,17 +8,16 @@ signed byte an element; value = scale * code. Length follows from the number of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msrt.buffers import Buffer, joined
 from msrt.errors import BadUpdate, Corrupt
 from msrt.learning.vector import Vector
 
 __all__ = ["BLOCK", "ENCODINGS", "ErrorFeedback", "decode", "encode", "payload_size", "spans", "split"]
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 ENCODINGS: Final = ("fp32", "int8")
 BLOCK: Final = 1024
@@ -55,23 +54,22 @@ def split(payload: Buffer, size: int) -> tuple[Vector, NDArray[np.int8]]:
     return np.frombuffer(payload, "<f4", blocks), np.frombuffer(payload, np.int8, size, 4 * blocks)
 
 
-def encode(flat: Vector, encoding: str) -> bytes:
+def encode(flat: Vector, encoding: str) -> Buffer:
     """The vector as a payload. Raises BadUpdate when it holds NaN or infinity."""
     if encoding == "fp32":
         body = np.ascontiguousarray(flat, "<f4")
         if not np.isfinite(body).all():
             raise BadUpdate("the update is not finite", hint="lower the learning rate")
-        return body.tobytes()
-    payload = bytearray(payload_size(encoding, flat.size))
-    _quantise(flat, payload, None)
-    return bytes(payload)
+        return joined((body.data.cast("B"),))
+    return _quantised(flat, encoding, None)
 
 
-def _quantise(flat: Vector, payload: bytearray, residual: Vector | None) -> None:
-    """Write scales and codes of `flat` into the payload, and what rounding left out into `residual` (may be `flat`)."""
+def _quantised(flat: Vector, encoding: str, residual: Vector | None) -> memoryview:
+    """Scales and codes of `flat`; what rounding left out is written into `residual` (may be `flat`)."""
+    payload = np.empty(payload_size(encoding, flat.size), np.uint8)
     blocks = -(-flat.size // BLOCK)
-    scales = np.frombuffer(payload, "<f4", blocks)
-    codes = np.frombuffer(payload, np.int8, flat.size, 4 * blocks)
+    scales = payload[: 4 * blocks].view("<f4")
+    codes = payload[4 * blocks :].view(np.int8)
     scratch = np.empty(min(max(flat.size, 1), SPAN), np.float32)
     for start, rows, width in spans(flat.size):
         stop = start + rows * width
@@ -91,6 +89,8 @@ def _quantise(flat: Vector, payload: bytearray, residual: Vector | None) -> None
         if residual is not None:
             np.multiply(part, scale[:, None], out=part)
             np.subtract(source, part, out=residual[start:stop].reshape(rows, width))
+    payload.flags.writeable = False
+    return payload.data
 
 
 def decode(payload: Buffer, encoding: str, size: int) -> Vector:
@@ -117,7 +117,7 @@ class ErrorFeedback:
     def __init__(self, size: int) -> None:
         self.residual: Vector = np.zeros(size, np.float32)
 
-    def encode(self, flat: Vector, encoding: str) -> bytes:
+    def encode(self, flat: Vector, encoding: str) -> Buffer:
         """The payload of `flat` plus what was left out before. On BadUpdate the residual stays as it was."""
         if flat.size != self.residual.size:
             raise BadUpdate(f"an update of {flat.size} elements after one of {self.residual.size}")
@@ -126,10 +126,9 @@ class ErrorFeedback:
             payload = encode(total, encoding)
             self.residual = np.zeros_like(total)
             return payload
-        raw = bytearray(payload_size(encoding, total.size))
-        _quantise(total, raw, total)
+        payload = _quantised(total, encoding, total)
         self.residual = total
-        return bytes(raw)
+        return payload
 
     def save(self) -> bytes:
         return self.residual.astype("<f4", copy=False).tobytes()

@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from msrt.buffers import Buffer, joined
 from msrt.errors import Corrupt, InvalidJob
 
 __all__ = ["Array", "Layout", "Vector", "advance", "l2_norm", "load", "peek", "save"]
 
 Vector: TypeAlias = NDArray[np.float32]
 Array: TypeAlias = NDArray[np.generic]
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAGIC: Final = b"MSRTVEC1"
 HEADER_LIMIT: Final = 4 << 20
@@ -88,14 +88,14 @@ class Layout(msgspec.Struct, frozen=True):
         return tensors
 
 
-def save(layout: Layout, flat: Vector) -> bytes:
-    """The vector and its layout as bytes."""
+def save(layout: Layout, flat: Vector) -> Buffer:
+    """The vector and its layout as bytes, a copy."""
     header = msgspec.json.encode(layout.slots)
     header += b" " * (-(len(MAGIC) + 4 + len(header)) % ALIGN)
     body = np.ascontiguousarray(flat, dtype="<f4")
     if body.size != layout.size:
         raise InvalidJob(f"the vector has {body.size} elements, the layout {layout.size}")
-    return b"".join((MAGIC, len(header).to_bytes(4, "little"), header, body.data.cast("B")))
+    return joined((MAGIC, len(header).to_bytes(4, "little"), header, body.data.cast("B")))
 
 
 def peek(data: Buffer) -> tuple[Layout, int]:
@@ -131,7 +131,7 @@ def l2_norm(flat: Vector) -> float:
     return math.sqrt(sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks))
 
 
-def advance(weights: Buffer, mean: Vector, rate: float = 1.0) -> bytes:
+def advance(weights: Buffer, mean: Vector, rate: float = 1.0) -> Buffer:
     """One step of federated averaging: the same file with `weights + rate * mean`."""
     layout, flat = load(weights)
     if mean.size != flat.size:

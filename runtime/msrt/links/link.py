@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-Buffer = bytes | bytearray | memoryview
+from msrt.buffers import Buffer
+
 Route = bytes
 """Names one peer on one link. Stable while the peer is connected; a dialled link has the one route `PARENT`."""
 

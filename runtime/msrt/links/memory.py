@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from msrt import errors
-from msrt.links.link import PARENT, Buffer, Credentials, Link, Route, Sink
+from msrt.buffers import Buffer
+from msrt.links.link import PARENT, Credentials, Link, Route, Sink
 from msrt.links.memory_wire import Wire
 from msrt.world.loop import Process
 from msrt.world.network import Lane, Network

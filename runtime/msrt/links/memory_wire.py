@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from msrt import errors
-from msrt.links.link import Buffer, Route
+from msrt.buffers import Buffer
+from msrt.links.link import Route
 from msrt.world.loop import Process
 from msrt.world.network import Lane, Network
 

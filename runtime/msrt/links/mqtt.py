@@ -15,7 +15,8 @@ from typing import Final
 import structlog
 
 from msrt import errors
-from msrt.links.link import PARENT, Buffer, Credentials, Link, Route, Sink
+from msrt.buffers import Buffer
+from msrt.links.link import PARENT, Credentials, Link, Route, Sink
 from msrt.links.mqtt_client import BrokerClient, Events
 from msrt.protocol.packing import frame_size, pack_frames, unpack_frames
 from msrt.protocol.wire import MQTT_LIMIT

@@ -14,8 +14,9 @@ from typing import Final
 import zmq
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.links.endpoint import parse_endpoint
-from msrt.links.link import PARENT, Buffer, Credentials, Link, Route, Sink
+from msrt.links.link import PARENT, Credentials, Link, Route, Sink
 from msrt.links.zmq_base import HANDSHAKE_FAILED, Context, Lent, Peer, ZmqLink, bind, prepare, secure
 from msrt.links.zmq_watch import Authenticator, Monitor, MonitorEvent, Readable, raw_key
 

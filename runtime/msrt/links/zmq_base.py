@@ -16,8 +16,9 @@ from typing import Final
 import zmq
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.links.endpoint import parse_endpoint
-from msrt.links.link import Buffer, Credentials, Route, Sink
+from msrt.links.link import Credentials, Route, Sink
 from msrt.links.zmq_watch import ZAP_DOMAIN, Monitor, Readable
 from msrt.protocol.wire import MAX_FRAMES, ZMQ_LIMIT
 

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from msrt.buffers import Buffer
 from msrt.errors import CallerError, MalformedFrame
-from msrt.links.link import Buffer
 
 __all__ = ["MAX_FRAMES", "frame_size", "pack_frames", "unpack_frames"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from msrt.buffers import Buffer
 from msrt.errors import MsrtError, from_wire
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Message, StreamCancel, StreamDone
 
 __all__ = ["Action", "Complete", "FailedStream", "Finished", "Half", "Read", "Send", "Write"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from msrt.buffers import Buffer
 from msrt.errors import Corrupt, DeadlineExceeded, MalformedFrame, MsrtError, OutOfOrder
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Message, StreamCancel, StreamChunk, StreamCredit, StreamDone, StreamEnd, StreamOpen
 from msrt.protocol.stream_half import ACK_DELAY_S, DEFAULT_PATIENCE_S, NEVER, Action, Complete, Half, Send, Write
 

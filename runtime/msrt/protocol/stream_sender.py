@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from msrt.buffers import Buffer
 from msrt.errors import Corrupt, DeadlineExceeded, OutOfOrder
-from msrt.links.link import Buffer
 from msrt.protocol.messages import Message, StreamCancel, StreamChunk, StreamCredit, StreamDone, StreamEnd, StreamOpen
 from msrt.protocol.stream_half import (
     DEFAULT_PATIENCE_S,

@@ -21,8 +21,8 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar
 import msgpack
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.errors import CallerError, FrameTooLarge, MalformedFrame, UnknownMessage, VersionMismatch
-from msrt.links.link import Buffer
 from msrt.protocol import messages
 from msrt.protocol.messages import DeliveryClass
 from msrt.protocol.nesting import MAX_DEPTH, check_message, check_value, is_free_form

@@ -13,9 +13,10 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.errors import FrameTooLarge, MsrtError, NotFound
 from msrt.serving.access import Access
-from msrt.serving.backend import Backend, Buffer, InferAnswer, InferRequest, Models
+from msrt.serving.backend import Backend, InferAnswer, InferRequest, Models
 from msrt.serving.compression import AT_ONCE, deflate, encoding_for, inflate
 from msrt.serving.oip import (
     EXTENSIONS,

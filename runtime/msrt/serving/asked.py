@@ -10,10 +10,11 @@ from functools import partial
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.inference.signature import split_rows
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred
-from msrt.serving.backend import Buffer, InferAnswer, InferRequest
+from msrt.serving.backend import InferAnswer, InferRequest
 
 __all__ = ["Asked"]
 

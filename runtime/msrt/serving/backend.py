@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.protocol.messages import Event, Mark, Parent, TensorSpec
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "Models",
     "Took",
 ]
-
-Buffer = bytes | bytearray | memoryview
 
 
 class InferRequest(msgspec.Struct, eq=False):

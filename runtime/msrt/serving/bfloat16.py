@@ -6,7 +6,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 
-from msrt.serving.backend import Buffer
+from msrt.buffers import Buffer
 
 __all__ = ["narrowed", "widened"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
+from msrt.buffers import Buffer
 from msrt.errors import FrameTooLarge
-from msrt.serving.backend import Buffer
 from msrt.serving.oip_binary import BadRequest
 
 __all__ = ["AT_ONCE", "deflate", "encoding_for", "inflate"]

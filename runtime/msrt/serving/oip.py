@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidTensor, MsrtError
 from msrt.inference.tensors import ITEM_BYTES, pack_strings, strings_in
 from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Buffer, InferAnswer, InferRequest, ModelInfo
+from msrt.serving.backend import InferAnswer, InferRequest, ModelInfo
 from msrt.serving.bfloat16 import narrowed, widened
 from msrt.serving.oip_binary import MAX_DIMS, BadRequest, How, Tail, how_of, item_size, refuse_shared_memory, split
 from msrt.serving.parameters import apply_parameters

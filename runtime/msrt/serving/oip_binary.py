@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from msrt.buffers import Buffer
 from msrt.errors import CallerError, InvalidTensor
 from msrt.inference.tensors import ITEM_BYTES, check_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Buffer
 from msrt.serving.parameters import class_count
 
 __all__ = [

@@ -7,10 +7,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from msrt.buffers import Buffer
 from msrt.errors import CallerError, InvalidTensor, NotFound, Unavailable
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Backend, Buffer, InferAnswer, InferRequest
+from msrt.serving.backend import Backend, InferAnswer, InferRequest
 from msrt.serving.bfloat16 import widened
 
 __all__ = ["apply_parameters", "class_count", "classified", "labels_of"]

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import msgspec
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.dispatch.batching import split
 from msrt.hop import Peer
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred
-from msrt.serving.backend import Buffer, InferAnswer, InferRequest
+from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.telemetry.context import is_sampled
 from msrt.telemetry.spans import CLIENT, Tracer
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.dispatch.decisions import Entry
 from msrt.dispatch.dispatcher import Dispatcher
 from msrt.dispatch.events import (
     Action,
     Answered,
-    Buffer,
     Cancel,
     Event,
     Failed,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from msrt import errors
-from msrt.links.link import Buffer
+from msrt.buffers import Buffer
 from msrt.protocol.messages import Infer, InferFailed, Inferred, Message, TensorSpec
 from msrt.serving.backend import InferRequest
 from msrt.serving.relay import Passed, Relay

@@ -12,11 +12,12 @@ from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidAddress, InvalidTensor, NotFound
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import TensorSpec
-from msrt.serving.backend import Buffer, InferAnswer, InferRequest
+from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.grpc.messages import ModelInferRequest, ModelInferResponse
 from msrt.serving.oip import MAX_INPUTS, BadRequest
 from msrt.serving.oip_binary import check_frame, item_size, refuse_shared_memory

@@ -1,0 +1,45 @@
+"""Large copies that let other threads run."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msrt.buffers import joined
+
+
+@given(st.lists(st.binary(max_size=9)))
+def test_it_is_all_of_them_in_their_order(pieces):
+    """Whatever kind of buffer they are, and nobody writes to it afterwards."""
+    whole = joined(
+        kind(piece) for kind, piece in zip(itertools.cycle([bytes, bytearray, memoryview]), pieces, strict=False)
+    )
+    assert bytes(whole) == b"".join(pieces)
+    assert whole.readonly
+
+
+def test_others_run_meanwhile():
+    """A thread that only sleeps for a millisecond wakes up in time while a quarter of a gigabyte is copied."""
+    late, over = [], threading.Event()
+
+    def watch():
+        while not over.is_set():
+            before = time.perf_counter()
+            time.sleep(0.001)
+            late.append(time.perf_counter() - before)
+
+    piece = bytes(32 << 20)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        began, before = time.perf_counter(), len(late)
+        joined([piece] * 8)
+        took, woken = time.perf_counter() - began, len(late) - before
+    finally:
+        over.set()
+        watcher.join()
+    assert woken > took / 0.02
