@@ -148,7 +148,7 @@ class RunningJob:
             await asyncio.sleep(GATHER_S)
 
     async def _one_round(
-        self, number: int, weights: str, data: bytes, guard: NormGuard
+        self, number: int, weights: str, data: Buffer, guard: NormGuard
     ) -> tuple[e.Finish | e.Abandon, list[Node]]:
         participants = await self._gather(number)
         now, config = self._t.world.now(), self._config
@@ -281,7 +281,7 @@ class RunningJob:
                     if not current.over.done():
                         current.over.set_result(action)
 
-    async def _checkpoint(self, current: _Round, outcome: e.Finish, data: bytes) -> None:
+    async def _checkpoint(self, current: _Round, outcome: e.Finish, data: Buffer) -> None:
         """New weights on disk, then one journal entry: from then on the senders may forget."""
         t, number = self._t, current.message.round
         rate = self._config.server_lr

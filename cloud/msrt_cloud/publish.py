@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msrt.buffers import Buffer
 from msrt.training.bundle import Publish
 from msrt.training.trainer import Workshop
 from msrt_cloud.registry import Push
@@ -16,7 +17,7 @@ __all__ = ["publish"]
 EXPORT_S = 300.0
 
 
-async def publish(training: Training, workshop: Workshop, wanted: Publish, weights: bytes) -> dict[str, Any]:
+async def publish(training: Training, workshop: Workshop, wanted: Publish, weights: Buffer) -> dict[str, Any]:
     """Export, gate, register, roll out. Raises JobFailed, InvalidModel, QualityGate."""
     export = await workshop.export(weights, EXPORT_S)
     put = training.artifacts.put_bytes

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.protocol import wire
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
@@ -42,7 +43,7 @@ class Training:
         cloud_identity: bytes,
         *,
         trainer: Callable[[str], Trainer],
-        fetch: Callable[[str], Awaitable[bytes]],
+        fetch: Callable[[str], Awaitable[Buffer]],
     ) -> None:
         self._world, self._store, self._node, self._cloud = world, store, node, cloud_identity
         self._trainer_for, self._fetch = trainer, fetch
@@ -154,7 +155,7 @@ class Training:
         )
         await self._keep(meta, done.payload)
 
-    async def _brought(self, digest: str, deadline: float) -> bytes:
+    async def _brought(self, digest: str, deadline: float) -> Buffer:
         """An artifact. A full disk is waited out while the round lasts: one that fails at once is soon given up."""
         while True:
             try:

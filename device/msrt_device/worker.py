@@ -181,7 +181,7 @@ class Device:
             assign = wire.unpack(found, Assign, limit=ASSIGNMENT_LIMIT)
             self.keeper.assign(assign.generation, assign.models)
 
-    async def fetch(self, digest: str) -> bytes:
+    async def fetch(self, digest: str) -> Buffer:
         """An artifact's bytes: from this disk, else through the edge."""
         return await self.artifacts.get(digest, self._fetch_blob)
 

@@ -18,6 +18,7 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.transfer import fetch_from
+from msrt.buffers import Buffer
 from msrt.dispatch import Config, Dispatcher
 from msrt.dispatch.decisions import Entry
 from msrt.hop import Downlink, Peer, Uplink
@@ -209,7 +210,7 @@ class Edge:
         """Say goodbye; `run` returns."""
         self.uplink.close()
 
-    async def fetch(self, digest: str) -> bytes:
+    async def fetch(self, digest: str) -> Buffer:
         """An artifact's bytes: from this disk, else from the cloud."""
         return await self.artifacts.get(digest, self.fetch_blob)
 

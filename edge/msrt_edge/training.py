@@ -59,7 +59,7 @@ class RegionTraining:
         world: World,
         me: str,
         devices: Callable[[], dict[str, Peer]],
-        fetch: Callable[[str], Awaitable[bytes]],
+        fetch: Callable[[str], Awaitable[Buffer]],
         streams: int,
     ) -> None:
         self._world, self._me, self._devices, self._fetch = world, me, devices, fetch

@@ -1,17 +1,22 @@
-"""Large buffers made without holding the interpreter.
+"""Large buffers made, read and written so that the other threads of the process can run.
 
-bytes(), b"".join() and .tobytes() of 40 MB keep every other thread of the process waiting, the event loop's among them,
-for as long as the memory is copied and its pages are first touched: tens of milliseconds. numpy lets go meanwhile.
+bytes(), b"".join() and .tobytes() of 40 MB keep every one of them waiting, the event loop's among them, for as long as
+the memory is copied and its pages are first touched: tens of milliseconds. numpy lets go of the interpreter meanwhile.
+One read() or write() of that size does so too, but keeps the core: the kernel lets nobody else on it before it is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeAlias
+from mmap import mmap
+from pathlib import Path
+from typing import Final, TypeAlias
 
-__all__ = ["Buffer", "joined"]
+__all__ = ["SLICE", "Buffer", "joined", "read_file", "room_for", "write_file"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+SLICE: Final = 1 << 20
+"""Bytes read or written at once."""
 
 
 def joined(pieces: Iterable[Buffer]) -> memoryview:
@@ -27,3 +32,28 @@ def joined(pieces: Iterable[Buffer]) -> memoryview:
             at += view.nbytes
     whole.flags.writeable = False
     return whole.data
+
+
+def room_for(size: int) -> memoryview:
+    """A buffer to write to, of one byte and more; its pages come when they are first touched."""
+    return memoryview(mmap(-1, size))
+
+
+def read_file(path: Path) -> Buffer:
+    """All of a file. Blocking. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        size = path.stat().st_size
+        if size <= SLICE:
+            return file.read()
+        whole, at = room_for(size), 0
+        while at < size and (count := file.readinto(whole[at : at + SLICE])):
+            at += count
+        return whole[:at].toreadonly()
+
+
+def write_file(path: Path, data: Buffer) -> None:
+    """All of it into a file. Blocking. Raises OSError."""
+    view = memoryview(data).cast("B")
+    with path.open("wb", buffering=0) as file:
+        while view:
+            view = view[file.write(view[:SLICE]) :]

@@ -6,10 +6,11 @@ import itertools
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msrt.buffers import joined
+from msrt.buffers import SLICE, joined, read_file, write_file
 
 
 @given(st.lists(st.binary(max_size=9)))
@@ -43,3 +44,12 @@ def test_others_run_meanwhile():
         over.set()
         watcher.join()
     assert woken > took / 0.02
+
+
+@pytest.mark.parametrize("size", [0, 1, SLICE, SLICE + 1, 3 * SLICE + 5])
+def test_a_file_is_read_as_it_was_written(size, tmp_path):
+    """Of any size, and anew where there was one."""
+    path, data = tmp_path / "file", bytes(range(251)) * (size // 251 + 1)
+    write_file(path, b"something longer than nothing")
+    write_file(path, memoryview(data)[:size])
+    assert bytes(read_file(path)) == data[:size] == path.read_bytes()

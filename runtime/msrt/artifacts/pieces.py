@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
-__all__ = ["SLICE", "hash_file", "pieces_of", "slices_of"]
+from msrt.buffers import SLICE
 
-SLICE: Final = 1 << 20
-"""Bytes written and hashed at once."""
+__all__ = ["hash_file", "pieces_of", "slices_of"]
 
 
 def slices_of(view: memoryview) -> Iterable[memoryview]:

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidModel, InvalidTensor, ModelFailed, MsrtError, OutOfMemory
 from msrt.inference.bundle import StateTensor
 from msrt.inference.model import Runs
@@ -96,11 +97,11 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._options: Final = options
 
-    def load(self, model: bytes) -> LoadedModel:
+    def load(self, model: Buffer) -> LoadedModel:
         """Blocking, tens of milliseconds and more. Raises InvalidModel, which names an unknown operator,
         and OutOfMemory."""
         try:
-            session = ort.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(bytes(model), self._options, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
             raise _turned(error) from error
         return LoadedModel(session)

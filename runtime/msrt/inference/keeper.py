@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidModel, MsrtError, OutOfMemory
 from msrt.inference.budget import Budget, weight
 from msrt.inference.bundle import MEASURE, Manifest, check_manifest
@@ -40,7 +41,7 @@ class Keeper:
         slots: Slots,
         engine: Loader,
         *,
-        fetch: Callable[[str], Awaitable[bytes]],
+        fetch: Callable[[str], Awaitable[Buffer]],
         verify: Callable[[bytes, bytes], None],
         changed: Callable[[], None],
         budget: Budget | None = None,
@@ -195,12 +196,12 @@ class Keeper:
         slot.size = weight(manifest, best[0])
         return *best, latency
 
-    async def _stages(self, manifest: Manifest) -> tuple[bytes, bytes]:
+    async def _stages(self, manifest: Manifest) -> tuple[Buffer, Buffer]:
         """What runs before and after every variant."""
         pre = await self._fetch(manifest.pre.digest) if manifest.pre else b""
         return pre, await self._fetch(manifest.post.digest) if manifest.post else b""
 
-    async def _graphs(self, manifest: Manifest, variant: str, stages: tuple[bytes, bytes]) -> Graphs:
+    async def _graphs(self, manifest: Manifest, variant: str, stages: tuple[Buffer, Buffer]) -> Graphs:
         return Graphs(await self._fetch(manifest.variants[variant].digest), *stages)
 
 

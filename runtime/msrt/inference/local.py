@@ -50,7 +50,7 @@ class LocalEngine:
         node: str,
         name: str,
         *,
-        fetch: Callable[[str], Awaitable[bytes]],
+        fetch: Callable[[str], Awaitable[Buffer]],
         verify: Callable[[bytes, bytes], None],
         heard: Heard,
         changed: Callable[[], None],

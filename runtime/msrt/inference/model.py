@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msrt.buffers import Buffer
 from msrt.protocol.messages import TensorSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,6 @@ class Model(Runs, Protocol):
 class Loader(Protocol):
     """An engine."""
 
-    def load(self, model: bytes) -> Model:
+    def load(self, model: Buffer) -> Model:
         """Blocking. Raises InvalidModel and OutOfMemory."""
         ...

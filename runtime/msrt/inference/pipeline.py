@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidModel
 from msrt.inference.bundle import StateTensor
 from msrt.inference.model import Loader, Model
@@ -23,9 +24,9 @@ __all__ = ["Graphs", "Pipeline", "assemble", "join"]
 class Graphs(NamedTuple):
     """The files of one variant; empty: no such stage."""
 
-    model: bytes
-    pre: bytes = b""
-    post: bytes = b""
+    model: Buffer
+    pre: Buffer = b""
+    post: Buffer = b""
 
 
 class Join(NamedTuple):

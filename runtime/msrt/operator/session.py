@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.client.known import load_caller
 from msrt.client.peers import Quiet
 from msrt.hop import Uplink
@@ -45,7 +46,7 @@ class Ask:
         """Send a file to the cloud's artifact store; its digest."""
         return await self.upload_bytes(path.read_bytes())  # noqa: ASYNC240 - a command has nothing else to do
 
-    async def upload_bytes(self, data: bytes) -> str:
+    async def upload_bytes(self, data: Buffer) -> str:
         """The same for bytes at hand."""
         import hashlib  # noqa: PLC0415 - only uploads need it
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.errors import InvalidJob
 
 __all__ = [
@@ -126,7 +127,7 @@ class JobConfig(_Table, frozen=True):
 class Bundle(msgspec.Struct, frozen=True):
     """A packed job."""
 
-    data: bytes
+    data: Buffer
     digest: str
     """SHA-256 of the data, hex."""
     config: JobConfig
@@ -192,7 +193,7 @@ def pack(directory: Path) -> Bundle:
     return open_bundle(buffer.getvalue())
 
 
-def open_bundle(data: bytes) -> Bundle:
+def open_bundle(data: Buffer) -> Bundle:
     """A zip as a Bundle: its entries are checked and its settings read. Raises InvalidJob. Blocking."""
     with _archive(data) as archive:
         if CONFIG not in archive.namelist():
@@ -204,7 +205,7 @@ def open_bundle(data: bytes) -> Bundle:
     return Bundle(data, hashlib.sha256(data).hexdigest(), parse_config(text))
 
 
-def _archive(data: bytes) -> zipfile.ZipFile:
+def _archive(data: Buffer) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except ZIP_FAULTS as error:
@@ -232,7 +233,7 @@ def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         raise InvalidJob(f"the bundle's entry {entry.filename!r} is broken: {error}") from error
 
 
-def unpack(data: bytes, directory: Path) -> JobConfig:
+def unpack(data: Buffer, directory: Path) -> JobConfig:
     """Write the files below `directory` and return the settings. Raises InvalidJob. Blocking."""
     config = open_bundle(data).config
     with _archive(data) as archive:

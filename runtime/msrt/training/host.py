@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
+from msrt.buffers import Buffer, read_file, write_file
 from msrt.errors import JobFailed
 from msrt.training import pipe
 from msrt.training.bundle import JobConfig, unpack
@@ -57,7 +58,7 @@ class TrainerHost:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
-    async def start(self, bundle: bytes) -> JobConfig:
+    async def start(self, bundle: Buffer) -> JobConfig:
         """Unpack the job and start its runner. Raises InvalidJob, JobFailed."""
         async with self._turn:
             await self._end()
@@ -65,7 +66,7 @@ class TrainerHost:
             await self._spawn()
         return config
 
-    def _unpack(self, bundle: bytes) -> JobConfig:
+    def _unpack(self, bundle: Buffer) -> JobConfig:
         fresh = self.directory / "sources.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -74,38 +75,38 @@ class TrainerHost:
         fresh.rename(self.directory / "sources")
         return config
 
-    async def train(self, node: Node, round_: int, weights: bytes, encoding: str, within: float) -> pipe.Trained:
+    async def train(self, node: Node, round_: int, weights: Buffer, encoding: str, within: float) -> pipe.Trained:
         """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed."""
         began = self.world.now()
         async with self._turn:
             source, target = self._path("weights"), self._path("update")
-            await self.world.offload(source.write_bytes, weights)
+            await self.world.offload(write_file, source, weights)
             command = pipe.DoTrain(round_, node, str(source), str(target), encoding)
             trained = await self._ask(command, pipe.Trained, within)
-            payload = await self.world.offload(target.read_bytes)
+            payload = await self.world.offload(read_file, target)
         metrics = trained.metrics | {"seconds": self.world.now() - began}
         return msgspec.structs.replace(trained, payload=payload, metrics=metrics)
 
-    async def initial(self, within: float = OPEN_WITHIN) -> bytes:
+    async def initial(self, within: float = OPEN_WITHIN) -> Buffer:
         """The weights everybody starts from. Raises JobFailed."""
         async with self._turn:
             target = self._path("initial")
             await self._ask(pipe.DoInitial(str(target)), pipe.Done, within)
-            found: bytes = await self.world.offload(target.read_bytes)
+            found: Buffer = await self.world.offload(read_file, target)
         return found
 
-    async def evaluate(self, weights: bytes, nodes: Sequence[Node], within: float) -> pipe.Evaluated:
+    async def evaluate(self, weights: Buffer, nodes: Sequence[Node], within: float) -> pipe.Evaluated:
         """Judge weights on the test data of these nodes, which this machine must be able to load. Raises JobFailed."""
         async with self._turn:
             source = self._path("weights")
-            await self.world.offload(source.write_bytes, weights)
+            await self.world.offload(write_file, source, weights)
             return await self._ask(pipe.DoEvaluate(str(source), tuple(nodes)), pipe.Evaluated, within)
 
-    async def export(self, weights: bytes, within: float) -> Export:
+    async def export(self, weights: Buffer, within: float) -> Export:
         """The model as ONNX, with reference data where the task gives some. Raises JobFailed."""
         async with self._turn:
             source = self._path("weights")
-            await self.world.offload(source.write_bytes, weights)
+            await self.world.offload(write_file, source, weights)
             paths = [self._path(name) for name in ("model.onnx", "calibration.npy", "evaluation.npz")]
             answer = await self._ask(pipe.DoExport(str(source), *map(str, paths)), pipe.Exported, within)
             wanted = paths if answer.reference else paths[:1]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from msrt.buffers import Buffer
 from msrt.training.bundle import JobConfig
 from msrt.training.pipe import Baselined, Evaluated, Trained
 from msrt.training.task import Node
@@ -25,10 +26,10 @@ class Export(msgspec.Struct, frozen=True):
 class Trainer(Protocol):
     """A device's: trains on the data it holds. All but start and stop raise JobFailed."""
 
-    async def start(self, bundle: bytes) -> JobConfig:
+    async def start(self, bundle: Buffer) -> JobConfig:
         """Load a job's zip. Raises InvalidJob or JobFailed."""
 
-    async def train(self, node: Node, round_: int, weights: bytes, encoding: str, within: float) -> Trained:
+    async def train(self, node: Node, round_: int, weights: Buffer, encoding: str, within: float) -> Trained:
         """One round; the payload is in the answer. Killed after `within` seconds."""
 
     def pause(self) -> None:
@@ -43,14 +44,14 @@ class Trainer(Protocol):
 class Workshop(Protocol):
     """The cloud's: makes the first weights and the finished model."""
 
-    async def start(self, bundle: bytes) -> JobConfig: ...
+    async def start(self, bundle: Buffer) -> JobConfig: ...
 
-    async def initial(self, within: float) -> bytes:
+    async def initial(self, within: float) -> Buffer:
         """The weights everybody starts from."""
 
-    async def evaluate(self, weights: bytes, nodes: Sequence[Node], within: float) -> Evaluated: ...
+    async def evaluate(self, weights: Buffer, nodes: Sequence[Node], within: float) -> Evaluated: ...
 
-    async def export(self, weights: bytes, within: float) -> Export: ...
+    async def export(self, weights: Buffer, within: float) -> Export: ...
 
     async def baseline(self, nodes: Sequence[Node], within: float) -> Baselined: ...
 
