@@ -79,7 +79,7 @@ LIES = {
     "a thousand times": (times(1e3), "the limit is"),
     "a short one": (lambda done: msgspec.structs.replace(done, payload=done.payload[:-4]), "expected 256"),
     "a long one": (
-        lambda done: msgspec.structs.replace(done, payload=done.payload + b"\0" * 4),
+        lambda done: msgspec.structs.replace(done, payload=bytes(done.payload) + b"\0" * 4),
         "expected at most 256",
     ),
     "ten million bytes": (lambda done: msgspec.structs.replace(done, payload=bytes(10**7)), "expected at most 256"),
