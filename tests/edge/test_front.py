@@ -9,7 +9,7 @@ import numpy as np
 
 from msrt.learning.vector import Layout, save
 from msrt.protocol.messages import Infer
-from msrt.serving import App
+from msrt.serving.app import App
 from msrt_edge.front import EdgeFront
 from msrt_edge.observe import observe
 from tests.edge.rig import simulate, until

@@ -7,8 +7,3 @@ sse      events as a stream
 app      the ASGI callable that ties them together
 http     uvicorn in our own loop (import it where you listen: it needs the extra `edge` or `cloud`)
 """
-
-from msrt.serving.app import App, AppConfig
-from msrt.serving.backend import Backend, InferAnswer, InferRequest, ModelInfo, Models
-
-__all__ = ["App", "AppConfig", "Backend", "InferAnswer", "InferRequest", "ModelInfo", "Models"]

@@ -16,8 +16,8 @@ from msrt import errors
 from msrt.client import AsyncClient
 from msrt.inference.tensors import array_of, frame_of, spec_of
 from msrt.protocol.messages import TensorSpec
-from msrt.serving import App, AppConfig
 from msrt.serving.access import Access
+from msrt.serving.app import App, AppConfig
 from msrt.serving.backend import ModelInfo
 from msrt.serving.http import HttpServer
 from msrt.trust.api_keys import KeyBook, make_key

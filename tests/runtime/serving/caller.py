@@ -8,7 +8,8 @@ import struct
 
 from msrt.errors import NotFound
 from msrt.protocol.messages import Event, Parent, TensorSpec
-from msrt.serving import App, AppConfig, InferAnswer, ModelInfo
+from msrt.serving.app import App, AppConfig
+from msrt.serving.backend import InferAnswer, ModelInfo
 
 
 class Master:

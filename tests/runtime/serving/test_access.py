@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from msrt.errors import Forbidden, RateLimited, Unauthorized
-from msrt.serving import App, AppConfig
 from msrt.serving.access import LOCAL, Access, Caller
+from msrt.serving.app import App, AppConfig
 from msrt.serving.routes import NEEDS, Ask
 from msrt.trust.api_keys import KeyBook, make_key
 from msrt.trust.roles import Right

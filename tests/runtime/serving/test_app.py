@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from msrt import errors
-from msrt.serving import App, AppConfig
-from msrt.serving.app import failed
+from msrt.serving.app import App, AppConfig, failed
 from tests.runtime.serving.caller import Master, call, infer
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from msrt.errors import InvalidAddress, InvalidConfig, PortInUse
-from msrt.serving import App, AppConfig
+from msrt.serving.app import App, AppConfig
 from msrt.serving.http import HttpServer
 from tests.runtime.serving.caller import Master, event
 

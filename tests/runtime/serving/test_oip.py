@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msrt.errors import CallerError
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving import InferAnswer
+from msrt.serving.backend import InferAnswer
 from msrt.serving.oip import decode_infer, encode_answer
 from tests.runtime.serving.caller import Master, call, floats, infer
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msrt.errors import CallerError
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving import InferAnswer, oip
+from msrt.serving import oip
+from msrt.serving.backend import InferAnswer
 from msrt.serving.oip import decode_infer, encode_mixed
 from msrt.serving.oip_binary import How
 from tests.runtime.serving.caller import Master, call

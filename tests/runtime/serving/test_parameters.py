@@ -9,7 +9,7 @@ import pytest
 from msrt.errors import CallerError, InvalidTensor
 from msrt.inference.tensors import strings_in
 from msrt.protocol.messages import TensorSpec
-from msrt.serving import InferAnswer, InferRequest
+from msrt.serving.backend import InferAnswer, InferRequest
 from msrt.serving.parameters import apply_parameters, class_count, classified
 
 

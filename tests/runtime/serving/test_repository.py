@@ -10,7 +10,7 @@ import pytest
 from msrt.errors import Unavailable
 from msrt.inference.bundle import Manifest, Variant
 from msrt.protocol.messages import ModelState, TensorSpec
-from msrt.serving import App
+from msrt.serving.app import App
 from msrt.serving.repository import config_from, config_of, index_row, settled
 from tests.runtime.serving.caller import call
 from tests.runtime.serving.grpc.rig import Keeper

@@ -13,7 +13,7 @@ import pytest
 from msrt import errors
 from msrt.client import AsyncClient
 from msrt.protocol.messages import Parent
-from msrt.serving import App
+from msrt.serving.app import App
 from msrt.serving.http import HttpServer
 from msrt.serving.tls import ServerTls
 from msrt.trust.tls import ServerCertificate, fingerprint

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msrt.errors import CallerError, InvalidTensor, MsrtError, NotFound
 from msrt.inference.tensors import pack_strings
 from msrt.protocol.messages import TensorSpec
-from msrt.serving import InferAnswer
+from msrt.serving.backend import InferAnswer
 from msrt.serving.grpc import messages as m
 from msrt.serving.grpc.codec import decode_request, encode_answer, model_of
 from tests.runtime.serving.grpc.rig import RAW, question
