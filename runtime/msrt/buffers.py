@@ -1,9 +1,9 @@
 """Large buffers made, read and written so that the other threads of the process can run.
 
-bytes(), .tobytes() and b"".join() of views, each of 40 MB, keep every one of them waiting, the event loop's among them,
-for as long as the memory is copied and its pages are first touched: tens of milliseconds. numpy lets go of the
-interpreter meanwhile. One read() or write() of that size does so too, but keeps the core: the kernel lets nobody else on
-it before it is done.
+bytes(), .tobytes() and b"".join() of views keep every one of them waiting, the event loop's among them, for as long as
+the memory is copied and its pages are first touched: tens of milliseconds for 40 MB. numpy lets go of the interpreter
+meanwhile. One read() or write() of that size does so too, but keeps the core: the kernel lets nobody else on it before
+it is done.
 """
 
 from __future__ import annotations
