@@ -19,7 +19,7 @@ from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.rounds import GlobalRound, Pace
 from msrt.learning.vector import advance, l2_norm, load, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
-from msrt.training.bundle import JobConfig
+from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.muster import candidates, draw, muster
 from msrt_cloud.publish import publish
@@ -157,7 +157,7 @@ class RunningJob:
         size = peek(data)[0].size
         message = RoundOpen(
             self.name, number, self._created.bundle, self._created.signature, weights, config.deadline_s,
-            {}, len(participants), config.compression, config.max_samples,
+            {}, len(participants), config.links.device, config.max_samples,
         )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
         machine = GlobalRound(self.name, number, size, participants, pace, guard, known)
@@ -284,7 +284,7 @@ class RunningJob:
     async def _checkpoint(self, current: _Round, outcome: e.Finish, data: Buffer) -> None:
         """New weights on disk, then one journal entry: from then on the senders may forget."""
         t, number = self._t, current.message.round
-        rate = self._config.server_lr
+        rate = self._config.server.lr
         new = await t.world.offload(lambda: advance(data, current.sum.mean(), rate))
         weights = await t.artifacts.put_bytes(new)
         included = tuple(outcome.included)

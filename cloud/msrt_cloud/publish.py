@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from msrt.buffers import Buffer
-from msrt.training.bundle import Publish
+from msrt.training.settings import Publish
 from msrt.training.trainer import Workshop
 from msrt_cloud.registry import Push
 

@@ -22,7 +22,8 @@ from msrt.journal.facts import Entry, JobCreated, JobEnded
 from msrt.journal.state import State
 from msrt.journal.writer import Writer
 from msrt.protocol.messages import DeviceRecord, RoundClosed, StreamOpen, TrainProgress, UpdateMeta
-from msrt.training.bundle import JobConfig, open_bundle
+from msrt.training.bundle import open_bundle
+from msrt.training.settings import JobConfig
 from msrt.training.trainer import Workshop
 from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World

@@ -20,8 +20,9 @@ import torch
 from msrt.learning.aggregate import RunningSum, check
 from msrt.learning.compress import ErrorFeedback, encode
 from msrt.protocol.messages import UpdateMeta
-from msrt.training.bundle import JobConfig, pack
+from msrt.training.bundle import pack
 from msrt.training.local import Local, load_task
+from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 
 DIGITS = Path(__file__).parents[2] / "deploy" / "examples" / "digits"

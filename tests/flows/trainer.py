@@ -11,8 +11,9 @@ import numpy as np
 from msrt.errors import JobFailed
 from msrt.learning.compress import encode
 from msrt.learning.vector import Layout, Vector, load, save
-from msrt.training.bundle import JobConfig, open_bundle
+from msrt.training.bundle import open_bundle
 from msrt.training.pipe import Baselined, Evaluated, Trained
+from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt.training.trainer import Export
 

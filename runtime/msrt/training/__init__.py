@@ -1,7 +1,8 @@
 """A user's training code: what it looks like, how it travels, and the process it runs in.
 
 task     msrt.Task and Node, what a user writes against
-bundle   a directory with job.toml as one deterministic zip, and its settings
+settings job.toml as frozen structs, a table each
+bundle   a directory with job.toml as one deterministic zip
 local    the numerics of one node: train, evaluate, export, baselines; the only file that imports torch
 pipe     what crosses the pipes between host and runner
 runner   the process of its own: limits, clean environment, low priority
@@ -10,7 +11,7 @@ host     the asyncio shell that starts, asks, pauses and kills it
 
 from __future__ import annotations
 
-from msrt.training.bundle import JobConfig
+from msrt.training.settings import JobConfig
 from msrt.training.task import Node, Task
 
 __all__ = ["JobConfig", "Node", "Task"]

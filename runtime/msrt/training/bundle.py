@@ -1,127 +1,36 @@
-"""A job as one deterministic zip of its directory, and `job.toml` as a frozen struct.
+"""A job as one deterministic zip of its directory.
 
 The same files give the same bytes and so the same digest, whatever their dates and owners.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import stat
 import struct
-import tomllib
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final
+from typing import Final
 
 import msgspec
 
 from msrt.buffers import Buffer
 from msrt.errors import InvalidJob
+from msrt.training.settings import CONFIG, JobConfig, parse_config
 
-__all__ = [
-    "Baseline",
-    "Bundle",
-    "JobConfig",
-    "Limits",
-    "Publish",
-    "TrainSettings",
-    "open_bundle",
-    "pack",
-    "parse_config",
-    "unpack",
-]
+__all__ = ["Bundle", "open_bundle", "pack", "unpack"]
 
 SIZE_LIMIT: Final = 64 << 20
 """Bytes of all files together."""
 FILES_LIMIT: Final = 2000
 SKIP: Final = frozenset({"__pycache__", "node_modules", "venv"})
 EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-CONFIG: Final = "job.toml"
 ZIP_FAULTS: Final = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError,
 )  # fmt: skip
 """What zipfile raises on bytes that are no zip; they are in memory, so an OSError is theirs too."""
-
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True): ...
-
-
-class TrainSettings(_Table, frozen=True):
-    """[train]: what one node does in one round."""
-
-    epochs: Positive = 1
-    batch: Positive = 32
-    lr: Annotated[float, msgspec.Meta(gt=0)] = 0.05
-    decay: Share = 1.0
-    """lr is multiplied by it after every round, so that late rounds move less."""
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    clip: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Largest gradient norm, 0 for none."""
-
-
-class Limits(_Table, frozen=True):
-    """[limits]: of the runner's process."""
-
-    memory_mb: Positive = 2048
-    cpu_s: Positive = 600
-    """CPU seconds of one command."""
-    file_mb: Positive = 1024
-    """The largest file it may write."""
-
-
-class Baseline(_Table, frozen=True):
-    """[baseline]: also train each node alone and all data pooled, for as many epochs as the rounds do together."""
-
-    epochs: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """0 means rounds * train.epochs."""
-
-
-class Publish(_Table, frozen=True):
-    """[publish]: push the finished model to the registry, and roll it out."""
-
-    model: str
-    rollout: bool = False
-    canary: str = ""
-    to: str = ""
-    max_drop: float = 0.01
-
-
-class JobConfig(_Table, frozen=True):
-    """job.toml."""
-
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    task: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    """module:Class, found in the bundle."""
-    rounds: Positive = 20
-    deadline_s: Seconds = 60.0
-    """Of one round."""
-    quorum: Share = 0.5
-    """Share of the participants that must be included."""
-    min_nodes: Positive = 1
-    """Wait for so many before the first round."""
-    max_nodes: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 4096
-    """A round has at most so many participants; of more devices another part takes part in every round."""
-    max_samples: Positive = 10_000
-    """A device weighs at most so many samples in a round, whatever it claims to have."""
-    select: str = ""
-    """Label selector of the participants, empty for all devices."""
-    compression: Annotated[str, msgspec.Meta(pattern="^(int8|fp32)$")] = "int8"
-    server_lr: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    seed: int = 0
-    train: TrainSettings = TrainSettings()
-    limits: Limits = Limits()
-    baseline: Baseline | None = None
-    publish: Publish | None = None
-    options: dict[str, Any] = {}
-    """Passed to the Task as it is."""
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -131,32 +40,6 @@ class Bundle(msgspec.Struct, frozen=True):
     digest: str
     """SHA-256 of the data, hex."""
     config: JobConfig
-
-
-def _nearest(table: dict[str, Any], kind: type[_Table], where: str) -> None:
-    """Raise InvalidJob for the first key that the table does not know, naming the one that was likely meant."""
-    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise InvalidJob(f"{where} has no setting {key!r}", hint=hint)
-        for inner in (TrainSettings, Limits, Baseline, Publish):
-            if isinstance(value, dict) and inner.__name__.lower().removesuffix("settings") == key:
-                _nearest(value, inner, f"{where} [{key}]")
-
-
-def parse_config(text: str) -> JobConfig:
-    """job.toml as a struct. Raises InvalidJob that names the fault."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidJob(f"{CONFIG} is not TOML: {error}") from error
-    _nearest(table, JobConfig, CONFIG)
-    try:
-        return msgspec.convert(table, JobConfig)
-    except msgspec.ValidationError as error:
-        raise InvalidJob(f"{CONFIG}: {error}") from error
 
 
 def _files(directory: Path) -> list[Path]:

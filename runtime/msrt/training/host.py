@@ -22,7 +22,8 @@ import structlog
 from msrt.buffers import Buffer, read_file, write_file
 from msrt.errors import JobFailed
 from msrt.training import pipe
-from msrt.training.bundle import JobConfig, unpack
+from msrt.training.bundle import unpack
+from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt.training.trainer import Export
 from msrt.world.world import World

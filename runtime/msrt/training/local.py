@@ -15,7 +15,7 @@ import torch
 
 from msrt.errors import InvalidJob
 from msrt.learning.vector import Array, Layout, Vector
-from msrt.training.bundle import JobConfig
+from msrt.training.settings import JobConfig
 from msrt.training.task import Batch, Data, Node, Task
 
 __all__ = ["Local", "load_task"]

@@ -25,7 +25,7 @@ from msrt.errors import Corrupt, InvalidJob
 from msrt.learning import vector
 from msrt.learning.compress import ErrorFeedback
 from msrt.training import pipe
-from msrt.training.bundle import CONFIG, JobConfig, Limits, parse_config
+from msrt.training.settings import CONFIG, JobConfig, Limits, parse_config
 
 if TYPE_CHECKING:
     from msrt.training.local import Local

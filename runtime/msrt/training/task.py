@@ -11,8 +11,8 @@ import msgspec
 if TYPE_CHECKING:
     import torch
 
-    from msrt.training.bundle import TrainSettings
     from msrt.training.descent import Optimiser
+    from msrt.training.settings import TrainSettings
 
 __all__ = ["Batch", "Data", "Node", "Task"]
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 
 from msrt.buffers import Buffer
-from msrt.training.bundle import JobConfig
 from msrt.training.pipe import Baselined, Evaluated, Trained
+from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 
 __all__ = ["Export", "Trainer", "Workshop"]

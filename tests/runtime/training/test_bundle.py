@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt.errors import InvalidJob
-from msrt.training.bundle import open_bundle, pack, parse_config, unpack
+from msrt.training.bundle import open_bundle, pack, unpack
+from msrt.training.settings import parse_config
 
 EXAMPLES = Path(__file__).parents[3] / "deploy" / "examples"
 MINIMAL = 'name = "toy"\ntask = "task:Toy"\n'
