@@ -16,8 +16,9 @@ from msrt.hop import Peer
 from msrt.journal.facts import JobAdvanced, JobCreated
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
+from msrt.learning.compress import Codec, open_codec
 from msrt.learning.rounds import GlobalRound, Pace
-from msrt.learning.vector import advance, l2_norm, load, peek
+from msrt.learning.vector import Layout, advance, l2_norm, load, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
@@ -45,10 +46,13 @@ TOLD_AT_ONCE: Final = 6000
 class _Round:
     """One open round and its sums."""
 
-    def __init__(self, message: RoundOpen, machine: GlobalRound, indices: dict[str, int], opened: float) -> None:
+    def __init__(
+        self, message: RoundOpen, machine: GlobalRound, indices: dict[str, int], opened: float, layout: Layout
+    ) -> None:
         self.message, self.machine, self.indices, self.opened = message, machine, indices, opened
         self.deadline = opened + message.deadline_s
         self.sum = RunningSum(machine.size)
+        self._codecs = open_codec(message.compression, layout), open_codec(message.upward, layout)
         self.payloads: dict[str, tuple[UpdateMeta, Buffer]] = {}
         self.lock = asyncio.Lock()
         self.away: dict[str, float] = {}
@@ -59,6 +63,10 @@ class _Round:
         self.ratio: float | None = None
         """Bytes of one update, its meta included, against the same vector in float32."""
         self.over: asyncio.Future[e.Finish | e.Abandon] = asyncio.get_running_loop().create_future()
+
+    def codec(self, meta: UpdateMeta) -> Codec:
+        """Of a region's sum, or of a device's update."""
+        return self._codecs[meta.is_sum]
 
 
 class RunningJob:
@@ -154,15 +162,15 @@ class RunningJob:
         now, config = self._t.world.now(), self._config
         quorum = max(1, round(config.quorum * len(participants)))
         pace = Pace(now, now + config.deadline_s, quorum)
-        size = peek(data)[0].size
+        layout = peek(data)[0]
         message = RoundOpen(
             self.name, number, self._created.bundle, self._created.signature, weights, config.deadline_s,
-            {}, len(participants), config.links.device, config.max_samples,
+            {}, len(participants), config.links.device, config.max_samples, config.links.region,
         )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
-        machine = GlobalRound(self.name, number, size, participants, pace, guard, known)
+        machine = GlobalRound(self.name, number, layout.size, participants, pace, guard, known)
         machine.most = config.max_samples
-        self._round = current = _Round(message, machine, participants, now)
+        self._round = current = _Round(message, machine, participants, now, layout)
         self.waiting = ""
         self.announce(self._t.edges())
         ticker = asyncio.get_running_loop().create_task(self._tick(current))
@@ -236,7 +244,8 @@ class RunningJob:
         norm, fault = 0.0, meta.error
         if not fault:
             try:
-                norm = await self._t.world.offload(check, payload, meta.encoding, current.machine.size)
+                current.codec(meta).named(meta.encoding)
+                norm = await self._t.world.offload(check, payload, current.codec(meta))
             except errors.BadUpdate as error:
                 fault = error.text
         self._keys += 1
@@ -272,7 +281,7 @@ class RunningJob:
                 case e.Add(key, weight):
                     meta, payload = current.payloads.pop(key)
                     async with current.lock:
-                        await self._t.world.offload(current.sum.add, payload, meta.encoding, weight)
+                        await self._t.world.offload(current.sum.add, payload, current.codec(meta), weight)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
                     current.payloads.pop(key, None)
                     if isinstance(action, e.Refuse):

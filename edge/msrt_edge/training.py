@@ -17,9 +17,9 @@ from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
-from msrt.learning.compress import ENCODINGS, ErrorFeedback, payload_size
+from msrt.learning.compress import Codec, ErrorFeedback, open_codec
 from msrt.learning.rounds import Pace, RegionRound
-from msrt.learning.vector import peek
+from msrt.learning.vector import Layout, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.world.world import World
 
@@ -44,9 +44,13 @@ class _Open:
     deadline: float
     round: RegionRound
     sum: RunningSum
+    codec: Codec
+    """Of the devices' updates."""
+    upward: Codec
+    """Of this region's sum."""
     payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what was received and not yet added, refused or counted."""
-    upward: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
+    outbox: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what the cloud should have; kept until it closed the round."""
     delivered: set[str] = field(default_factory=set)
 
@@ -107,7 +111,8 @@ class RegionTraining:
 
     async def _begin(self, message: RoundOpen) -> None:
         weights = await self._fetch(message.weights)
-        size = peek(weights)[0].size
+        layout = peek(weights)[0]
+        size = layout.size
         if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
             self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
         now = self._world.now()
@@ -117,7 +122,9 @@ class RegionTraining:
         guard = self._guards[message.job]
         one = RegionRound(message.job, message.round, size, self._me, mine, pace, guard)
         one.most = message.max_samples or one.most
-        self._open[message.job] = opened = _Open(message, now + message.deadline_s, one, RunningSum(size))
+        self._open[message.job] = opened = _Open(
+            message, now + message.deadline_s, one, RunningSum(size), *_codecs(message, layout)
+        )
         log.info("round.opened", job=message.job, round=message.round, devices=len(mine))
         self._announce(opened, here)
 
@@ -194,7 +201,7 @@ class RegionTraining:
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
         self._check_part(peer, current.message)
-        self._check_size(peer, meta, opened.size, current.round.size)
+        self._check_size(peer, meta, opened.size, current.codec)
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
         return _UpdateSink(self._slots, what, self._world.offload, partial(self.arrived, peer, meta))
 
@@ -209,12 +216,11 @@ class RegionTraining:
         log.warning("round.stranger_refused", device=peer.name, job=message.job, round=message.round)
         raise errors.BadUpdate(said)
 
-    def _check_size(self, peer: Peer, meta: UpdateMeta, size: int, parameters: int) -> None:
-        """Refuse what no encoding takes before it is in memory, and count it as refused all the same."""
-        most = max(payload_size(encoding, parameters) for encoding in ENCODINGS)
-        if not 0 <= size <= most:
+    def _check_size(self, peer: Peer, meta: UpdateMeta, size: int, codec: Codec) -> None:
+        """Refuse what cannot be such an update before it is in memory, and count it as refused all the same."""
+        if not 0 <= size <= codec.bytes:
             said = f"an update of {size} bytes" if size >= 0 else "an update of unknown length"
-            fault = f"{said}, expected at most {most} for {parameters} parameters"
+            fault = f"{said}, expected at most {codec.bytes} for {codec.size} parameters as {codec.name}"
             peer.spawn(self.arrived(peer, msgspec.structs.replace(meta, error=fault), b""))
             raise errors.BadUpdate(fault)
 
@@ -226,7 +232,8 @@ class RegionTraining:
         norm, fault = 0.0, meta.error
         if not fault:
             try:
-                norm = await self._world.offload(check, payload, meta.encoding, opened.round.size)
+                opened.codec.named(meta.encoding)
+                norm = await self._world.offload(check, payload, opened.codec)
             except errors.BadUpdate as error:
                 fault = error.text
         self._keys += 1
@@ -245,10 +252,10 @@ class RegionTraining:
         for action in actions:
             match action:
                 case e.Add(key, weight):
-                    meta, payload = opened.payloads.pop(key)
-                    await self._add(opened, payload, meta.encoding, weight)
+                    _, payload = opened.payloads.pop(key)
+                    await self._add(opened, payload, weight)
                 case e.Forward(key):
-                    opened.upward[key] = opened.payloads.pop(key)
+                    opened.outbox[key] = opened.payloads.pop(key)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
                     opened.payloads.pop(key, None)
                     if isinstance(action, e.Refuse):
@@ -258,42 +265,42 @@ class RegionTraining:
                 case e.Tell(node, error):
                     message = opened.message
                     meta = UpdateMeta(message.job, message.round, {node: 1}, self._me, "fp32", 0, error=error)
-                    opened.upward[f"tell/{node}"] = (meta, b"")
+                    opened.outbox[f"tell/{node}"] = (meta, b"")
                 case e.SendSum(meta):
                     await self._seal(opened, meta)
                 case e.Forget():
                     opened.payloads.clear()
-                    opened.upward.clear()
-        if opened.upward:
+                    opened.outbox.clear()
+        if opened.outbox:
             await self._send_up(opened)
 
-    async def _add(self, opened: _Open, payload: Buffer, encoding: str, weight: int) -> None:
+    async def _add(self, opened: _Open, payload: Buffer, weight: int) -> None:
         lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
         async with lock:
-            await self._world.offload(opened.sum.add, payload, encoding, weight)
+            await self._world.offload(opened.sum.add, payload, opened.codec, weight)
 
     async def _seal(self, opened: _Open, meta: UpdateMeta) -> None:
         """The region's mean, compressed for the way up, with this edge's own error feedback."""
-        job, encoding = opened.message.job, opened.message.compression
-        feedback = self._feedback.setdefault(job, ErrorFeedback(opened.round.size))
+        job = opened.message.job
+        feedback = self._feedback.setdefault(job, ErrorFeedback(opened.upward))
         lock = self._locks.setdefault(job, asyncio.Lock())
         async with lock:
-            payload = await self._world.offload(lambda: feedback.encode(opened.sum.mean(), encoding))
-        opened.upward["sum"] = (msgspec.structs.replace(meta, encoding=encoding), payload)
+            payload = await self._world.offload(lambda: feedback.encode(opened.sum.mean(), opened.message.round))
+        opened.outbox["sum"] = (msgspec.structs.replace(meta, encoding=feedback.codec.name), payload)
         log.info("round.sum_ready", job=job, round=meta.round, nodes=len(meta.nodes))
 
     async def _send_up(self, opened: _Open) -> None:
         cloud = self._cloud
         if cloud is None or not cloud.live:
             return
-        for key in opened.upward:
+        for key in opened.outbox:
             if key not in opened.delivered:
                 opened.delivered.add(key)
                 cloud.spawn(self._push(cloud, opened, key))
 
     async def _push(self, cloud: Peer, opened: _Open, key: str) -> None:
-        while key in opened.upward and cloud.live:
-            meta, payload = opened.upward[key]
+        while key in opened.outbox and cloud.live:
+            meta, payload = opened.outbox[key]
             digest = await self._world.offload(lambda data=payload: hashlib.sha256(data).hexdigest())
             try:
                 await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
@@ -337,6 +344,11 @@ class _UpdateSink(Gather):
         if self._held:
             self._held = False
             self._slots.release()
+
+
+def _codecs(message: RoundOpen, layout: Layout) -> tuple[Codec, Codec]:
+    """Of the devices' updates, and of the region's sum."""
+    return open_codec(message.compression, layout), open_codec(message.upward or message.compression, layout)
 
 
 def _told(message: RoundClosed, peer: Peer) -> RoundClosed:

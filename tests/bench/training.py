@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from msrt.learning.aggregate import RunningSum, check
-from msrt.learning.compress import ErrorFeedback, encode
+from msrt.learning.compress import ErrorFeedback, open_codec
 from msrt.protocol.messages import UpdateMeta
 from msrt.training.bundle import pack
 from msrt.training.local import Local, load_task
@@ -65,18 +65,19 @@ def _local(config: JobConfig, seed: int, fold: int) -> Local:
 def federated(local: Local, encoding: str) -> Iterator[np.ndarray]:
     """The global weights after each round: devices to regional sums to the cloud, compressed on both hops."""
     weights = local.initial()
-    devices = [ErrorFeedback(weights.size) for _ in NODES]
-    regions = [ErrorFeedback(weights.size) for _ in range(REGIONS)]
+    codec = open_codec(encoding, local.layout)
+    devices = [ErrorFeedback(codec, seed) for seed, _ in enumerate(NODES)]
+    regions = [ErrorFeedback(codec, -1 - seed) for seed in range(REGIONS)]
     for round_ in range(1, local.config.rounds + 1):
         total = RunningSum(weights.size)
         for region, upward in enumerate(regions):
             part = RunningSum(weights.size)
             for node in NODES[region::REGIONS]:
                 delta, samples, _ = local.train(weights, node, round_)
-                payload = devices[node.index].encode(delta, encoding)
-                check(payload, encoding, weights.size)
-                part.add(payload, encoding, samples)
-            total.add(upward.encode(part.mean(), encoding), encoding, part.weight)
+                payload = devices[node.index].encode(delta, round_)
+                check(payload, codec)
+                part.add(payload, codec, samples)
+            total.add(upward.encode(part.mean(), round_), codec, part.weight)
         weights = weights + total.mean()
         yield weights
 
@@ -130,7 +131,7 @@ def size_rows() -> list[Row]:
         "digits-0123456789abcdef", 20, {"a" * 26: 240}, "b" * 26 + "/1234567890123456789", "int8", size,
         {"loss": 0.123456789012, "accuracy": 0.951234567890, "train_loss": 0.1234567890, "seconds": 0.123456789},
     )  # fmt: skip
-    sent = len(encode(local.initial(), "int8")) + len(msgspec.msgpack.encode(meta))
+    sent = open_codec("int8", local.layout).bytes + len(msgspec.msgpack.encode(meta))
     return [Row(f"int8 update of {size:,} parameters, headers included", 100 * sent / (4 * size), "%", "<=", 26.0)]
 
 
@@ -145,13 +146,13 @@ def speed_rows(size: int = 10_000_000, repeats: int = 5) -> list[Row]:
             np.add(part, flat[start : start + 65_536], out=part)
 
     rows = []
-    payloads = {encoding: encode(flat, encoding) for encoding in ("fp32", "int8")}
+    codecs = [open_codec(encoding, size) for encoding in ("fp32", "int8")]
     works: dict[str, Callable[[], object]] = {"numpy's sum by blocks": blocked}
-    for name, payload in payloads.items():
-        works[f"RunningSum.add {name}"] = lambda p=payload, n=name: running.add(p, n, 3.0)
-        works[f"check {name}"] = lambda p=payload, n=name: check(p, n, size)
-    feedback = ErrorFeedback(size)
-    works["ErrorFeedback.encode int8"] = lambda: feedback.encode(flat, "int8")
+    for codec in codecs:
+        payload = codec.encode(flat)
+        works[f"RunningSum.add {codec.name}"] = lambda p=payload, c=codec: running.add(p, c, 3.0)
+        works[f"check {codec.name}"] = lambda p=payload, c=codec: check(p, c)
+    works["encode int8"] = lambda: codecs[1].encode(flat)
     for name, work in works.items():
         best = min(_seconds(work) for _ in range(repeats))
         rows.append(Row(f"{name}, {size // 1_000_000} M elements", size / best / 1e9, "G elements/s"))

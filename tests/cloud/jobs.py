@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from msrt.learning.compress import encode
+from msrt.learning.compress import open_codec
 from msrt.protocol.messages import RoundOpen, UpdateMeta
 from msrt.training.bundle import pack
 from tests.cloud.rig import device, until
@@ -59,7 +59,7 @@ class Region:
         return msgspec.structs.replace(meta, **change)
 
     def payload(self, opened, name):
-        return encode(known_update(opened.job, opened.round, identity(name).node)[0], "fp32")
+        return open_codec("fp32", SIZE).encode(known_update(opened.job, opened.round, identity(name).node)[0])
 
     async def send(self, meta, payload):
         digest = hashlib.sha256(payload).hexdigest()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from msrt import errors
-from msrt.learning.compress import encode
+from msrt.learning.compress import open_codec
 from msrt.learning.vector import load
 from msrt.protocol.messages import FleetReport, RoundClosed, RoundOpen
 from tests.cloud.jobs import Region, bundle
@@ -72,7 +72,7 @@ def test_a_bad_update_is_refused_and_the_round_goes_on(fault):
 
     async def scenario(north, job):
         opened = await north.opened(job, 1)
-        payload = bytes(encode(np.full(SIZE, 1e30 if fault == "huge" else 1.0, np.float32), "fp32"))
+        payload = bytes(open_codec("fp32", SIZE).encode(np.full(SIZE, 1e30 if fault == "huge" else 1.0, np.float32)))
         last = {"nan": np.float32(np.nan).tobytes(), "short": b""}.get(fault, payload[-4:])
         payload = payload[:-4] + last
         change = {
@@ -189,8 +189,12 @@ def test_a_claim_of_absurd_samples_counts_as_the_bound():
         opened = await north.opened(job, 1)
         assert opened.max_samples == 50
         a, b = identity("a").node, identity("b").node
-        await north.send(north.meta(opened, "a", nodes={a: 10**8}), encode(np.full(SIZE, 1.0, np.float32), "fp32"))
-        await north.send(north.meta(opened, "b", nodes={b: 25}), encode(np.full(SIZE, 4.0, np.float32), "fp32"))
+        await north.send(
+            north.meta(opened, "a", nodes={a: 10**8}), open_codec("fp32", SIZE).encode(np.full(SIZE, 1.0, np.float32))
+        )
+        await north.send(
+            north.meta(opened, "b", nodes={b: 25}), open_codec("fp32", SIZE).encode(np.full(SIZE, 4.0, np.float32))
+        )
         before = load(await north.rig.cloud.artifacts.read(opened.weights))[1]
         await until(lambda: fact(north, job).round == 1)
         after = load(await north.rig.cloud.artifacts.read(fact(north, job).weights))[1]

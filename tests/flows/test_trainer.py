@@ -8,6 +8,7 @@ import pytest
 
 from msrt.errors import JobFailed
 from msrt.learning.aggregate import RunningSum
+from msrt.learning.compress import open_codec
 from msrt.training.bundle import pack
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer, Workshop
@@ -31,7 +32,7 @@ def test_the_mean_shows_who_is_in_it(tmp_path: Path) -> None:
         total, included = RunningSum(SIZE), {}
         for name in ("a", "b", "c"):
             trained = await trainer.train(Node(name), 3, weights, "fp32", 1)
-            total.add(trained.payload, "fp32", trained.samples)
+            total.add(trained.payload, open_codec("fp32", SIZE), trained.samples)
             included[name] = trained.samples
         assert np.allclose(total.mean(), known_mean("sim", 3, included), rtol=1e-6)
 

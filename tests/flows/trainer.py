@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from msrt.errors import JobFailed
-from msrt.learning.compress import encode
+from msrt.learning.compress import open_codec
 from msrt.learning.vector import Layout, Vector, load, save
 from msrt.training.bundle import open_bundle
 from msrt.training.pipe import Baselined, Evaluated, Trained
@@ -62,7 +62,7 @@ class SimulatedTrainer:
         assert load(weights)[1].size == delta.size
         self.trained.append((node.id, round_))
         metrics = {"loss": 1.0 / round_, "accuracy": 1.0 - 1.0 / (round_ + 1)}
-        return Trained(samples, delta.size, encoding, metrics, encode(delta, encoding))
+        return Trained(samples, delta.size, encoding, metrics, open_codec(encoding, SIZE).encode(delta))
 
     def pause(self) -> None:
         self._running.clear()

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import functools
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -299,9 +300,10 @@ class Tree:
 
     async def train(self, name="job", rounds=2, **config):
         """Start a job."""
-        lines = "".join(f"{key} = {value!r}\n".replace("'", '"') for key, value in config.items())
+        settings = {"compression": "fp32", **config}
+        lines = "".join(f"{key} = {_toml(value)}\n" for key, value in settings.items())
         with tempfile.TemporaryDirectory() as folder:
-            text = f'name = "{name}"\ntask = "none:Nothing"\nrounds = {rounds}\ncompression = "fp32"\n{lines}'
+            text = f'name = "{name}"\ntask = "none:Nothing"\nrounds = {rounds}\n{lines}'
             (Path(folder) / "job.toml").write_text(text)
             data = pack(Path(folder)).data
         return (await self.insist("train.run", bundle=await self.upload(data)))["job"]
@@ -345,3 +347,10 @@ def grown(scenario, seed=1, limit=900.0, **shape):
 
         sim.run(run(), until=limit)
         return sim.log_bytes()
+
+
+def _toml(value):
+    """A setting as job.toml spells it, a table on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)

@@ -1,7 +1,7 @@
 """How many updates become one model. Pure numerics: no socket, clock, thread or log inside.
 
 vector     a model's named tensors as one flat float32 vector, and as bytes
-compress   a vector as a payload (fp32 or int8 by blocks) with error feedback
+compress   a vector as a payload of fewer bytes, with error feedback
 aggregate  a running sum of payloads by cache-sized blocks, and the checks an update must pass
 rounds     two state machines that decide what is added, forwarded, dropped and when a round ends
 """

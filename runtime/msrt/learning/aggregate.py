@@ -15,7 +15,7 @@ import numpy as np
 
 from msrt.buffers import Buffer
 from msrt.errors import BadUpdate
-from msrt.learning.compress import BLOCK, SPAN, payload_size, spans, split
+from msrt.learning.compress import Codec
 from msrt.learning.vector import Vector, load
 
 __all__ = ["NormGuard", "RunningSum", "check"]
@@ -27,34 +27,13 @@ ENOUGH: Final = 3
 """Norms that must have been seen before the median means something."""
 
 
-def check(payload: Buffer, encoding: str, size: int) -> float:
-    """The Euclidean norm of a payload's vector. Raises BadUpdate when it is of the wrong size or not finite."""
-    expected = payload_size(encoding, size)
-    if len(payload) != expected:
-        raise BadUpdate(f"an update of {len(payload)} bytes, expected {expected} for {size} parameters as {encoding}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = _squares_fp32(payload) if encoding == "fp32" else _squares_int8(payload, size)
+def check(payload: Buffer, codec: Codec) -> float:
+    """The Euclidean norm of a payload's vector. Raises BadUpdate when it cannot be read or is not finite."""
+    codec.fits(payload)
+    squares = codec.squares(payload)
     if not math.isfinite(squares):
         raise BadUpdate("the update holds NaN, infinity or numbers too large to square")
     return math.sqrt(squares)
-
-
-def _squares_fp32(payload: Buffer) -> float:
-    flat = np.frombuffer(payload, "<f4")
-    return math.fsum(float(np.dot(part, part)) for part in (flat[at : at + SPAN] for at in range(0, flat.size, SPAN)))
-
-
-def _squares_int8(payload: Buffer, size: int) -> float:
-    scales, codes = split(payload, size)
-    scratch = np.empty(min(max(size, 1), SPAN), np.float32)
-    total = 0.0
-    for start, rows, width in spans(size):
-        part = scratch[: rows * width]
-        np.copyto(part, codes[start : start + rows * width])
-        grid = part.reshape(rows, width)
-        scale = scales[start // BLOCK : start // BLOCK + rows].astype(np.float64)
-        total += float(np.dot(np.einsum("ij,ij->i", grid, grid).astype(np.float64), scale * scale))
-    return total
 
 
 class RunningSum:
@@ -64,37 +43,14 @@ class RunningSum:
         self.size = size
         self.weight = 0.0
         self._sum: Vector = np.zeros(size, np.float32)
-        self._scratch: Vector = np.empty(min(max(size, 1), SPAN), np.float32)
 
-    def add(self, payload: Buffer, encoding: str, weight: float) -> None:
+    def add(self, payload: Buffer, codec: Codec, weight: float) -> None:
         """Add a checked payload with its weight (samples). Raises BadUpdate for a wrong length or weight."""
         if not (weight > 0 and math.isfinite(weight)):
             raise BadUpdate(f"an update with a weight of {weight}")
-        if len(payload) != payload_size(encoding, self.size):
-            raise BadUpdate(f"an update of {len(payload)} bytes for {self.size} parameters as {encoding}")
-        if encoding == "fp32":
-            self._add_fp32(np.frombuffer(payload, "<f4"), np.float32(weight))
-        else:
-            self._add_int8(payload, np.float32(weight))
+        codec.fits(payload)
+        codec.add(payload, weight, self._sum)
         self.weight += weight
-
-    def _add_fp32(self, flat: Vector, weight: np.float32) -> None:
-        for start in range(0, self.size, SPAN):
-            target = self._sum[start : start + SPAN]
-            part = self._scratch[: target.size]
-            np.multiply(flat[start : start + SPAN], weight, out=part)
-            np.add(target, part, out=target)
-
-    def _add_int8(self, payload: Buffer, weight: np.float32) -> None:
-        scales, codes = split(payload, self.size)
-        factors = scales * weight
-        for start, rows, width in spans(self.size):
-            part = self._scratch[: rows * width]
-            np.copyto(part, codes[start : start + rows * width])
-            grid = part.reshape(rows, width)
-            np.multiply(grid, factors[start // BLOCK : start // BLOCK + rows, None], out=grid)
-            target = self._sum[start : start + rows * width]
-            np.add(target, part, out=target)
 
     def mean(self) -> Vector:
         """The weighted mean of what was added, a new vector. Raises BadUpdate when that is nothing."""

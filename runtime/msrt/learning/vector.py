@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from msrt.buffers import Buffer, joined
 from msrt.errors import Corrupt, InvalidJob
 
-__all__ = ["Array", "Layout", "Vector", "advance", "l2_norm", "load", "peek", "save"]
+__all__ = ["Array", "Layout", "Slot", "Vector", "advance", "l2_norm", "load", "peek", "save"]
 
 Vector: TypeAlias = NDArray[np.float32]
 Array: TypeAlias = NDArray[np.generic]

@@ -296,7 +296,7 @@ class Inferred(_Message, frozen=True, tag="inferred"):
     model: str
     version: int
     variant: str
-    """fp32 or int8."""
+    """Name of its codec: see msrt.learning.compress."""
     device: str
     """Node name."""
     outputs: tuple[TensorSpec, ...]
@@ -508,8 +508,11 @@ class RoundOpen(_Session, frozen=True, tag="round.open"):
     count: int = 0
     """Of all participants, wherever they are."""
     compression: str = "int8"
+    """Codec of a device's update."""
     max_samples: int = 0
     """No device weighs more than so many samples; 0: no bound."""
+    upward: str = ""
+    """Codec of a region's sum; empty: the same."""
 
 
 class RoundClosed(_Session, frozen=True, tag="round.closed"):
@@ -533,7 +536,7 @@ class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     first_parent: str
     """node/boot of the parent that got it first: only that one may add it into a sum."""
     encoding: str
-    """fp32 or int8."""
+    """Name of its codec: see msrt.learning.compress."""
     size: int
     """Parameters."""
     metrics: dict[str, float] = {}

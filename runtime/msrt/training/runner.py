@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import traceback
+import zlib
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -23,7 +24,7 @@ import numpy as np
 
 from msrt.errors import Corrupt, InvalidJob
 from msrt.learning import vector
-from msrt.learning.compress import ErrorFeedback
+from msrt.learning.compress import Codec, ErrorFeedback, open_codec
 from msrt.training import pipe
 from msrt.training.settings import CONFIG, JobConfig, Limits, parse_config
 
@@ -85,21 +86,23 @@ class Residuals:
     def _all(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem.partition("-")[2]), path) for path in self.work.glob("residual-*.f32"))
 
-    def before(self, round_: int, size: int) -> ErrorFeedback:
+    def before(self, round_: int, codec: Codec, seed: int) -> ErrorFeedback:
         """The state to begin this round with; older files are dropped, a broken one means zero."""
         earlier = [entry for entry in self._all() if entry[0] < round_]
         for _, path in earlier[:-1]:
             path.unlink()
         if not earlier:
-            return ErrorFeedback(size)
+            return ErrorFeedback(codec, seed)
         try:
-            return ErrorFeedback.load(earlier[-1][1].read_bytes(), size)
+            return ErrorFeedback.load(earlier[-1][1].read_bytes(), codec, seed)
         except Corrupt as error:
             print(f"error feedback dropped: {error}", file=sys.stderr)  # noqa: T201 - stderr is the job's log
             earlier[-1][1].unlink()
-            return ErrorFeedback(size)
+            return ErrorFeedback(codec, seed)
 
     def keep(self, round_: int, feedback: ErrorFeedback) -> None:
+        if feedback.empty:
+            return
         target = self.work / f"residual-{round_}.f32"
         fresh = target.with_suffix(".new")
         fresh.write_bytes(feedback.save())
@@ -158,8 +161,9 @@ class Runner:
     def _train(self, local: Local, residuals: Residuals, command: pipe.DoTrain) -> pipe.Trained:
         weights = self._weights(local, command.weights)
         delta, samples, metrics = local.train(weights, command.node, command.round)
-        feedback = residuals.before(command.round, delta.size)
-        payload = feedback.encode(delta, command.encoding)
+        seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
+        feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
+        payload = feedback.encode(delta, command.round)
         residuals.keep(command.round, feedback)
         Path(command.update).write_bytes(payload)
         return pipe.Trained(samples, delta.size, command.encoding, metrics)

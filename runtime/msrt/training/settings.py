@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 CONFIG: Final = "job.toml"
-CODEC: Final = r"^(fp32|fp16|bf16|int8|int8s|sign|topk:0?\.\d{1,6}|powersgd:\d{1,2})$"
+CODEC: Final = r"^(fp32|fp16|bf16|int8|sign|topk:0?\.\d{1,6}|powersgd:\d{1,2})$"
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -31,7 +31,7 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Codec = Annotated[str, msgspec.Meta(pattern=CODEC)]
-"""fp32, fp16, bf16, int8, int8s, sign, topk:SHARE or powersgd:RANK: see msrt.learning.compress."""
+"""fp32, fp16, bf16, int8, sign, topk:SHARE or powersgd:RANK: see msrt.learning.compress."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True): ...

@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 
 from msrt.errors import BadUpdate
 from msrt.learning.aggregate import NormGuard, RunningSum, check
-from msrt.learning.compress import BLOCK, SPAN, decode, encode
+from msrt.learning.compress import SPAN, open_codec
+from msrt.learning.compress.codec import BLOCK
 
 
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 4000) | st.just(SPAN + 3 * BLOCK + 1),
-    st.lists(st.tuples(st.sampled_from(["fp32", "int8"]), st.integers(1, 5000)), min_size=1, max_size=6),
+    st.lists(
+        st.tuples(st.sampled_from(["fp32", "fp16", "bf16", "int8", "sign", "topk:0.1"]), st.integers(1, 5000)),
+        min_size=1,
+        max_size=6,
+    ),
     st.integers(0, 2**31),
 )
 def test_the_mean_is_the_weighted_mean_of_what_was_sent(size: int, parts: list[tuple[str, int]], seed: int) -> None:
@@ -23,20 +28,22 @@ def test_the_mean_is_the_weighted_mean_of_what_was_sent(size: int, parts: list[t
     rng = np.random.default_rng(seed)
     running, plain = RunningSum(size), np.zeros(size)
     for encoding, weight in parts:
-        payload = encode(rng.standard_normal(size).astype(np.float32), encoding)
-        running.add(payload, encoding, weight)
-        plain += decode(payload, encoding, size).astype(np.float64) * weight
+        codec = open_codec(encoding, size)
+        payload = codec.encode(rng.standard_normal(size).astype(np.float32))
+        running.add(payload, codec, weight)
+        plain += codec.decode(payload).astype(np.float64) * weight
     assert running.weight == sum(weight for _, weight in parts)
     assert np.allclose(running.mean(), plain / running.weight, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("encoding", ["fp32", "int8"])
+@pytest.mark.parametrize("encoding", ["fp32", "fp16", "bf16", "int8", "sign", "topk:0.1"])
 @pytest.mark.parametrize("size", [5, BLOCK, SPAN + BLOCK + 9])
 def test_check_gives_the_norm(encoding: str, size: int) -> None:
     """The norm of a payload is that of the vector it stands for."""
-    payload = encode(np.random.default_rng(1).standard_normal(size).astype(np.float32), encoding)
-    expected = float(np.linalg.norm(decode(payload, encoding, size).astype(np.float64)))
-    assert check(payload, encoding, size) == pytest.approx(expected, rel=1e-5)
+    codec = open_codec(encoding, size)
+    payload = codec.encode(np.random.default_rng(1).standard_normal(size).astype(np.float32))
+    expected = float(np.linalg.norm(codec.decode(payload).astype(np.float64)))
+    assert check(payload, codec) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 3e38])
@@ -45,14 +52,14 @@ def test_check_refuses_what_is_not_finite(bad: float) -> None:
     flat = np.ones(3 * BLOCK, np.float32)
     flat[5] = bad
     with pytest.raises(BadUpdate):
-        check(flat.tobytes(), "fp32", flat.size)
-    payload = bytearray(encode(np.ones(3 * BLOCK, np.float32), "int8"))
+        check(flat.tobytes(), open_codec("fp32", flat.size))
+    payload = bytearray(open_codec("int8", flat.size).encode(np.ones(3 * BLOCK, np.float32)))
     payload[4:8] = np.float32(bad).tobytes()
     if math.isfinite(bad):
-        assert check(bytes(payload), "int8", flat.size) > 1e38
+        assert check(bytes(payload), open_codec("int8", flat.size)) > 1e38
     else:
         with pytest.raises(BadUpdate):
-            check(bytes(payload), "int8", flat.size)
+            check(bytes(payload), open_codec("int8", flat.size))
 
 
 def test_a_wrong_size_or_weight_is_refused_before_anything_is_added() -> None:
@@ -60,12 +67,12 @@ def test_a_wrong_size_or_weight_is_refused_before_anything_is_added() -> None:
     running = RunningSum(10)
     for payload, weight in ((b"\0" * 39, 1.0), (b"\0" * 40, 0.0), (b"\0" * 40, math.nan)):
         with pytest.raises(BadUpdate):
-            running.add(payload, "fp32", weight)
+            running.add(payload, open_codec("fp32", 10), weight)
     assert running.weight == 0
     with pytest.raises(BadUpdate, match="no updates"):
         running.mean()
     with pytest.raises(BadUpdate, match="expected 40"):
-        check(b"\0" * 41, "fp32", 10)
+        check(b"\0" * 41, open_codec("fp32", 10))
 
 
 def test_the_guard_refuses_absurd_norms_and_forgets_them() -> None:

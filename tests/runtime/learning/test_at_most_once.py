@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msrt.learning.aggregate import RunningSum, check
-from msrt.learning.compress import encode
+from msrt.learning.compress import open_codec
 from msrt.learning.events import Add, Arrived, Drop, Finish, Forward, Hold, Joined, Left, RoundAction, SendSum, Tick
 from msrt.learning.rounds import GlobalRound, Pace, RegionRound
 from msrt.protocol.messages import UpdateMeta
@@ -17,12 +17,13 @@ from msrt.protocol.messages import UpdateMeta
 DEVICES = 6
 EDGES = 3
 SIZE = DEVICES
+FP32 = open_codec("fp32", SIZE)
 Packet = tuple[UpdateMeta, bytes]
 
 
 def _single(index: int) -> bytes:
     """Only element `index` is set: the mean shows who was counted, and how often."""
-    return encode(np.eye(SIZE, dtype=np.float32)[index], "fp32")
+    return FP32.encode(np.eye(SIZE, dtype=np.float32)[index])
 
 
 @dataclass
@@ -72,20 +73,20 @@ class Tree:
         meta = UpdateMeta("j", 1, {f"d{device}": self.samples[device]}, stamp, "fp32", SIZE)
         payload = _single(device)
         actions = edge.round.handle(Joined(f"d{device}"), 1.0)
-        actions += edge.round.handle(Arrived("k", meta, check(payload, "fp32", SIZE)), 1.0)
+        actions += edge.round.handle(Arrived("k", meta, check(payload, FP32)), 1.0)
         self._perform(edge, actions, meta, payload)
 
     def _perform(self, edge: Edge, actions: list[RoundAction], meta: UpdateMeta | None, payload: bytes) -> None:
         for action in actions:
             match action:
                 case Add(_, weight):
-                    edge.total.add(payload, "fp32", weight)
+                    edge.total.add(payload, FP32, weight)
                 case Forward():
                     assert meta is not None
                     edge.sent.append((meta, payload))
                     self.network.append((meta, payload))
                 case SendSum(of):
-                    packet = (of, encode(edge.total.mean(), "fp32"))
+                    packet = (of, FP32.encode(edge.total.mean()))
                     edge.sent.append(packet)
                     self.network.append(packet)
 
@@ -106,7 +107,7 @@ class Tree:
             meta, payload = self.network[which] if keep else self.network.pop(which)
             key = f"p{len(self.kept)}-{which}-{id(payload)}"
             self.kept[key] = payload
-            self._conclude(self.cloud.handle(Arrived(key, meta, check(payload, "fp32", SIZE)), 3.0))
+            self._conclude(self.cloud.handle(Arrived(key, meta, check(payload, FP32)), 3.0))
 
     def end(self) -> None:
         self._conclude(self.cloud.handle(Tick(), 5000.0))
@@ -115,7 +116,7 @@ class Tree:
         for action in actions:
             match action:
                 case Add(key, weight):
-                    self.total.add(self.kept[key], "fp32", weight)
+                    self.total.add(self.kept[key], FP32, weight)
                 case Hold(key):
                     assert key in self.kept
                 case Drop(key):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from msrt.errors import InvalidJob, JobFailed
-from msrt.learning.compress import decode
+from msrt.learning.compress import open_codec
 from msrt.learning.vector import load
 from msrt.training.bundle import pack
 from msrt.training.host import TrainerHost
@@ -87,7 +87,7 @@ def test_a_job_lives_through_its_whole_life(tmp_path: Path) -> None:
         second = await host.train(NODE, 2, weights, "int8", 30)
         assert (first.samples, first.size) == (30, layout.size)
         assert {"loss", "accuracy", "train_loss", "seconds"} <= first.metrics.keys()
-        assert decode(first.payload, "int8", flat.size).any()
+        assert open_codec("int8", flat.size).decode(first.payload).any()
         await host.stop()
         again = await host.train(NODE, 2, weights, "int8", 30)
         assert again.payload == second.payload
