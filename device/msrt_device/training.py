@@ -10,12 +10,14 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.artifacts import ArtifactStore
 from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.protocol import wire
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer
+from msrt.training.weights import bring
 from msrt.trust.identity import Purpose, verify
 from msrt.world.world import Store, World
 
@@ -43,14 +45,17 @@ class Training:
         cloud_identity: bytes,
         *,
         trainer: Callable[[str], Trainer],
+        artifacts: ArtifactStore,
         fetch: Callable[[str], Awaitable[Buffer]],
     ) -> None:
         self._world, self._store, self._node, self._cloud = world, store, node, cloud_identity
-        self._trainer_for, self._fetch = trainer, fetch
+        self._trainer_for, self._artifacts, self._fetch = trainer, artifacts, fetch
         self._trainers: dict[str, Trainer] = {}
         self._kept = {key: wire.unpack(value, _Kept) for key, value in store.scan("update/")}
         self._peer: Peer | None = None
-        self._training: dict[str, tuple[int, asyncio.Task[None]]] = {}
+        self._training: dict[str, tuple[RoundOpen, asyncio.Task[None]]] = {}
+        self._next: dict[str, tuple[RoundOpen, float]] = {}
+        """By job: what was opened meanwhile, where a late update still counts, and when."""
         self._pushing: set[str] = set()
         self.paused = False
 
@@ -71,35 +76,47 @@ class Training:
 
     def opened(self, message: RoundOpen) -> None:
         """A round begins, or is announced again."""
-        key = f"update/{message.job}"
-        kept = self._kept.get(key)
-        if kept is not None and kept.meta.round == message.round:
+        this, here = (message.round, message.step), False
+        for key, kept in list(self._kept.items()):
+            meta = kept.meta
+            if meta.job != message.job or not _counts(meta, message):
+                continue
+            here = here or (meta.round, meta.step) == this
             self._push_later(key)
+        if here:
             return
         running = self._training.get(message.job)
         if running is not None and not running[1].done():
-            if running[0] == message.round:
+            was = running[0]
+            if (was.round, was.step) == this:
+                return
+            if 0 < message.since <= was.round:
+                self._next[message.job] = message, self._world.now()
                 return
             running[1].cancel()
+        self._begin(message)
+
+    def _begin(self, message: RoundOpen) -> None:
         task = asyncio.get_running_loop().create_task(self._train(message))
-        self._training[message.job] = (message.round, task)
+        self._training[message.job] = (message, task)
 
     async def closed(self, message: RoundClosed) -> None:
-        """The round is checkpointed: its update may be forgotten; an ended job's process too."""
-        key = f"update/{message.job}"
-        kept = self._kept.get(key)
-        if kept is not None and kept.meta.round <= message.round:
+        """The round is checkpointed: what is in it may be forgotten; an ended job's process too."""
+        me, ended = self._node.id, message.state != "running"
+        gone = [key for key, kept in self._kept.items() if _over(kept.meta, message, me)]
+        for key in gone:
             del self._kept[key]
             self._store.put(key, None)
+        if gone:
             await self._commit()
         running = self._training.get(message.job)
-        if running is not None and running[0] <= message.round:
+        round_ = running[0].round if running is not None else 0
+        if running is not None and round_ <= message.round and (ended or not _late(round_, message)):
             running[1].cancel()
-        if message.state != "running":
+        if ended:
+            self._next.pop(message.job, None)
             self._training.pop(message.job, None)
-            trainer = self._trainers.pop(message.job, None)
-            if trainer is not None:
-                await trainer.stop()
+            await self._drop_trainer(message.job)
 
     async def stop(self) -> None:
         """End every process; updates stay on disk."""
@@ -117,53 +134,59 @@ class Training:
             (trainer.pause if paused else trainer.resume)()
 
     async def _train(self, message: RoundOpen) -> None:
-        deadline = self._world.now() + message.deadline_s
+        await self._one_round(message)
+        later, since = self._next.pop(message.job, (None, 0.0))
+        if later is not None:
+            left = max(1.0, later.deadline_s - (self._world.now() - since))
+            self._begin(msgspec.structs.replace(later, deadline_s=left))
+
+    async def _one_round(self, message: RoundOpen) -> None:
+        rounds = message.round - message.since + 1 if message.since else 1
+        deadline = self._world.now() + message.deadline_s * rounds
         parent = self._peer
         first = f"{parent.node}/{parent.session.peer_boot}" if parent is not None else ""
+        meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.step)
         try:
-            verify(self._cloud, message.bundle.encode(), message.signature, Purpose.BUNDLE)
-            trainer = self._trainers.get(message.job)
-            if trainer is None:
-                trainer = self._trainer_for(message.job)
-                await trainer.start(await self._brought(message.bundle, deadline))
-                self._trainers[message.job] = trainer
-                if self.paused:
-                    trainer.pause()
-            weights = await self._brought(message.weights, deadline)
+            trainer = await self._trainer(message, deadline)
+            weights = await self._patient(deadline, lambda: bring(self._world, self._artifacts, self._fetch, message))
             index = message.participants.get(self._node.id, 0)
             node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
             within = max(0.1, deadline - self._world.now())
-            done = await trainer.train(node, message.round, weights, message.compression, within)
+            turn = (message.round - 1) * message.steps + message.step + 1
+            done = await trainer.train(node, turn, weights, message.compression, within)
         except errors.MsrtError as error:
             log.warning("training.failed", job=message.job, round=message.round, error=str(error))
             await self._drop_trainer(message.job)
-            meta = UpdateMeta(
-                message.job,
-                message.round,
-                {self._node.id: 1},
-                first,
-                "fp32",
-                0,
-                error=f"{error.code}: {error.text}"[:500],
-            )
-            await self._keep(meta, b"")
+            await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
-        log.info("training.round_done", job=message.job, round=message.round, **done.metrics)
+        log.info("training.round_done", job=message.job, round=message.round, step=message.step, **done.metrics)
         metrics = done.metrics | {"update_bytes": float(len(done.payload))}
-        meta = UpdateMeta(
-            message.job, message.round, {self._node.id: done.samples}, first, done.encoding, done.size, metrics
-        )
+        samples = {self._node.id: done.samples}
+        meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
         await self._keep(meta, done.payload)
 
-    async def _brought(self, digest: str, deadline: float) -> Buffer:
-        """An artifact. A full disk is waited out while the round lasts: one that fails at once is soon given up."""
+    async def _trainer(self, message: RoundOpen, deadline: float) -> Trainer:
+        """The job's process, started if need be. Raises what is wrong with the job."""
+        trainer = self._trainers.get(message.job)
+        if trainer is not None:
+            return trainer
+        verify(self._cloud, message.bundle.encode(), message.signature, Purpose.BUNDLE)
+        trainer = self._trainer_for(message.job)
+        await trainer.start(await self._patient(deadline, lambda: self._fetch(message.bundle)))
+        self._trainers[message.job] = trainer
+        if self.paused:
+            trainer.pause()
+        return trainer
+
+    async def _patient(self, deadline: float, fetch: Callable[[], Awaitable[Buffer]]) -> Buffer:
+        """What it brings. A full disk is waited out while the round lasts: one that fails at once is soon given up."""
         while True:
             try:
-                return await self._fetch(digest)
+                return await fetch()
             except errors.DiskFull as error:
                 if self._world.now() + RESEND_S >= deadline:
                     raise
-                log.warning("training.waits_for_space", digest=digest, error=error.text, again_in_s=RESEND_S)
+                log.warning("training.waits_for_space", error=error.text, again_in_s=RESEND_S)
                 await asyncio.sleep(RESEND_S)
 
     async def _drop_trainer(self, job: str) -> None:
@@ -173,7 +196,7 @@ class Training:
 
     async def _keep(self, meta: UpdateMeta, payload: bytes) -> None:
         """On disk first: a restart sends the same update again instead of another one."""
-        key = f"update/{meta.job}"
+        key = f"update/{meta.job}/{meta.round:08d}.{meta.step}"
         self._kept[key] = kept = _Kept(meta, payload)
         self._store.put(key, wire.pack(kept))
         await self._commit()
@@ -209,6 +232,26 @@ class Training:
                 return
         finally:
             self._pushing.discard(key)
+
+
+def _counts(meta: UpdateMeta, opened: RoundOpen) -> bool:
+    """May this update be in that round?"""
+    if meta.round == opened.round:
+        return meta.step == opened.step
+    return 0 < opened.since <= meta.round < opened.round
+
+
+def _late(round_: int, closed: RoundClosed) -> bool:
+    """May an update of this round, which is over, still count?"""
+    return 0 < closed.since <= round_
+
+
+def _over(meta: UpdateMeta, closed: RoundClosed, me: str) -> bool:
+    """Was this update counted, or will it never be?"""
+    if meta.job != closed.job or meta.round > closed.round:
+        return False
+    counted = (meta.round == closed.round and me in closed.included) or meta.round <= closed.late.get(me, 0)
+    return counted or closed.state != "running" or not _late(meta.round, closed)
 
 
 def _sha256(data: bytes) -> str:

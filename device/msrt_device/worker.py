@@ -147,7 +147,10 @@ class Device:
         labels = {**self.certificate.labels, **self.setup.config.labels, "name": self.certificate.name}
         node = TaskNode(self.certificate.node, labels, data=self.setup.config.data)
         store = self.world.disk.store("training")
-        return Training(self.world, store, node, self._cloud, trainer=self.setup.trainer, fetch=self.fetch)
+        return Training(
+            self.world, store, node, self._cloud,
+            trainer=self.setup.trainer, artifacts=self.artifacts, fetch=self.fetch,
+        )  # fmt: skip
 
     # --- life ------------------------------------------------------------------------------------------------
 

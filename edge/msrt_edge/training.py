@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -13,15 +12,20 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.artifacts import ArtifactStore
 from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
-from msrt.learning.compress import Codec, ErrorFeedback, open_codec
-from msrt.learning.rounds import Pace, RegionRound
-from msrt.learning.vector import Layout, peek
+from msrt.learning.compress import Codec, open_codec
+from msrt.learning.pacing import Durations, Pace
+from msrt.learning.rounds import RegionRound
+from msrt.learning.vector import Layout, Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
+from msrt.training.weights import bring
 from msrt.world.world import World
+from msrt_edge.feedback import Feedbacks
+from msrt_edge.region import OpenRound, Stretch, terms_of
 
 __all__ = ["RegionTraining"]
 
@@ -36,25 +40,6 @@ MOVED_S: Final = 5.0
 UPDATE_LIMIT: Final = 1 << 30
 
 
-@dataclass
-class _Open:
-    """One open round."""
-
-    message: RoundOpen
-    deadline: float
-    round: RegionRound
-    sum: RunningSum
-    codec: Codec
-    """Of the devices' updates."""
-    upward: Codec
-    """Of this region's sum."""
-    payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
-    """By key: what was received and not yet added, refused or counted."""
-    outbox: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
-    """By key: what the cloud should have; kept until it closed the round."""
-    delivered: set[str] = field(default_factory=set)
-
-
 class RegionTraining:
     """All jobs of one edge. `me` is this edge's node/boot; `devices` are the live device peers by node id."""
 
@@ -63,14 +48,17 @@ class RegionTraining:
         world: World,
         me: str,
         devices: Callable[[], dict[str, Peer]],
+        artifacts: ArtifactStore,
         fetch: Callable[[str], Awaitable[Buffer]],
         streams: int,
     ) -> None:
-        self._world, self._me, self._devices, self._fetch = world, me, devices, fetch
-        self._open: dict[str, _Open] = {}
+        self._world, self._me, self._devices = world, me, devices
+        self._artifacts, self._fetch = artifacts, fetch
+        self._open: dict[str, OpenRound] = {}
         self._closed: dict[str, RoundClosed] = {}
         self._guards: dict[str, NormGuard] = {}
-        self._feedback: dict[str, ErrorFeedback] = {}
+        self._durations: dict[str, Durations] = {}
+        self._feedback = Feedbacks(world, me)
         self._cloud: Peer | None = None
         self._slots = asyncio.Semaphore(streams)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -95,12 +83,12 @@ class RegionTraining:
                 return
         await self._again(known, message)
 
-    async def _again(self, known: _Open, message: RoundOpen) -> None:
+    async def _again(self, known: OpenRound, message: RoundOpen) -> None:
         """The cloud was away, or speaks of devices that came here meanwhile."""
         known.deadline = self._world.now() + message.deadline_s
         fresh = message.participants.keys() - known.message.participants.keys()
         everyone = known.message.participants | message.participants
-        known.message = msgspec.structs.replace(message, participants=everyone)
+        known.message = msgspec.structs.replace(known.message, participants=everyone)
         here = self._devices()
         for node in sorted(fresh & here.keys()):
             known.round.handle(e.Joined(node), self._world.now())
@@ -110,25 +98,33 @@ class RegionTraining:
         await self._send_up(known)
 
     async def _begin(self, message: RoundOpen) -> None:
-        weights = await self._fetch(message.weights)
-        layout = peek(weights)[0]
-        size = layout.size
+        weights = await bring(self._world, self._artifacts, self._fetch, message)
+        closed = self._closed.get(message.job)
+        if closed is not None and (closed.state != "running" or closed.round >= message.round):
+            return  # meanwhile
         if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
             self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
-        now = self._world.now()
-        here = self._devices()
+        stretch = Stretch(weights) if message.steps > 1 else None
+        self._open_up(message, peek(weights)[0], message.deadline_s, stretch)
+
+    def _open_up(self, message: RoundOpen, layout: Layout, left: float, stretch: Stretch | None) -> None:
+        """A round, or the next of this region's own; `left` seconds of it remain."""
+        job, now, here = message.job, self._world.now(), self._devices()
         mine = [node for node in message.participants if node in here]
-        pace = Pace(now, now + message.deadline_s * MARGIN, max(1, len(mine) // 2), PATIENCE, GRACE_S)
-        guard = self._guards[message.job]
-        one = RegionRound(message.job, message.round, size, self._me, mine, pace, guard)
-        one.most = message.max_samples or one.most
-        self._open[message.job] = opened = _Open(
-            message, now + message.deadline_s, one, RunningSum(size), *_codecs(message, layout)
-        )
-        log.info("round.opened", job=message.job, round=message.round, devices=len(mine))
+        usual, share = self._durations_of(message).usual, MARGIN / (message.steps - message.step)
+        pace = Pace(now, now + left * share, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual)
+        terms = terms_of(message)
+        one = RegionRound(job, message.round, layout.size, self._me, mine, pace, self._guards.get(job), terms)
+        codec = open_codec(message.compression, layout)
+        opened = OpenRound(message, now, now + left, one, RunningSum(layout.size), codec, stretch)
+        self._open[job] = opened
+        log.info("round.opened", job=job, round=message.round, step=message.step, devices=len(mine))
         self._announce(opened, here)
 
-    def _announce(self, opened: _Open, peers: dict[str, Peer]) -> None:
+    def _durations_of(self, message: RoundOpen) -> Durations:
+        return self._durations.setdefault(message.job, Durations(message.deviations))
+
+    def _announce(self, opened: OpenRound, peers: dict[str, Peer]) -> None:
         left = max(0.1, opened.deadline - self._world.now())
         for node, peer in peers.items():
             index = opened.message.participants.get(node)
@@ -143,8 +139,9 @@ class RegionTraining:
             del self._open[message.job]
             await self._perform(opened, opened.round.handle(e.Closed(), self._world.now()))
         if message.state != "running":
-            for table in (self._guards, self._feedback, self._locks):
+            for table in (self._guards, self._durations, self._locks):
                 table.pop(message.job, None)
+            await self._feedback.forget(message.job)
         for peer in peers:
             if peer.live:
                 peer.send(_told(message, peer))
@@ -195,8 +192,8 @@ class RegionTraining:
             raise errors.BadUpdate(f"{peer.name} may send an update of its own of at most {UPDATE_LIMIT} bytes")
         current = self._open.get(meta.job)
         closed = self._closed.get(meta.job)
-        if current is None or meta.round != current.message.round:
-            if closed is not None and meta.round <= closed.round:
+        if current is None or not _welcome(meta, current.message):
+            if closed is not None and meta.round <= closed.round and not 0 < closed.since <= meta.round:
                 peer.send(_told(closed, peer))
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
@@ -227,8 +224,10 @@ class RegionTraining:
     async def arrived(self, peer: Peer, meta: UpdateMeta, payload: Buffer) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""
         opened = self._open.get(meta.job)
-        if opened is None or opened.message.round != meta.round:
+        if opened is None or not _welcome(meta, opened.message):
             return
+        if meta.round == opened.message.round:
+            self._durations_of(opened.message).add(self._world.now() - opened.began)
         norm, fault = 0.0, meta.error
         if not fault:
             try:
@@ -248,7 +247,7 @@ class RegionTraining:
         if refused and not meta.error:
             raise errors.BadUpdate(refused[0].error)
 
-    async def _perform(self, opened: _Open, actions: list[e.RoundAction]) -> None:
+    async def _perform(self, opened: OpenRound, actions: list[e.RoundAction]) -> None:
         for action in actions:
             match action:
                 case e.Add(key, weight):
@@ -274,22 +273,37 @@ class RegionTraining:
         if opened.outbox:
             await self._send_up(opened)
 
-    async def _add(self, opened: _Open, payload: Buffer, weight: int) -> None:
+    async def _add(self, opened: OpenRound, payload: Buffer, weight: float) -> None:
         lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
         async with lock:
             await self._world.offload(opened.sum.add, payload, opened.codec, weight)
 
-    async def _seal(self, opened: _Open, meta: UpdateMeta) -> None:
-        """The region's mean, compressed for the way up, with this edge's own error feedback."""
-        job = opened.message.job
-        feedback = self._feedback.setdefault(job, ErrorFeedback(opened.upward))
-        lock = self._locks.setdefault(job, asyncio.Lock())
+    async def _seal(self, opened: OpenRound, meta: UpdateMeta) -> None:
+        """The region's mean: its next own round begins with it, or it goes up."""
+        lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
         async with lock:
-            payload = await self._world.offload(lambda: feedback.encode(opened.sum.mean(), opened.message.round))
-        opened.outbox["sum"] = (msgspec.structs.replace(meta, encoding=feedback.codec.name), payload)
+            mean = await self._world.offload(opened.sum.mean)
+        stretch = opened.stretch
+        if stretch is None:
+            await self._to_cloud(opened, meta, mean)
+            return
+        await self._world.offload(stretch.step, meta, mean)
+        if opened.message.step + 1 == opened.message.steps:
+            await self._to_cloud(opened, stretch.meta(), await self._world.offload(stretch.whole))
+        elif self._open.get(opened.message.job) is opened:
+            weights = await self._artifacts.put_bytes(stretch.weights)
+            more = {"weights": weights, "chain": (), "step": opened.message.step + 1}
+            message = msgspec.structs.replace(opened.message, **more)
+            self._open_up(message, opened.codec.layout, opened.deadline - self._world.now(), stretch)
+
+    async def _to_cloud(self, opened: OpenRound, meta: UpdateMeta, mean: Vector) -> None:
+        """Compressed for the way up."""
+        job, codec = opened.message.job, opened.upward(opened.codec.layout)
+        payload = await self._feedback.encode(job, meta.round, codec, mean)
+        opened.outbox["sum"] = (msgspec.structs.replace(meta, encoding=codec.name), payload)
         log.info("round.sum_ready", job=job, round=meta.round, nodes=len(meta.nodes))
 
-    async def _send_up(self, opened: _Open) -> None:
+    async def _send_up(self, opened: OpenRound) -> None:
         cloud = self._cloud
         if cloud is None or not cloud.live:
             return
@@ -298,7 +312,7 @@ class RegionTraining:
                 opened.delivered.add(key)
                 cloud.spawn(self._push(cloud, opened, key))
 
-    async def _push(self, cloud: Peer, opened: _Open, key: str) -> None:
+    async def _push(self, cloud: Peer, opened: OpenRound, key: str) -> None:
         while key in opened.outbox and cloud.live:
             meta, payload = opened.outbox[key]
             digest = await self._world.offload(lambda data=payload: hashlib.sha256(data).hexdigest())
@@ -346,11 +360,13 @@ class _UpdateSink(Gather):
             self._slots.release()
 
 
-def _codecs(message: RoundOpen, layout: Layout) -> tuple[Codec, Codec]:
-    """Of the devices' updates, and of the region's sum."""
-    return open_codec(message.compression, layout), open_codec(message.upward or message.compression, layout)
-
-
 def _told(message: RoundClosed, peer: Peer) -> RoundClosed:
     """What one device needs to know of it."""
-    return msgspec.structs.replace(message, included=(peer.node,) if peer.node in message.included else ())
+    node = peer.node
+    late = {node: message.late[node]} if node in message.late else {}
+    return msgspec.structs.replace(message, included=(node,) if node in message.included else (), late=late)
+
+
+def _welcome(meta: UpdateMeta, message: RoundOpen) -> bool:
+    """Is it of this round, or of one whose updates still count?"""
+    return meta.round == message.round or 0 < message.since <= meta.round < message.round

@@ -279,10 +279,10 @@ def test_what_the_cloud_has_counted_is_forgotten():
         await sends(rig, "d2", 3.0)
         await until(lambda: sums(rig))
         training = rig.edge.training
-        assert list(training._feedback) == ["job"]
+        assert training._feedback.jobs == ["job"]
         rig.closed(state="finished")
         await until(lambda: not training.progress)
-        assert [training._feedback, training._guards, training._locks] == [{}, {}, {}]
+        assert [training._feedback.jobs, training._guards, training._locks] == [[], {}, {}]
 
     simulate(scenario)
 

@@ -78,6 +78,12 @@ class Room:
         if self.bound is not None:
             await self.evict(self.spare - self.bound, fresh)
 
+    async def drop(self, digest: str) -> None:
+        """Let this one go, unless it is needed."""
+        if digest in self.sizes and digest not in self._needed():
+            del self.sizes[digest]
+            await self._delete(digest)
+
     async def evict(self, excess: int, fresh: str = "") -> int:
         """Let the least recently used go until so many bytes are free; how many are."""
         if self.bound is None or excess <= 0:

@@ -143,6 +143,10 @@ class ArtifactStore:
             if not self.has(digest):  # else somebody put it there again while we waited
                 await self.offload(self.blobs.delete, digest)
 
+    async def drop(self, digest: str) -> None:
+        """It is no longer needed: off the disk, unless it is pinned or in use."""
+        await self.room.drop(digest)
+
     def lock(self, digest: str) -> asyncio.Lock:
         """Held by whoever writes that blob."""
         lock = self._locks.get(digest)

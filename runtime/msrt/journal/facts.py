@@ -14,6 +14,7 @@ import msgspec
 from msrt.dispatch.policy import ModelPolicy
 from msrt.errors import FrameTooLarge, MalformedFrame
 from msrt.protocol import wire
+from msrt.protocol.messages import Change
 from msrt.trust.api_keys import ApiKey
 
 __all__ = [
@@ -285,6 +286,16 @@ class JobAdvanced(_Fact, frozen=True, tag="job.advanced"):
     metrics: dict[str, float] = {}
     included: tuple[str, ...] = ()
     wall: float = 0.0
+    served: str = ""
+    """Digest of the weights that the next round starts from, where they travel compressed; empty: `weights`."""
+    older: tuple[str, ...] = ()
+    """Digests of weights before that are still on disk, newest first."""
+    chain: tuple[Change, ...] = ()
+    """Changes that lead to `served`, oldest first."""
+    memory: str = ""
+    """Digest of the server optimiser's state; empty: it has none."""
+    counted: str = ""
+    """Where late updates count: digest of the newest round that was counted of each node, as JSON."""
 
     @property
     def key(self) -> Key:

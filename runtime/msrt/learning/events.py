@@ -1,4 +1,4 @@
-"""What can happen in a training round and what can follow from it. `rounds.py` decides, a shell performs in order.
+"""What can happen in a training round and what can follow from it. `rounds` decides, a shell performs in order.
 
 Keys are the shell's handles for payloads that are whole and went through `aggregate.check`.
 """
@@ -59,10 +59,10 @@ class Tick(_Event, frozen=True):
 
 
 class Add(_Action, frozen=True):
-    """Add this payload to the running sum with this weight; then it may be forgotten."""
+    """Add this payload to the running sum with this weight (samples); then it may be forgotten."""
 
     key: str
-    weight: int
+    weight: float
 
 
 class Forward(_Action, frozen=True):
@@ -115,6 +115,8 @@ class Finish(_Action, frozen=True):
     included: dict[str, int]
     failed: dict[str, str]
     metrics: dict[str, float]
+    late: dict[str, int] = {}
+    """Node to the earlier round whose update was added now."""
 
 
 class Abandon(_Action, frozen=True):

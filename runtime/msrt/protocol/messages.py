@@ -490,6 +490,16 @@ class FollowRefused(_Session, frozen=True, tag="follow.refused"):
 # --- training --------------------------------------------------------------------------------------------------
 
 
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """One version of the weights as what was added to the one before. Both are artifacts."""
+
+    base: str
+    """Digest of the weights before."""
+    delta: str
+    """Digest of the payload."""
+    codec: str
+
+
 class RoundOpen(_Session, frozen=True, tag="round.open"):
     """Train one round. The artifacts are fetched by digest from the parent."""
 
@@ -513,6 +523,18 @@ class RoundOpen(_Session, frozen=True, tag="round.open"):
     """No device weighs more than so many samples; 0: no bound."""
     upward: str = ""
     """Codec of a region's sum; empty: the same."""
+    chain: tuple[Change, ...] = ()
+    """Changes that lead from versions that the receiver may have to `weights`, oldest first."""
+    since: int = 0
+    """Updates of rounds from this one on are still welcome, alone; 0: of this round only."""
+    alone: bool = False
+    """Edges make no sum: every update goes up as it is."""
+    deviations: float = 0.0
+    """Of its nodes' times, beyond which a region does not wait for one; 0: it waits while there is time."""
+    steps: int = 1
+    """A region does so many rounds of its own between two of the cloud's."""
+    step: int = 0
+    """Edge to device: which of them, 0 .. steps - 1."""
 
 
 class RoundClosed(_Session, frozen=True, tag="round.closed"):
@@ -524,6 +546,10 @@ class RoundClosed(_Session, frozen=True, tag="round.closed"):
     """Of the receiver's participants those whose update is in the aggregate."""
     state: str = "running"
     """running, finished, failed or stopped."""
+    late: dict[str, int] = {}
+    """Of the receiver's participants those whose update of an earlier round is in it: node id to that round."""
+    since: int = 0
+    """Updates of rounds from this one on that are not in it may be sent again; 0: none may."""
 
 
 class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -545,6 +571,10 @@ class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     """Set when a node could not train: no bytes follow."""
     is_sum: bool = False
     """A region's weighted mean of all of `nodes`; `first_parent` is the edge that made it."""
+    step: int = 0
+    """Of the region's own rounds within this one."""
+    notes: bytes = b""
+    """With a sum: loss, accuracy and seconds of each of `nodes` as float32, in their order."""
 
 
 class TrainProgress(_Message, frozen=True, tag="train.progress"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -16,6 +16,7 @@ __all__ = [
     "Compression",
     "JobConfig",
     "Limits",
+    "Pacing",
     "Publish",
     "ServerSettings",
     "TrainSettings",
@@ -68,6 +69,32 @@ class Compression(_Table, frozen=True):
     """The change of the weights since the version that a node has; fp32: the weights themselves."""
 
 
+class Pacing(_Table, frozen=True):
+    """[pace]: when a round ends, and what becomes of late updates."""
+
+    deviations: NotNegative = 4.0
+    """Once the quorum is met, nobody is waited for beyond the median of the nodes' times and so many (scaled) median
+    absolute deviations; 0: a share of the deadline decides."""
+    late: Literal["drop", "next"] = "drop"
+    """What is not in its round: dropped, or used in a following one."""
+    staleness: Positive = 8
+    """So many rounds old may a late update be."""
+    discount: NotNegative = 0.5
+    """An update that is s rounds old weighs (1 + s) ** -discount of a fresh one."""
+    buffer: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Asynchronous (FedBuff): a round ends when so many updates are here, and nodes go on at their own pace. 0: off."""
+    steps: Positive = 1
+    """A region does so many rounds of its own between two of the cloud's."""
+
+    @property
+    def keeps_late(self) -> bool:
+        return self.late == "next" or self.buffer > 0
+
+    def since(self, number: int) -> int:
+        """The oldest round whose updates may still count in this one; 0 where only its own do."""
+        return max(1, number - self.staleness) if self.keeps_late else 0
+
+
 class Limits(_Table, frozen=True):
     """[limits]: of the runner's process."""
 
@@ -117,8 +144,11 @@ class JobConfig(_Table, frozen=True):
     compression: Compression | Codec = Compression()
     """A codec alone stands for both links upwards."""
     seed: int = 0
+    checkpoints: Positive = 3
+    """So many of the newest stay on the cloud's disk."""
     train: TrainSettings = TrainSettings()
     server: ServerSettings = ServerSettings()
+    pace: Pacing = Pacing()
     limits: Limits = Limits()
     baseline: Baseline | None = None
     publish: Publish | None = None

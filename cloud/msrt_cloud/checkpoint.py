@@ -1,0 +1,124 @@
+"""A job's model on the cloud's disk: what the next round starts from, and how a round's mean moves it.
+
+Where weights travel compressed there are two: the *weights*, and what the nodes have, which follows them by changes
+that were compressed. The change of a round is taken from what the nodes have, so nothing that a codec left out is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from msrt.buffers import Buffer
+from msrt.journal.facts import JobAdvanced
+from msrt.journal.state import Job
+from msrt.learning.compress import ErrorFeedback, open_codec
+from msrt.learning.vector import Vector, advance, load, save
+from msrt.protocol.messages import Change
+from msrt.training.settings import JobConfig
+
+if TYPE_CHECKING:
+    from msrt_cloud.training import Training
+
+__all__ = ["Checkpoint"]
+
+CHAIN: Final = 8
+"""Changes at most that a node may catch up with; beyond them, or where they are no smaller, the weights themselves."""
+
+
+class Checkpoint:
+    """One job's. `weights` and `served` are digests; `data` is what `served` names."""
+
+    def __init__(self, training: Training, job: str, config: JobConfig) -> None:
+        self._t, self._job, self._config = training, job, config
+        self.weights = self.served = self.memory = self._counts = ""
+        self.chain: tuple[Change, ...] = ()
+        self.older: tuple[str, ...] = ()
+        self.data: Buffer = b""
+        self._next: Buffer = b""
+        """`data` of the version that waits for the journal."""
+        self.counted: dict[str, int] = {}
+        """Where late updates count: the newest round that was counted of each node."""
+
+    async def begin(self, weights: str) -> None:
+        """With the first weights."""
+        self.weights = self.served = weights
+        self.data = await self._t.artifacts.read(weights)
+
+    async def resume(self, job: Job) -> None:
+        """From the journal's last word. Raises NotFound, Corrupt."""
+        fact = job.advanced
+        assert fact is not None
+        self._take(fact, await self._t.artifacts.read(fact.served or fact.weights))
+        if fact.counted:
+            self.counted = msgspec.json.decode(await self._t.artifacts.read(fact.counted), type=dict[str, int])
+
+    def _take(self, fact: JobAdvanced, data: Buffer) -> None:
+        self.weights, self.served, self.data = fact.weights, fact.served or fact.weights, data
+        self.chain, self.older, self.memory, self._counts = fact.chain, fact.older, fact.memory, fact.counted
+
+    async def advance(
+        self, number: int, mean: Vector, included: dict[str, int], late: dict[str, int], metrics: dict[str, float]
+    ) -> JobAdvanced:
+        """What the journal shall say of a round with this mean. All that it names is on disk then."""
+        t, down = self._t, self._config.links.down
+        before = await self._weights()
+        new: Buffer = await t.world.offload(advance, before, mean, self._config.server.lr)
+        weights = await t.artifacts.put_bytes(new)
+        served, chain, data = weights, self.chain, new
+        if down != "fp32":
+            delta, data = await t.world.offload(_change, self.data, new, down, number)
+            change = Change(self.served, await t.artifacts.put_bytes(delta), down)
+            served = await t.artifacts.put_bytes(data)
+            chain = (*chain, change)[-min(CHAIN, len(data) // max(len(delta), 1) - 1) :]
+        fact = JobAdvanced(
+            self._job, number, weights, metrics, tuple(included), t.world.wall(),
+            "" if served == weights else served, (self.weights, *self.older)[: self._config.checkpoints - 1], chain,
+            self.memory, await self._count(number, included, late),
+        )  # fmt: skip
+        self._next = data
+        return fact
+
+    async def _weights(self) -> Buffer:
+        return self.data if self.weights == self.served else await self._t.artifacts.read(self.weights)
+
+    async def _count(self, number: int, included: dict[str, int], late: dict[str, int]) -> str:
+        pace = self._config.pace
+        if not pace.keeps_late:
+            return ""
+        since = pace.since(number + 1)
+        counted = {node: round_ for node, round_ in self.counted.items() if round_ >= since}
+        for node, round_ in (*late.items(), *((node, number) for node in included)):
+            counted[node] = max(round_, counted.get(node, 0))
+        self.counted = dict(sorted(counted.items()))
+        return await self._t.artifacts.put_bytes(msgspec.json.encode(self.counted))
+
+    async def commit(self, fact: JobAdvanced) -> None:
+        """The journal has it: what came before is no longer needed."""
+        held = self._digests()
+        self._take(fact, self._next)
+        for digest in held - self._digests():
+            await self._t.artifacts.drop(digest)
+
+    def _digests(self) -> set[str]:
+        """All that it keeps on disk."""
+        named = {
+            self.weights,
+            self.served,
+            self.memory,
+            self._counts,
+            *self.older,
+            *(change.delta for change in self.chain),
+        }
+        return named - {""}
+
+
+def _change(served: Buffer, weights: Buffer, codec: str, number: int) -> tuple[Buffer, Buffer]:
+    """(payload of what changed since what the nodes have, what they have after it). Blocking."""
+    layout, have = load(served)
+    packed = open_codec(codec, layout)
+    payload = ErrorFeedback(packed).encode(load(weights)[1] - have, number)
+    moved = have.copy()
+    packed.add(payload, 1.0, moved)
+    return payload, save(layout, moved)

@@ -1,0 +1,26 @@
+"""A training round as two pure state machines: an edge's over its devices, the cloud's over everybody.
+
+Each node counts at most once, whatever is lost, repeated or dies, by four rules:
+1. A device stamps its update with the first parent (node/boot) it is sent to, and never changes that stamp.
+   Only that parent may add it into a sum; any other passes it on alone, as a *single*.
+2. A parent (one boot of it) makes one sum a round. The cloud adds a sum when it comes; the same sum again, or one that
+   overlaps what was added, is dropped.
+3. The cloud holds singles until the round ends, and then adds those whose node no sum contains.
+4. An update of an earlier round (where the job takes them) is never part of a sum: it goes up alone, and the cloud,
+   which remembers the newest round it counted of each node, takes it once.
+
+Senders keep their updates until RoundClosed, so a master that dies begins again with an empty machine.
+
+base    what both share: identity of the round, checks, weights
+region  an edge's
+cloud   the cloud's
+"""
+
+from __future__ import annotations
+
+from msrt.learning.pacing import Pace
+from msrt.learning.rounds.base import Phase, Terms
+from msrt.learning.rounds.cloud import GlobalRound
+from msrt.learning.rounds.region import RegionRound
+
+__all__ = ["GlobalRound", "Pace", "Phase", "RegionRound", "Terms"]

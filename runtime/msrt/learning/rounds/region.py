@@ -1,0 +1,137 @@
+"""An edge's round over its own devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msrt.errors import BadUpdate
+from msrt.learning.aggregate import NormGuard
+from msrt.learning.events import (
+    Add,
+    Arrived,
+    Closed,
+    Drop,
+    Event,
+    Forget,
+    Forward,
+    Joined,
+    Left,
+    Refuse,
+    RoundAction,
+    SendSum,
+    Tell,
+)
+from msrt.learning.notes import Note, pack
+from msrt.learning.pacing import Pace
+from msrt.learning.rounds.base import PLAIN, Phase, Round, Terms
+from msrt.protocol.messages import UpdateMeta
+
+__all__ = ["RegionRound"]
+
+
+class RegionRound(Round):
+    """`me` is node/boot of this edge; `expected` are the participants among its devices now."""
+
+    def __init__(
+        self,
+        job: str,
+        round_: int,
+        size: int,
+        me: str,
+        expected: Iterable[str],
+        pace: Pace,
+        guard: NormGuard | None = None,
+        terms: Terms = PLAIN,
+    ) -> None:
+        super().__init__(job, round_, size, pace, guard, terms)
+        self.me = me
+        self.expected = set(expected)
+        self.added: dict[str, int] = {}
+        self.forwarded: set[tuple[str, int, str]] = set()
+        """(node, round of its update, its stamp)"""
+        self._notes: dict[str, Note] = {}
+
+    @property
+    def reported(self) -> int:
+        return len(self.added) + len(self._passed - self.added.keys())
+
+    @property
+    def _passed(self) -> set[str]:
+        """Nodes whose update of this round went up alone."""
+        return {node for node, round_, _ in self.forwarded if round_ == self.round}
+
+    def handle(self, event: Event, now: float) -> list[RoundAction]:
+        """The actions that follow from one event."""
+        match event:
+            case Closed():
+                was, self.phase = self.phase, Phase.CLOSED
+                return [] if was is Phase.CLOSED else [Forget()]
+            case Arrived():
+                actions = self._arrived(event)
+            case Joined(node):
+                self.expected.add(node)
+                return []  # the clock seals: nothing that follows from a joining is waited for
+            case Left(node):
+                self.expected.discard(node)
+                actions = []
+            case _:
+                actions = []
+        return actions + self._seal(now)
+
+    def _arrived(self, event: Arrived) -> list[RoundAction]:
+        meta, key = event.meta, event.key
+        if self.phase is Phase.CLOSED:
+            return [Drop(key, "the round is closed")]
+        fault = self._fault(event, None)
+        if not fault and meta.is_sum:
+            fault = "a sum, from a device"
+        node = next(iter(meta.nodes), "")
+        added = node in self.added and meta.round == self.round
+        if added or (node, meta.round, meta.first_parent) in self.forwarded:
+            return [Drop(key, "a duplicate")]
+        if not fault:
+            try:
+                self.guard.admit(event.norm)
+            except BadUpdate as error:
+                fault = str(error)
+        if fault:
+            return self._fail(key, node, meta, fault)
+        self.failed.pop(node, None)
+        mine = meta.first_parent == self.me and meta.round == self.round
+        if self.terms.steps > 1 and not (mine and meta.step == self.terms.step and self.phase is Phase.OPEN):
+            return [Drop(key, "an update of another of the regions' own rounds")]
+        if self.phase is Phase.OPEN and mine and not self.terms.alone:
+            weight = self.added[node] = self._weights(meta)[node]
+            self._metrics.add(meta.metrics, weight)
+            self._notes[node] = Note.of(meta.metrics)
+            return [Add(key, weight)]
+        self.forwarded.add((node, meta.round, meta.first_parent))
+        return [Forward(key)]
+
+    def _fail(self, key: str, node: str, meta: UpdateMeta, fault: str) -> list[RoundAction]:
+        """Refuse it; and where it was an update of this round at all, say so upwards, once a fault."""
+        refuse = Refuse(key, tuple(meta.nodes), fault)
+        ours = self._of_this(meta) and len(meta.nodes) == 1 and not meta.is_sum
+        if not ours or self.failed.get(node) == fault:
+            return [refuse]
+        self.failed[node] = fault
+        return [refuse, Tell(node, fault)]
+
+    def _seal(self, now: float) -> list[RoundAction]:
+        if self.phase is not Phase.OPEN:
+            return []
+        done = self.added.keys() | self._passed | self.failed.keys()
+        if self._met is None and self.reported >= max(1, self.pace.quorum):
+            self._met = now
+        everybody = bool(self.expected) and self.expected <= done and bool(self.added)
+        if not everybody and now < self.pace.until(self._met):
+            return []
+        self.phase = Phase.SEALED
+        if not self.added:
+            return []
+        nodes = dict(sorted(self.added.items()))
+        meta = UpdateMeta(
+            self.job, self.round, nodes, self.me, "", self.size, self._metrics.mean(), is_sum=True,
+            step=self.terms.step, notes=pack(self._notes[node] for node in nodes),
+        )  # fmt: skip
+        return [SendSum(meta)]

@@ -1,0 +1,63 @@
+"""The weights of a round on this node's disk: as they are, or the version before and what changed since.
+
+Decoding a change is float32 arithmetic element by element, so every machine gets the same bytes; the digest says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from msrt.artifacts import ArtifactStore
+from msrt.buffers import Buffer
+from msrt.errors import MsrtError
+from msrt.learning.compress import open_codec
+from msrt.learning.vector import load, save
+from msrt.protocol.messages import Change, RoundOpen
+from msrt.world.world import World
+
+__all__ = ["bring", "changed"]
+
+log = structlog.get_logger()
+
+
+def changed(weights: Buffer, deltas: Sequence[tuple[str, Buffer]]) -> Buffer:
+    """The weights after these changes (codec, payload), oldest first. Raises BadUpdate, Corrupt. Blocking."""
+    layout, flat = load(weights)
+    moved = flat.copy()
+    for name, payload in deltas:
+        codec = open_codec(name, layout)
+        codec.fits(payload)
+        codec.add(payload, 1.0, moved)
+    return save(layout, moved)
+
+
+async def bring(
+    world: World, artifacts: ArtifactStore, fetch: Callable[[str], Awaitable[Buffer]], message: RoundOpen
+) -> Buffer:
+    """The weights of that round, the cheapest way there is. Raises what fetching raises."""
+    chain = _ahead(artifacts, message)
+    if chain:
+        try:
+            base = await artifacts.read(chain[0].base)
+            deltas = [(change.codec, await fetch(change.delta)) for change in chain]
+            whole: Buffer = await world.offload(changed, base, deltas)
+            digest = await artifacts.put_bytes(whole)
+        except MsrtError as error:
+            log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
+        else:
+            if digest == message.weights:
+                return whole
+            log.warning("weights.change_differs", job=message.job, round=message.round, got=digest)
+    return await fetch(message.weights)
+
+
+def _ahead(artifacts: ArtifactStore, message: RoundOpen) -> tuple[Change, ...]:
+    """The fewest changes that lead there from a version that is here; none without such a version, or need."""
+    if artifacts.has(message.weights):
+        return ()
+    for at in range(len(message.chain) - 1, -1, -1):
+        if artifacts.has(message.chain[at].base):
+            return message.chain[at:]
+    return ()
