@@ -19,7 +19,7 @@ from msrt.learning.notes import worst_decile
 from msrt.learning.pacing import Durations, Pace
 from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.vector import l2_norm, load, peek
-from msrt.protocol.messages import RoundOpen, UpdateMeta
+from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.checkpoint import Checkpoint
@@ -143,9 +143,13 @@ class RunningJob:
         config, created = self._config, self._created
         return RoundOpen(
             self.name, number, created.bundle, created.signature, checkpoint.served, config.deadline_s, {}, count,
-            config.links.device, config.max_samples, config.links.region, checkpoint.chain, config.pace.since(number),
-            alone=config.pace.buffer > 0, deviations=config.pace.deviations, steps=config.pace.steps,
+            config.links.device, config.max_samples, checkpoint.chain, self._plan(number),
         )  # fmt: skip
+
+    def _plan(self, number: int) -> Plan:
+        pace = self._config.pace
+        alone = pace.buffer > 0
+        return Plan(self._config.links.region, pace.since(number), alone, pace.deviations, pace.steps)
 
     def _machine(self, number: int, participants: dict[str, int], checkpoint: Checkpoint) -> GlobalRound:
         config, now = self._config, self._t.world.now()

@@ -48,7 +48,7 @@ class OpenRound:
         self.ratio: float | None = None
         """Bytes of one update, its meta included, against the same vector in float32."""
         self.over: asyncio.Future[e.Finish | e.Abandon] = asyncio.get_running_loop().create_future()
-        self._codecs = open_codec(message.compression, layout), open_codec(message.upward, layout)
+        self._codecs = open_codec(message.compression, layout), open_codec(message.plan.upward, layout)
         self._durations = durations
         self._payloads: dict[str, tuple[UpdateMeta, Buffer]] = {}
         self._lock = asyncio.Lock()
@@ -126,7 +126,7 @@ class OpenRound:
 
     def wants(self, meta: UpdateMeta) -> bool:
         """Is this update one of the open round, or late and still welcome?"""
-        now, since = self.message.round, self.message.since
+        now, since = self.message.round, self.message.plan.since
         return self.open and (meta.round == now or 0 < since <= meta.round < now)
 
     def codec(self, meta: UpdateMeta) -> Codec:

@@ -76,7 +76,7 @@ class Training:
 
     def opened(self, message: RoundOpen) -> None:
         """A round begins, or is announced again."""
-        this, here = (message.round, message.step), False
+        this, here = (message.round, message.plan.step), False
         for key, kept in list(self._kept.items()):
             meta = kept.meta
             if meta.job != message.job or not _counts(meta, message):
@@ -88,9 +88,9 @@ class Training:
         running = self._training.get(message.job)
         if running is not None and not running[1].done():
             was = running[0]
-            if (was.round, was.step) == this:
+            if (was.round, was.plan.step) == this:
                 return
-            if 0 < message.since <= was.round:
+            if 0 < message.plan.since <= was.round:
                 self._next[message.job] = message, self._world.now()
                 return
             running[1].cancel()
@@ -141,25 +141,25 @@ class Training:
             self._begin(msgspec.structs.replace(later, deadline_s=left))
 
     async def _one_round(self, message: RoundOpen) -> None:
-        rounds = message.round - message.since + 1 if message.since else 1
+        rounds = message.round - message.plan.since + 1 if message.plan.since else 1
         deadline = self._world.now() + message.deadline_s * rounds
         parent = self._peer
         first = f"{parent.node}/{parent.session.peer_boot}" if parent is not None else ""
-        meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.step)
+        meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
         try:
             trainer = await self._trainer(message, deadline)
             weights = await self._patient(deadline, lambda: bring(self._world, self._artifacts, self._fetch, message))
             index = message.participants.get(self._node.id, 0)
             node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
             within = max(0.1, deadline - self._world.now())
-            turn = (message.round - 1) * message.steps + message.step + 1
+            turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
             done = await trainer.train(node, turn, weights, message.compression, within)
         except errors.MsrtError as error:
             log.warning("training.failed", job=message.job, round=message.round, error=str(error))
             await self._drop_trainer(message.job)
             await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
-        log.info("training.round_done", job=message.job, round=message.round, step=message.step, **done.metrics)
+        log.info("training.round_done", job=message.job, round=message.round, step=message.plan.step, **done.metrics)
         metrics = done.metrics | {"update_bytes": float(len(done.payload))}
         samples = {self._node.id: done.samples}
         meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
@@ -237,8 +237,8 @@ class Training:
 def _counts(meta: UpdateMeta, opened: RoundOpen) -> bool:
     """May this update be in that round?"""
     if meta.round == opened.round:
-        return meta.step == opened.step
-    return 0 < opened.since <= meta.round < opened.round
+        return meta.step == opened.plan.step
+    return 0 < opened.plan.since <= meta.round < opened.round
 
 
 def _late(round_: int, closed: RoundClosed) -> bool:

@@ -38,7 +38,7 @@ class OpenRound:
 
     def upward(self, layout: Layout) -> Codec:
         """Of the region's sum."""
-        return open_codec(self.message.upward or self.message.compression, layout)
+        return open_codec(self.message.plan.upward or self.message.compression, layout)
 
 
 class Stretch:
@@ -76,5 +76,5 @@ class Stretch:
 
 def terms_of(message: RoundOpen) -> Terms:
     """What the cloud said of the round, for the machine that decides."""
-    terms = Terms(since=message.since, alone=message.alone, steps=message.steps, step=message.step)
+    terms = Terms(since=message.plan.since, alone=message.plan.alone, steps=message.plan.steps, step=message.plan.step)
     return msgspec.structs.replace(terms, most=message.max_samples) if message.max_samples else terms

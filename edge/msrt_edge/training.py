@@ -104,25 +104,25 @@ class RegionTraining:
             return  # meanwhile
         if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
             self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
-        stretch = Stretch(weights) if message.steps > 1 else None
+        stretch = Stretch(weights) if message.plan.steps > 1 else None
         self._open_up(message, peek(weights)[0], message.deadline_s, stretch)
 
     def _open_up(self, message: RoundOpen, layout: Layout, left: float, stretch: Stretch | None) -> None:
         """A round, or the next of this region's own; `left` seconds of it remain."""
         job, now, here = message.job, self._world.now(), self._devices()
         mine = [node for node in message.participants if node in here]
-        usual, share = self._durations_of(message).usual, MARGIN / (message.steps - message.step)
+        usual, share = self._durations_of(message).usual, MARGIN / (message.plan.steps - message.plan.step)
         pace = Pace(now, now + left * share, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual)
         terms = terms_of(message)
         one = RegionRound(job, message.round, layout.size, self._me, mine, pace, self._guards.get(job), terms)
         codec = open_codec(message.compression, layout)
         opened = OpenRound(message, now, now + left, one, RunningSum(layout.size), codec, stretch)
         self._open[job] = opened
-        log.info("round.opened", job=job, round=message.round, step=message.step, devices=len(mine))
+        log.info("round.opened", job=job, round=message.round, step=message.plan.step, devices=len(mine))
         self._announce(opened, here)
 
     def _durations_of(self, message: RoundOpen) -> Durations:
-        return self._durations.setdefault(message.job, Durations(message.deviations))
+        return self._durations.setdefault(message.job, Durations(message.plan.deviations))
 
     def _announce(self, opened: OpenRound, peers: dict[str, Peer]) -> None:
         left = max(0.1, opened.deadline - self._world.now())
@@ -288,12 +288,12 @@ class RegionTraining:
             await self._to_cloud(opened, meta, mean)
             return
         await self._world.offload(stretch.step, meta, mean)
-        if opened.message.step + 1 == opened.message.steps:
+        if opened.message.plan.step + 1 == opened.message.plan.steps:
             await self._to_cloud(opened, stretch.meta(), await self._world.offload(stretch.whole))
         elif self._open.get(opened.message.job) is opened:
             weights = await self._artifacts.put_bytes(stretch.weights)
-            more = {"weights": weights, "chain": (), "step": opened.message.step + 1}
-            message = msgspec.structs.replace(opened.message, **more)
+            plan = msgspec.structs.replace(opened.message.plan, step=opened.message.plan.step + 1)
+            message = msgspec.structs.replace(opened.message, weights=weights, chain=(), plan=plan)
             self._open_up(message, opened.codec.layout, opened.deadline - self._world.now(), stretch)
 
     async def _to_cloud(self, opened: OpenRound, meta: UpdateMeta, mean: Vector) -> None:
@@ -369,4 +369,4 @@ def _told(message: RoundClosed, peer: Peer) -> RoundClosed:
 
 def _welcome(meta: UpdateMeta, message: RoundOpen) -> bool:
     """Is it of this round, or of one whose updates still count?"""
-    return meta.round == message.round or 0 < message.since <= meta.round < message.round
+    return meta.round == message.round or 0 < message.plan.since <= meta.round < message.round

@@ -14,7 +14,7 @@ from msrt.learning.compress import open_codec
 from msrt.learning.events import Arrived, Joined, SendSum, Tick
 from msrt.learning.rounds import Pace, RegionRound
 from msrt.learning.vector import Layout, save
-from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
+from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt_edge import training as room
 from tests.edge.rig import identity, simulate, until
 
@@ -274,7 +274,7 @@ def test_what_the_cloud_has_counted_is_forgotten():
     """Payloads, the way up, and with the job's end its error feedback too."""
 
     async def scenario(rig):
-        await begun(rig, upward="topk:0.5")
+        await begun(rig, plan=Plan("topk:0.5"))
         await sends(rig, "d1", 1.0)
         await sends(rig, "d2", 3.0)
         await until(lambda: sums(rig))

@@ -500,6 +500,23 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     codec: str
 
 
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a job does its rounds."""
+
+    upward: str = ""
+    """Codec of a region's sum; empty: that of a device's update."""
+    since: int = 0
+    """Updates of rounds from this one on are still welcome, alone; 0: of this round only."""
+    alone: bool = False
+    """Edges make no sum: every update goes up as it is."""
+    deviations: float = 0.0
+    """Of its nodes' times, beyond which a region does not wait for one; 0: it waits while there is time."""
+    steps: int = 1
+    """A region does so many rounds of its own between two of the cloud's."""
+    step: int = 0
+    """Edge to device: which of them, 0 .. steps - 1."""
+
+
 class RoundOpen(_Session, frozen=True, tag="round.open"):
     """Train one round. The artifacts are fetched by digest from the parent."""
 
@@ -521,20 +538,9 @@ class RoundOpen(_Session, frozen=True, tag="round.open"):
     """Codec of a device's update."""
     max_samples: int = 0
     """No device weighs more than so many samples; 0: no bound."""
-    upward: str = ""
-    """Codec of a region's sum; empty: the same."""
     chain: tuple[Change, ...] = ()
     """Changes that lead from versions that the receiver may have to `weights`, oldest first."""
-    since: int = 0
-    """Updates of rounds from this one on are still welcome, alone; 0: of this round only."""
-    alone: bool = False
-    """Edges make no sum: every update goes up as it is."""
-    deviations: float = 0.0
-    """Of its nodes' times, beyond which a region does not wait for one; 0: it waits while there is time."""
-    steps: int = 1
-    """A region does so many rounds of its own between two of the cloud's."""
-    step: int = 0
-    """Edge to device: which of them, 0 .. steps - 1."""
+    plan: Plan = Plan()
 
 
 class RoundClosed(_Session, frozen=True, tag="round.closed"):
