@@ -14,6 +14,7 @@ from msrt.buffers import Buffer
 from msrt.journal.facts import JobAdvanced
 from msrt.journal.state import Job
 from msrt.learning.compress import ErrorFeedback, open_codec
+from msrt.learning.events import Finish
 from msrt.learning.vector import Vector, advance, load, save
 from msrt.protocol.messages import Change
 from msrt.training.settings import JobConfig
@@ -58,9 +59,7 @@ class Checkpoint:
         self.weights, self.served, self.data = fact.weights, fact.served or fact.weights, data
         self.chain, self.older, self.memory, self._counts = fact.chain, fact.older, fact.memory, fact.counted
 
-    async def advance(
-        self, number: int, mean: Vector, included: dict[str, int], late: dict[str, int], metrics: dict[str, float]
-    ) -> JobAdvanced:
+    async def advance(self, number: int, mean: Vector, outcome: Finish) -> JobAdvanced:
         """What the journal shall say of a round with this mean. All that it names is on disk then."""
         t, down = self._t, self._config.links.down
         before = await self._weights()
@@ -73,9 +72,9 @@ class Checkpoint:
             served = await t.artifacts.put_bytes(data)
             chain = (*chain, change)[-min(CHAIN, len(data) // max(len(delta), 1) - 1) :]
         fact = JobAdvanced(
-            self._job, number, weights, metrics, tuple(included), t.world.wall(),
+            self._job, number, weights, outcome.metrics, tuple(outcome.included), t.world.wall(),
             "" if served == weights else served, (self.weights, *self.older)[: self._config.checkpoints - 1], chain,
-            self.memory, await self._count(number, included, late),
+            self.memory, await self._count(number, outcome),
         )  # fmt: skip
         self._next = data
         return fact
@@ -83,13 +82,14 @@ class Checkpoint:
     async def _weights(self) -> Buffer:
         return self.data if self.weights == self.served else await self._t.artifacts.read(self.weights)
 
-    async def _count(self, number: int, included: dict[str, int], late: dict[str, int]) -> str:
+    async def _count(self, number: int, outcome: Finish) -> str:
         pace = self._config.pace
         if not pace.keeps_late:
             return ""
         since = pace.since(number + 1)
         counted = {node: round_ for node, round_ in self.counted.items() if round_ >= since}
-        for node, round_ in (*late.items(), *((node, number) for node in included)):
+        newest = {node: rounds[-1] for node, rounds in outcome.late.items()} | dict.fromkeys(outcome.included, number)
+        for node, round_ in newest.items():
             counted[node] = max(round_, counted.get(node, 0))
         self.counted = dict(sorted(counted.items()))
         return await self._t.artifacts.put_bytes(msgspec.json.encode(self.counted))

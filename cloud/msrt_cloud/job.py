@@ -185,14 +185,14 @@ class RunningJob:
         t, number, metrics = self._t, current.message.round, outcome.metrics
         mean = await t.world.offload(current.sum.mean)
         whole = len(checkpoint.data)
-        fact = await checkpoint.advance(number, mean, outcome.included, outcome.late, metrics)
+        fact = await checkpoint.advance(number, mean, outcome)
         await t.writer.append(fact)
         await checkpoint.commit(fact)
         row = {
             "round": number, "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
             "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
-            "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + len(outcome.late),
-            "late": len(outcome.late), "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
+            "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
+            "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(current.machine.notes.values()),
         }  # fmt: skip
         await t.record(self.name, f"{number:06d}", row)

@@ -100,7 +100,7 @@ class OpenRound:
             if peer.live:
                 told = self._told.get(peer.node, set())
                 theirs = sorted(told.intersection(outcome.included))[:TOLD_AT_ONCE]
-                late = {node: outcome.late[node] for node in sorted(told.intersection(outcome.late))[:TOLD_AT_ONCE]}
+                late = {node: outcome.late[node][-1] for node in sorted(told.intersection(outcome.late))[:TOLD_AT_ONCE]}
                 round_ = self.message.round
                 peer.send(RoundClosed(self.message.job, round_, tuple(theirs), late=late, since=since))
 

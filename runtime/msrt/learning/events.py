@@ -115,8 +115,8 @@ class Finish(_Action, frozen=True):
     included: dict[str, int]
     failed: dict[str, str]
     metrics: dict[str, float]
-    late: dict[str, int] = {}
-    """Node to the earlier round whose update was added now."""
+    late: dict[str, tuple[int, ...]] = {}
+    """Node to the earlier rounds whose updates were added now, ascending."""
 
 
 class Abandon(_Action, frozen=True):

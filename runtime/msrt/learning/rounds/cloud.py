@@ -158,11 +158,11 @@ class GlobalRound(Round):
     def _finish(self) -> list[RoundAction]:
         self.phase = Phase.CLOSED
         actions: list[RoundAction] = []
-        late: dict[str, int] = {}
+        late: dict[str, tuple[int, ...]] = {}
         for (node, round_), (key, meta) in sorted(self.held.items()):
             samples, age = self._weights(meta)[node], self.round - round_
             if age:
-                late[node] = round_
+                late[node] = (*late.get(node, ()), round_)
             else:
                 self.included[node] = samples
                 self._metrics.add(meta.metrics, samples)
