@@ -18,6 +18,7 @@ from msrt.settings import DeviceConfig
 from msrt.telemetry import logs
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
+from msrt.training.tails import Tails
 from msrt.training.trainer import Trainer
 from msrt.world.world import World
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
@@ -35,14 +36,16 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
     with StateDir.open(folder, "device") as state:
         world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
         metrics = Metrics("device", identity.node, process=True)
+        tails = Tails()
         setup = DeviceSetup(
             identity=identity,
             membership=membership,
             config=config,
-            trainer=_trainers(world, folder, config) if config.train and find_spec("torch") else None,
+            trainer=_trainers(world, folder, config, tails) if config.train and find_spec("torch") else None,
             device_class=device_class(),
             model_memory=machine_memory() // 2,
             tell=tell(folder, config),
+            tails=tails,
         )
         node = Device(world, setup)
         async with contextlib.AsyncExitStack() as stack:
@@ -51,11 +54,11 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
             await live(node, stop, world, metrics, lambda: _started(node))
 
 
-def _trainers(world: World, folder: Path, config: DeviceConfig) -> Callable[[str], Trainer]:
+def _trainers(world: World, folder: Path, config: DeviceConfig, tails: Tails) -> Callable[[str], Trainer]:
     from msrt.training.host import TrainerHost  # noqa: PLC0415 - devices without torch do not need it
 
     def trainer(job: str) -> Trainer:
-        return TrainerHost(world, folder / "jobs" / job, config.data)
+        return TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job))
 
     return trainer
 

@@ -101,7 +101,7 @@ class Training:
         self._training[message.job] = (message, task)
 
     async def closed(self, message: RoundClosed) -> None:
-        """The round is checkpointed: what is in it may be forgotten; an ended job's process too."""
+        """The round is checkpointed: what is in it may be forgotten; the process too, if no other follows soon."""
         me, ended = self._node.id, message.state != "running"
         gone = [key for key, kept in self._kept.items() if _over(kept.meta, message, me)]
         for key in gone:
@@ -251,7 +251,7 @@ def _over(meta: UpdateMeta, closed: RoundClosed, me: str) -> bool:
     if meta.job != closed.job or meta.round > closed.round:
         return False
     counted = (meta.round == closed.round and me in closed.included) or meta.round <= closed.late.get(me, 0)
-    return counted or closed.state != "running" or not _late(meta.round, closed)
+    return counted or closed.state not in ("running", "paused") or not _late(meta.round, closed)
 
 
 def _sha256(data: bytes) -> str:

@@ -44,6 +44,7 @@ from msrt.protocol.messages import (
     StreamOpen,
 )
 from msrt.settings import DeviceConfig
+from msrt.training.tails import Tails
 from msrt.training.task import Node as TaskNode
 from msrt.training.trainer import Trainer
 from msrt.trust.certificate import check_certificate
@@ -76,6 +77,8 @@ class DeviceSetup:
     """Bytes for loaded models where the config does not say; 0: no bound."""
     tell: Callable[[str], Any] = lambda _what: []
     """Answers `logs` and `diagnose` with what only the process knows."""
+    tails: Tails = field(default_factory=Tails)
+    """What the jobs' processes printed last."""
 
 
 def build(world: World, setup: DeviceSetup) -> Device:
@@ -254,6 +257,8 @@ class Device:
             return list(self.setup.tell("logs"))[-(lines if isinstance(lines, int) else 50) :]
         if method == "diagnose":
             return {**self._values(), **dict(self.setup.tell("diagnose") or {}), "sources": self._sources()}
+        if method == "job":
+            return self.setup.tails.told(params)
         raise errors.NotFound(f"a device has no method {method!r}")
 
     def stream(self, _peer: Peer, opened: StreamOpen) -> StreamSink:

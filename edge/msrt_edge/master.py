@@ -329,6 +329,8 @@ class Edge:
         if node == self.node:
             if method == "logs":
                 return list(self.setup.tell("logs"))[-_lines(params) :]
+            if method == "job":
+                raise errors.NotFound("an edge runs no job's process")
             return {**self.values(), **dict(self.setup.tell("diagnose") or {})}
         peer = self.device_peers().get(node)
         if peer is None:

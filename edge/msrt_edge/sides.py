@@ -96,7 +96,7 @@ class Above:
             return [msgspec.to_builtins(view) for view in views]
         family, _, what = method.partition(".")
         node = params.get("node")
-        if family != "node" or what not in ("logs", "diagnose") or not isinstance(node, str):
+        if family != "node" or what not in ("logs", "diagnose", "job") or not isinstance(node, str):
             raise errors.NotFound(f"an edge has no method {method!r} for its cloud")
         return await self._edge.below(node, what, {k: v for k, v in params.items() if k not in ("node", "_call")})
 

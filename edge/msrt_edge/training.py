@@ -138,7 +138,7 @@ class RegionTraining:
         if opened is not None and opened.message.round <= message.round:
             del self._open[message.job]
             await self._perform(opened, opened.round.handle(e.Closed(), self._world.now()))
-        if message.state != "running":
+        if message.state not in ("running", "paused"):
             for table in (self._guards, self._durations, self._locks):
                 table.pop(message.job, None)
             await self._feedback.forget(message.job)
@@ -241,8 +241,9 @@ class RegionTraining:
         actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
         await self._perform(opened, actions)
         if self._cloud is not None and self._cloud.live:
-            expected = len(opened.round.expected)
-            self._cloud.send(TrainProgress(meta.job, meta.round, opened.round.reported, expected))
+            now = opened.round
+            told = TrainProgress(meta.job, meta.round, now.reported, len(now.expected), now.missing)
+            self._cloud.send(told)
         refused = [a for a in actions if isinstance(a, e.Refuse)]
         if refused and not meta.error:
             raise errors.BadUpdate(refused[0].error)

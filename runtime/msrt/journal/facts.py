@@ -31,6 +31,7 @@ __all__ = [
     "JobCreated",
     "JobEnded",
     "JobForgotten",
+    "JobHeld",
     "Key",
     "ModelPushed",
     "NodeEnrolled",
@@ -270,6 +271,14 @@ class JobCreated(_Fact, frozen=True, tag="job.created"):
     config: dict[str, object] = {}
     created_by: str = ""
     wall: float = 0.0
+    cause: str = ""
+    """Why it was started, where no operator did: see [trigger] of job.toml."""
+    after: str = ""
+    """The job whose weights it starts from; empty: from fresh ones."""
+    start: str = ""
+    """Digest of those weights."""
+    events: int = 0
+    """Events that had come of its trigger's model, ever, when it was created."""
 
     @property
     def key(self) -> Key:
@@ -302,6 +311,19 @@ class JobAdvanced(_Fact, frozen=True, tag="job.advanced"):
         return ("job.advanced", self.job)
 
 
+class JobHeld(_Fact, frozen=True, tag="job.held"):
+    """An operator pauses a job, or lets it go on. Of an ended job: its trigger."""
+
+    job: str
+    held: bool
+    said_by: str = ""
+    wall: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return ("job.held", self.job)
+
+
 class JobEnded(_Fact, frozen=True, tag="job.ended"):
     """A job will not go on."""
 
@@ -327,14 +349,14 @@ class JobForgotten(_Fact, frozen=True, tag="job.forgotten"):
 
     @property
     def forgets(self) -> tuple[Key, ...]:
-        return tuple((kind, self.job) for kind in ("job", "job.advanced", "job.ended"))
+        return tuple((kind, self.job) for kind in ("job", "job.advanced", "job.held", "job.ended"))
 
 
 Entry = (
     NodeEnrolled | NodeRevoked | NodeLabelled | BrokerAccount | ApiKeySet
     | InviteIssued | InviteSpent | InvitesForgotten
     | ModelPushed | RolloutSet | PolicySet
-    | JobCreated | JobAdvanced | JobEnded | JobForgotten
+    | JobCreated | JobAdvanced | JobHeld | JobEnded | JobForgotten
 )  # fmt: skip
 """All of them."""
 

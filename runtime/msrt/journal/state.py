@@ -53,11 +53,15 @@ class Job(msgspec.Struct, frozen=True):
     created: f.JobCreated
     advanced: f.JobAdvanced | None = None
     ended: f.JobEnded | None = None
+    held: bool = False
+    """By an operator: it opens no round; one that is over starts no other."""
 
     @property
     def state(self) -> str:
-        """running, finished, failed or stopped."""
-        return self.ended.state if self.ended else "running"
+        """running, paused, finished, failed or stopped."""
+        if self.ended:
+            return self.ended.state
+        return "paused" if self.held else "running"
 
     @property
     def round(self) -> int:
@@ -196,11 +200,10 @@ class State:
                 self.jobs[entry.job] = Job(entry)
             case f.JobForgotten():
                 self.jobs.pop(entry.job, None)
-            case f.JobAdvanced() | f.JobEnded():
+            case f.JobAdvanced() | f.JobHeld() | f.JobEnded():
                 job = self.jobs.get(entry.job)
                 if job is not None:
-                    change = {"advanced": entry} if isinstance(entry, f.JobAdvanced) else {"ended": entry}
-                    self.jobs[entry.job] = msgspec.structs.replace(job, **change)
+                    self.jobs[entry.job] = _moved(job, entry)
 
     def _view_rollout(self, entry: f.RolloutSet) -> None:
         if not entry.region:
@@ -239,6 +242,16 @@ class State:
         self.nodes[node] = Node(enrolled, at, labels, revoked=False)
         if node in self.revoked and self.is_revoked(node):
             self.nodes[node] = Node(enrolled, at, labels, revoked=True)
+
+
+def _moved(job: Job, entry: f.JobAdvanced | f.JobHeld | f.JobEnded) -> Job:
+    match entry:
+        case f.JobAdvanced():
+            return msgspec.structs.replace(job, advanced=entry)
+        case f.JobHeld(held=held):
+            return msgspec.structs.replace(job, held=held)
+        case f.JobEnded():
+            return msgspec.structs.replace(job, ended=entry)
 
 
 def _record(entry: f.InviteIssued, spent_by: str) -> InviteRecord:

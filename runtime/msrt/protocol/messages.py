@@ -551,7 +551,7 @@ class RoundClosed(_Session, frozen=True, tag="round.closed"):
     included: tuple[str, ...]
     """Of the receiver's participants those whose update is in the aggregate."""
     state: str = "running"
-    """running, finished, failed or stopped."""
+    """running, paused, finished, failed or stopped."""
     late: dict[str, int] = {}
     """Of the receiver's participants those whose update of an earlier round is in it: node id to that round."""
     since: int = 0
@@ -590,6 +590,8 @@ class TrainProgress(_Message, frozen=True, tag="train.progress"):
     round: int
     reported: int
     expected: int
+    missing: tuple[str, ...] = ()
+    """Ids of the nodes that are waited for, once they are few."""
 
 
 # --- events ----------------------------------------------------------------------------------------------------

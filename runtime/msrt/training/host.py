@@ -24,6 +24,7 @@ from msrt.errors import JobFailed
 from msrt.training import pipe
 from msrt.training.bundle import unpack
 from msrt.training.settings import JobConfig
+from msrt.training.tails import Tail
 from msrt.training.task import Node
 from msrt.training.trainer import Export
 from msrt.world.world import World
@@ -43,10 +44,12 @@ log = structlog.get_logger()
 class TrainerHost:
     """Implements `Trainer` and `Workshop`. `directory` is this job's own on this node; `data` goes into MSRT_DATA."""
 
-    def __init__(self, world: World, directory: Path, data: str = "") -> None:
+    def __init__(self, world: World, directory: Path, data: str = "", tail: Tail | None = None) -> None:
         self.world, self.directory, self.data = world, directory, data
+        self.tail = tail or Tail()
+        """Every line, over the lives of all its runners: for who asks."""
         self.lines: deque[str] = deque(maxlen=LINES)
-        """The last lines the job wrote."""
+        """The last lines the job wrote in the life of this runner: for errors."""
         self.paused = False
         self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -169,7 +172,7 @@ class TrainerHost:
         while chunk := await process.stderr.read(LINE_LIMIT):
             for line in chunk.decode(errors="replace").splitlines():
                 if line.strip():
-                    self.lines.append(line[:500])
+                    self._say(line)
 
     async def _ask(self, command: pipe.Command, kind: type[A], within: float) -> A:
         if self.pid is None:
@@ -187,14 +190,18 @@ class TrainerHost:
             answer = self._decoder.decode(body)
             whole = True
         except TimeoutError:
+            self.tail.add(f"[msrt] {name} took longer than {within:.0f} s and was killed")
             raise JobFailed(f"{name} took longer than {within:.0f} s and was killed", hint=self._last()) from None
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError, UnicodeDecodeError):
-            raise JobFailed(f"{name}: the job's process {await self._cause()}", hint=self._last()) from None
+            cause = await self._cause()
+            self.tail.add(f"[msrt] {name}: the process {cause}")
+            raise JobFailed(f"{name}: the job's process {cause}", hint=self._last()) from None
         finally:
             if not whole:
                 await self._end()
         if isinstance(answer, pipe.Faulty):
-            self.lines.extend(answer.trace.splitlines())
+            for line in answer.trace.splitlines():
+                self._say(line)
             raise JobFailed(f"{name}: {answer.text}", hint=self._last())
         if not isinstance(answer, kind):
             raise JobFailed(f"{name}: the runner answered {type(answer).__name__}")
@@ -226,6 +233,10 @@ class TrainerHost:
         if code == -signal.SIGXCPU:
             return "ran over its CPU limit"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+    def _say(self, line: str) -> None:
+        self.lines.append(line[:500])
+        self.tail.add(line)
 
     def _last(self) -> str:
         """The last lines it wrote, for the error."""

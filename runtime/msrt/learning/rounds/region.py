@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from msrt.errors import BadUpdate
 from msrt.learning.aggregate import NormGuard
@@ -27,6 +28,8 @@ from msrt.learning.rounds.base import PLAIN, Phase, Round, Terms
 from msrt.protocol.messages import UpdateMeta
 
 __all__ = ["RegionRound"]
+
+FEW: Final = 16
 
 
 class RegionRound(Round):
@@ -54,6 +57,13 @@ class RegionRound(Round):
     @property
     def reported(self) -> int:
         return len(self.added) + len(self._passed - self.added.keys())
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Who is waited for, in order, once they are few: names are read by people, and many cost time."""
+        if self.expected and len(self.expected) - self.reported > FEW:
+            return ()
+        return tuple(sorted(self.expected - self.added.keys() - self._passed - self.failed.keys())[:FEW])
 
     @property
     def _passed(self) -> set[str]:
