@@ -16,6 +16,7 @@ from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
+from msrt_cloud.jobs import JobList, JobLogs, JobName, Jobs, TrainRun
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
@@ -105,18 +106,6 @@ class ModelHere(_Params, frozen=True):
     region: str = ""
 
 
-class TrainRun(_Params, frozen=True):
-    """A bundle that was streamed here before."""
-
-    bundle: str
-
-
-class JobName(_Params, frozen=True):
-    """A job; empty: all of them, where that makes sense."""
-
-    job: str = ""
-
-
 class EventsAfter(_Params, frozen=True):
     """See msrt_cloud.events."""
 
@@ -135,7 +124,7 @@ class Control:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        keys, policies = Keys(cloud), Policies(cloud)
+        keys, policies, jobs = Keys(cloud), Policies(cloud), Jobs(cloud)
         self._table: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "invite.create": (InviteCreate, self._invite),
             "key.create": (KeyCreate, keys.create),
@@ -159,10 +148,14 @@ class Control:
             "model.policy": (ModelPolicyAsk, policies.policy),
             "model.shadow": (ModelShadow, policies.shadow),
             "model.stats": (ModelStats, self._model_stats),
-            "train.run": (TrainRun, self._train_run),
-            "train.status": (JobName, self._train_status),
-            "train.report": (JobName, self._train_report),
-            "train.stop": (JobName, self._train_stop),
+            "train.run": (TrainRun, jobs.run),
+            "train.status": (JobName, jobs.status),
+            "train.list": (JobList, jobs.rows),
+            "train.report": (JobName, jobs.report),
+            "train.logs": (JobLogs, jobs.logs),
+            "train.pause": (JobName, jobs.pause),
+            "train.resume": (JobName, jobs.resume),
+            "train.stop": (JobName, jobs.stop),
             "events.after": (EventsAfter, self._events_after),
         }
 
@@ -241,7 +234,7 @@ class Control:
         self._cloud.downlink.expel(node.node, errors.Revoked(f"{node.name} was removed from the tree"))
         return {"node": node.node}
 
-    async def _down(self, name: str, method: str, params: dict[str, object]) -> object:
+    async def down(self, name: str, method: str, params: dict[str, object]) -> object:
         """Ask a node through its edge."""
         cloud = self._cloud
         node = cloud.fleet.find(cloud.writer.state, name)
@@ -252,10 +245,10 @@ class Control:
         return await peer.call(method, {"node": node.node, **params}, 10.0)
 
     async def _node_logs(self, _peer: Peer, p: NodeLogs) -> object:
-        return await self._down(p.node, "node.logs", {"lines": p.lines})
+        return await self.down(p.node, "node.logs", {"lines": p.lines})
 
     async def _node_diagnose(self, _peer: Peer, p: NodeName) -> object:
-        return await self._down(p.node, "node.diagnose", {})
+        return await self.down(p.node, "node.diagnose", {})
 
     async def _status(self, _peer: Peer, _p: Nothing) -> object:
         cloud = self._cloud
@@ -297,21 +290,7 @@ class Control:
     async def _model_unload(self, peer: Peer, p: ModelHere) -> object:
         return await self._cloud.rollouts.withdraw(p.model, _region(peer, p.region))
 
-    # --- training and events -----------------------------------------------------------------------------------
-
-    async def _train_run(self, peer: Peer, p: TrainRun) -> object:
-        self._bounded(p.bundle, self._cloud.setup.config.job_bundle_bytes, "job bundle")
-        return {"job": await self._cloud.training.create(p.bundle, peer.name)}
-
-    async def _train_status(self, _peer: Peer, p: JobName) -> object:
-        return self._cloud.training.rows(p.job)
-
-    async def _train_report(self, _peer: Peer, p: JobName) -> object:
-        return self._cloud.training.report(p.job)
-
-    async def _train_stop(self, _peer: Peer, p: JobName) -> object:
-        await self._cloud.training.stop(p.job)
-        return {}
+    # --- events -----------------------------------------------------------------------------------
 
     async def _events_after(self, _peer: Peer, p: EventsAfter) -> object:
         return await self._cloud.events.after(p.after, p.model, p.device, p.limit, p.wait_s)

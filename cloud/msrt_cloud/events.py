@@ -13,6 +13,7 @@ from msrt.journal.outbox import Outbox, Overflow
 from msrt.protocol import wire
 from msrt.protocol.messages import Event, Message
 from msrt.world.world import Store, World
+from msrt_cloud.tally import Tally
 
 __all__ = ["Events"]
 
@@ -26,6 +27,7 @@ class Events:
     def __init__(self, world: World, store: Store, bound_bytes: int) -> None:
         self._log = Outbox(store, "events", bound_bytes=bound_bytes, overflow=Overflow.DROP_OLDEST)
         self._inbox = Inbox(store)
+        self.tally = Tally(store)
         self._commits = Commits(self._log.commit, world.offload)
         self._came = asyncio.Event()
 
@@ -44,6 +46,8 @@ class Events:
         for message in messages:
             if isinstance(message, Event) and self._inbox.mark(message.node, "events", message.seq):
                 self._log.put(wire.pack(message))
+                self.tally.note(message)
+        self.tally.flush()
         await self._commits.commit()
         came, self._came = self._came, asyncio.Event()
         came.set()

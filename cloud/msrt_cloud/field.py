@@ -22,6 +22,7 @@ from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.seeing import seen
 from msrt.telemetry.serving import shown
 from msrt.training.host import TrainerHost
+from msrt.training.tails import Tails
 from msrt.trust.api_keys import KeyBook
 from msrt.trust.certificate import Certificate, issue
 from msrt.trust.identity import Identity
@@ -46,11 +47,13 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
         host, port = state.address("listen", config.listen)
         metrics = Metrics("cloud", identity.node, process=True)
         async with seen(config, world, folder, metrics, "cloud", identity.node, "cloud") as (tracer, record):
+            tails = Tails()
             setup = CloudSetup(
                 identity=identity,
                 listen=[(f"tcp://{host}:{port}", Credentials(secret_key=identity.link_secret))],
                 prepare=lambda path, out, options: prepare(path, out, options, deadline_s=config.quantise_timeout_s),
-                workshop=lambda job: TrainerHost(world, folder / "jobs" / job),
+                workshop=lambda job: TrainerHost(world, folder / "jobs" / job, tail=tails.of(job)),
+                tails=tails,
                 config=config,
                 tell=tell(folder, config),
                 metrics=metrics,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -19,13 +19,14 @@ from msrt.learning.notes import worst_decile
 from msrt.learning.pacing import Durations, Pace
 from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.vector import l2_norm, load, peek
-from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
+from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, UpdateMeta
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.checkpoint import Checkpoint
+from msrt_cloud.finishing import finish
+from msrt_cloud.job_views import absent
 from msrt_cloud.muster import candidates, draw, muster
 from msrt_cloud.open_round import OpenRound
-from msrt_cloud.publish import publish
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -52,7 +53,8 @@ class RunningJob:
         self._workshop = training.workshop(self.name)
         self._round: OpenRound | None = None
         self._durations = Durations(config.pace.deviations)
-        self.regions: dict[str, tuple[int, int, int]] = {}
+        self.regions: dict[str, TrainProgress] = {}
+        """Edge to what it said last."""
         self.waiting = "starting"
 
     @property
@@ -61,8 +63,19 @@ class RunningJob:
         now = self._round
         if now is None:
             return 0, 0
-        regional = sum(reported for round_, reported, _ in self.regions.values() if round_ == now.message.round)
+        regional = sum(said.reported for said in self.regions.values() if said.round == now.message.round)
         return max(now.machine.reported, regional), len(now.machine.participants)
+
+    @property
+    def live(self) -> OpenRound | None:
+        """The round that is open now."""
+        return self._round if self._round is not None and self._round.open else None
+
+    def closed(self) -> RoundClosed:
+        """What edges hear of the last round; that the job is paused as soon as nothing is open any more."""
+        job = self._t.writer.state.jobs[self.name]
+        state = "paused" if job.held and self.live is None else "running"
+        return RoundClosed(self.name, job.round, (), state, since=self._config.pace.since(job.round + 1))
 
     async def run(self) -> None:
         """Until the last round is checkpointed and published. Raises what ends the job."""
@@ -110,8 +123,26 @@ class RunningJob:
         await self._workshop.stop()
 
     async def _first_weights(self) -> str:
+        """The task's own, or those of another job of the same model."""
         self.waiting = "making the first weights"
-        return await self._t.artifacts.put_bytes(await self._workshop.initial(WORK_S))
+        fresh, start = await self._workshop.initial(WORK_S), self._created.start
+        if start and peek(await self._t.artifacts.read(start))[0] != peek(fresh)[0]:
+            raise errors.InvalidJob(f"the weights of {self._created.after} are those of another model")
+        return start or await self._t.artifacts.put_bytes(fresh)
+
+    async def _unheld(self) -> None:
+        """While an operator holds the job no round opens, and the processes of all nodes are let go."""
+        jobs = self._t.writer.state.jobs
+        if not jobs[self.name].held:
+            return
+        self._t.tell(self.closed())
+        await self._workshop.stop()
+        self.waiting = "paused by the operator"
+        while True:
+            await asyncio.sleep(GATHER_S)
+            if not jobs[self.name].held:
+                break
+        self._t.tell(self.closed())
 
     # --- a round -------------------------------------------------------------------------------------------------
 
@@ -120,6 +151,7 @@ class RunningJob:
         t, config = self._t, self._config
         due = muster(t.writer.state, t.writer.state.jobs[self.name], config.min_nodes, config.select, self._until)
         while True:
+            await self._unheld()
             devices = [device.node for device in t.participants(config.select)]
             self.waiting = due.missing(t.fleet.heard(), devices, t.world.now())
             if not self.waiting:
@@ -186,16 +218,16 @@ class RunningJob:
         mean = await t.world.offload(current.sum.mean)
         whole = len(checkpoint.data)
         fact = await checkpoint.advance(number, mean, outcome)
-        await t.writer.append(fact)
-        await checkpoint.commit(fact)
         row = {
-            "round": number, "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
+            "round": number, "wall": t.world.wall(), "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
             "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
             "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
             "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(current.machine.notes.values()),
         }  # fmt: skip
-        await t.record(self.name, f"{number:06d}", row)
+        await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))
+        await t.writer.append(fact)
+        await checkpoint.commit(fact)
         log.info("round.closed", job=self.name, round=number, nodes=len(outcome.included), **metrics)
 
     # --- the end -------------------------------------------------------------------------------------------------
@@ -203,14 +235,7 @@ class RunningJob:
     async def _finish(self, weights: str, nodes: list[Node]) -> None:
         self._round = None
         data = await self._t.artifacts.read(weights)
-        size = peek(data)[0].size
-        end: dict[str, Any] = {"parameters": size}
-        if self._config.baseline is not None and nodes:
-            self.waiting = "measuring the baselines"
-            judged = await self._workshop.evaluate(data, nodes, WORK_S)
-            base = await self._workshop.baseline(nodes, WORK_S)
-            end |= {"accuracy": judged.metrics.get("accuracy"), "alone_mean": base.alone_mean, "pooled": base.pooled}
-        if self._config.publish is not None:
-            self.waiting = "publishing"
-            end["published"] = await publish(self._t, self._workshop, self._config.publish, data)
-        await self._t.record(self.name, "end", end)
+        await finish(self._t, self.name, self._config, self._workshop, data, nodes, self._say)
+
+    def _say(self, what: str) -> None:
+        self.waiting = what

@@ -38,6 +38,7 @@ from msrt.protocol.messages import (
 from msrt.settings import CloudConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
+from msrt.training.tails import Tails
 from msrt.training.trainer import Workshop
 from msrt.trust.certificate import Certificate
 from msrt.trust.identity import Identity, Purpose
@@ -55,6 +56,7 @@ from msrt_cloud.rollouts import Rollouts
 from msrt_cloud.served import Served
 from msrt_cloud.serving import Serving
 from msrt_cloud.training import Means, Training
+from msrt_cloud.triggering import Triggers
 
 __all__ = ["Cloud", "CloudSetup", "build"]
 
@@ -75,6 +77,8 @@ class CloudSetup:
     tell: Callable[[str], Any] = lambda _what: []
     metrics: Metrics = field(default_factory=Metrics)
     tracer: Tracer | None = None
+    tails: Tails = field(default_factory=Tails)
+    """What the jobs' processes printed last."""
     record: Callable[[Entry], None] = lambda _entry: None
     """Told of decisions, a share of which `config` asks for."""
 
@@ -109,6 +113,7 @@ class Cloud:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self.rollouts.run())
             computing = group.create_task(self.serving.run())
+            triggering = group.create_task(Triggers(self.training).run())
             await self.training.resume()
             self.ready.set()
             try:
@@ -116,6 +121,7 @@ class Cloud:
             finally:
                 watching.cancel()
                 computing.cancel()
+                triggering.cancel()
                 await self.training.close()
                 await self.downlink.close("the cloud stops")
                 await self.writer.close()
@@ -150,7 +156,7 @@ class Cloud:
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
-            setup.workshop, config.rejoin_leases * config.lease_s,
+            setup.workshop, self.events.tally, config.rejoin_leases * config.lease_s,
         )  # fmt: skip
         self.training = Training(means)
         self.feed = Feed(self.writer)

@@ -1,4 +1,4 @@
-"""A finished job's model goes straight to the registry, and out to the fleet."""
+"""A finished job's model goes straight to the registry, through the gate that everybody's goes through."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPORT_S = 300.0
 
 
 async def publish(training: Training, workshop: Workshop, wanted: Publish, weights: Buffer) -> dict[str, Any]:
-    """Export, gate, register, roll out. Raises JobFailed, InvalidModel, QualityGate."""
+    """Export, judge, quantise, register; what the registry says of it. Raises JobFailed, InvalidModel, QualityGate."""
     export = await workshop.export(weights, EXPORT_S)
     put = training.artifacts.put_bytes
     push = Push(
@@ -26,7 +26,4 @@ async def publish(training: Training, workshop: Workshop, wanted: Publish, weigh
         calibrate=await put(export.calibration) if export.calibration else "",
         eval=await put(export.evaluation) if export.evaluation else "",
     )  # fmt: skip
-    pushed = await training.registry.push(push)
-    if wanted.rollout:
-        await training.rollouts.begin(wanted.model, int(pushed["version"]), wanted.canary, wanted.to, 0.0)
-    return pushed
+    return await training.registry.push(push)

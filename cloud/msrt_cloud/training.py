@@ -18,8 +18,8 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.hop import Gather, Peer
-from msrt.journal.facts import Entry, JobCreated, JobEnded
-from msrt.journal.state import State
+from msrt.journal.facts import Entry, JobCreated, JobEnded, JobHeld
+from msrt.journal.state import Job, State
 from msrt.journal.writer import Writer
 from msrt.protocol.messages import DeviceRecord, RoundClosed, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.bundle import open_bundle
@@ -27,10 +27,14 @@ from msrt.training.settings import JobConfig
 from msrt.training.trainer import Workshop
 from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
+from msrt_cloud.curves import Curves
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.job import RunningJob
+from msrt_cloud.job_views import report, row
 from msrt_cloud.registry import Registry
 from msrt_cloud.rollouts import Rollouts
+from msrt_cloud.tally import Tally
+from msrt_cloud.triggering import FRESH, Origin, watches
 
 __all__ = ["Means", "Training"]
 
@@ -55,6 +59,8 @@ class Means:
     rollouts: Rollouts
     workshop: Callable[[str], Workshop]
     """Job name to the process that makes its first weights and its finished model."""
+    tally: Tally
+    """What devices found, by model."""
     grace_s: float
     """How long after a start a round waits for everybody who was there."""
 
@@ -69,40 +75,53 @@ class Training:
             means.writer,
             means.artifacts,
         )
-        self.fleet, self.edges, self.workshop = means.fleet, means.edges, means.workshop
+        self.fleet, self.edges, self.workshop, self.tally = means.fleet, means.edges, means.workshop, means.tally
         self.registry, self.rollouts = means.registry, means.rollouts
         self._grace_s = means.grace_s
         self._until = 0.0
         """A round that opens before then waits for those who are not back yet."""
         self._jobs: dict[str, RunningJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._curves = means.world.disk.store("curves")
+        self.curves = Curves(means.world.disk.store("curves"), means.world.offload)
 
     async def resume(self) -> None:
         """Go on with every job that the journal says is not over."""
         self._wait_for_all()
+        self._pin()
         for name, job in list(self.writer.state.jobs.items()):
             if job.ended is None:
                 self._start(name)
 
-    async def create(self, digest: str, by: str) -> str:
-        """Accept a job; its name, made unique. Raises InvalidJob, NotFound."""
+    async def create(self, digest: str, by: str, origin: Origin = FRESH) -> str:
+        """Accept a job; its name, made unique. Raises InvalidJob, NotFound, Conflict where `origin` is over."""
         bundle = open_bundle(await self.artifacts.read(digest))
         name = bundle.config.name
         signature = self.identity.sign(digest.encode(), Purpose.BUNDLE)
         config = msgspec.to_builtins(bundle.config)
 
         def decide(state: State) -> list[Entry]:
+            origin.check(state, name)
             job, number = name, 1
             while job in state.jobs:
                 number += 1
                 job = f"{name}-{number}"
-            return [JobCreated(job, digest, signature, config, by, self.world.wall())]
+            seen = self.tally.of(bundle.config.watched).events
+            wall = self.world.wall()
+            return [
+                JobCreated(job, digest, signature, config, by, wall, origin.cause, origin.after, origin.start, seen)
+            ]
 
         (fact,) = await self.writer.decide(decide)
         assert isinstance(fact, JobCreated)
+        self._pin()
         self._start(fact.job)
         return fact.job
+
+    def _pin(self) -> None:
+        """What jobs ended with, others start from: no job may forget it because it was its own first."""
+        jobs = self.writer.state.jobs.values()
+        kept = {digest for job in jobs for digest in (job.created.start, job.weights if job.ended else "")}
+        self.artifacts.pin(kept - {""}, "jobs")
 
     def _wait_for_all(self) -> None:
         self._until = self.world.now() + self._grace_s
@@ -140,14 +159,13 @@ class Training:
             except errors.DiskFull as error:
                 log.warning("job.end_not_written", job=name, error=error.text)
                 await asyncio.sleep(AGAIN_S)
+        self._pin()
         self.tell(RoundClosed(name, job.round, (), state))
         log.info("job.ended", job=name, state=state)
 
     async def stop(self, name: str) -> None:
         """End a job. Raises NotFound, Conflict when it is over."""
-        job = self.writer.state.jobs.get(name)
-        if job is None:
-            raise errors.NotFound(f"no job is named {name!r}", hint="msrt train status")
+        job = self.job(name)
         if job.ended is not None:
             raise errors.Conflict(f"{name} is {job.ended.state} already")
         task = self._tasks.pop(name, None)
@@ -155,6 +173,16 @@ class Training:
             task.cancel()
             await asyncio.wait([task])
         await self._end(name, "stopped", "by the operator")
+
+    async def hold(self, name: str, by: str, *, held: bool) -> None:
+        """Let no further round of a job open, or let it go on. Raises NotFound, Conflict where that says nothing."""
+        job = self.job(name)
+        if job.ended is not None and not watches(job):
+            raise errors.Conflict(f"{name} is {job.ended.state} already")
+        if job.held is held:
+            raise errors.Conflict(f"{name} is {'paused already' if held else 'not paused'}")
+        await self.writer.append(JobHeld(name, held, by, self.world.wall()))
+        log.info("job.held" if held else "job.let_go_on", job=name, by=by)
 
     async def close(self) -> None:
         """Stop working; the jobs go on at the next start."""
@@ -178,8 +206,8 @@ class Training:
             if job.ended is not None:
                 peer.send(RoundClosed(name, job.round, (), job.ended.state))
             elif running is not None:
-                if job.round:
-                    peer.send(RoundClosed(name, job.round, ()))
+                if job.round or job.held:
+                    peer.send(running.closed())
                 running.announce([peer])
 
     def devices_changed(self, devices: Collection[str]) -> None:
@@ -191,7 +219,7 @@ class Training:
         """How far a region is."""
         running = self._jobs.get(message.job)
         if running is not None:
-            running.regions[peer.node] = (message.round, message.reported, message.expected)
+            running.regions[peer.node] = message
 
     def stream(self, peer: Peer, opened: StreamOpen) -> Gather:
         """An edge sends its sum, or a single. Raises BadUpdate, StreamCancelled for a round that is over."""
@@ -209,44 +237,26 @@ class Training:
 
     # --- views -------------------------------------------------------------------------------------------------
 
+    def running(self, name: str) -> RunningJob | None:
+        """The job's own part of this process, while it has one."""
+        return self._jobs.get(name)
+
+    def job(self, name: str) -> Job:
+        """As the journal has it. Raises NotFound."""
+        job = self.writer.state.jobs.get(name)
+        if job is None:
+            raise errors.NotFound(f"no job is named {name!r}", hint="msrt train status")
+        return job
+
     def rows(self, name: str) -> list[dict[str, Any]]:
         """One job or all, newest last. Raises NotFound."""
-        jobs = self.writer.state.jobs
-        if name and name not in jobs:
-            raise errors.NotFound(f"no job is named {name!r}", hint="msrt train status")
-        return [self._row(job) for job in ([name] if name else jobs)]
-
-    def _row(self, name: str) -> dict[str, Any]:
-        job, running = self.writer.state.jobs[name], self._jobs.get(name)
-        reported, expected = running.progress if running else (0, 0)
-        state = job.ended.state if job.ended else "running" if expected else "queued"
-        return {
-            "job": name, "state": state, "round": job.round, "rounds": job.created.config.get("rounds", 0),
-            "metrics": dict(job.advanced.metrics) if job.advanced else {}, "reported": reported,
-            "expected": expected, "reason": job.ended.reason if job.ended else (running.waiting if running else ""),
-        }  # fmt: skip
+        if name:
+            self.job(name)
+        return [row(self, job) for job in ([name] if name else self.writer.state.jobs)]
 
     def report(self, name: str) -> dict[str, Any]:
-        """Per-round curves and, with [baseline], what nodes reach alone and pooled. Raises NotFound."""
-        self.rows(name)
-        rounds, last = [], {}
-        for key, value in self._curves.scan(f"{name}/"):
-            record = msgspec.json.decode(value)
-            if key.endswith("/end"):
-                last = record
-            else:
-                rounds.append(record)
-        accuracy = last.get("accuracy") or (rounds[-1]["accuracy"] if rounds else None)
-        return {
-            "rounds": rounds, "accuracy": accuracy, "alone_mean": last.get("alone_mean"), "pooled": last.get("pooled"),
-            "parameters": last.get("parameters"), "published": last.get("published"),
-            "update_bytes_ratio": rounds[-1].get("update_bytes_ratio") if rounds else None,
-        }  # fmt: skip
-
-    async def record(self, name: str, key: str, value: dict[str, Any]) -> None:
-        """Keep one line of a job's curves."""
-        self._curves.put(f"{name}/{key}", msgspec.json.encode(value))
-        await self.world.offload(self._curves.commit)
+        """See `job_views.report`. Raises NotFound."""
+        return report(self, name)
 
     def participants(self, select: str) -> list[DeviceRecord]:
         """Living devices that a job's selector names, in a stable order."""

@@ -20,6 +20,7 @@ __all__ = [
     "Publish",
     "ServerSettings",
     "TrainSettings",
+    "Trigger",
     "parse_config",
 ]
 
@@ -122,6 +123,21 @@ class Publish(_Table, frozen=True):
     max_drop: float = 0.01
 
 
+class Trigger(_Table, frozen=True):
+    """[trigger]: once it is over, start the job again, from the weights it ended with, when devices report enough."""
+
+    events: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """New events of the model since the job was created; 0: they start nothing."""
+    drift: NotNegative = 0.0
+    """A device's readings are so far (PSI) from those the model was made with: 0.1 is some, 0.25 much. 0: never."""
+    devices: Positive = 1
+    """So many of them must report that."""
+    model: str = ""
+    """Whose events; empty: of the model that [publish] names."""
+    cooldown_s: NotNegative = 3600.0
+    """Least time from the end of one job to the beginning of the next."""
+
+
 class JobConfig(_Table, frozen=True):
     """job.toml."""
 
@@ -152,8 +168,21 @@ class JobConfig(_Table, frozen=True):
     limits: Limits = Limits()
     baseline: Baseline | None = None
     publish: Publish | None = None
+    trigger: Trigger | None = None
     options: dict[str, Any] = {}
     """Passed to the Task as it is."""
+
+    def __post_init__(self) -> None:
+        if self.trigger is not None and not (self.trigger.events or self.trigger.drift):
+            raise ValueError("[trigger] starts nothing: give it `events`, `drift` or both")
+        if self.trigger is not None and not self.watched:
+            raise ValueError("[trigger] watches no model: name one in it, or in [publish]")
+
+    @property
+    def watched(self) -> str:
+        """The model whose events may start the job again; empty: none."""
+        published = self.publish.model if self.publish else ""
+        return (self.trigger.model or published) if self.trigger else ""
 
     @property
     def links(self) -> Compression:

@@ -1,0 +1,83 @@
+"""The curves of all jobs: a line for each round, what the end showed, and what the rounds add up to.
+
+A round's line is written before the journal says that the round is over: a round that is done again after a crash
+writes its line again, and no round of the journal is without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from msrt.world.world import Store
+
+__all__ = ["Curves", "Totals"]
+
+END: Final = "end"
+Offload = Callable[..., Any]
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Of all rounds of a job; `last` is the newest line, `best` the highest accuracy."""
+
+    rounds: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    best: float | None = None
+    last: dict[str, Any] = {}
+
+
+class Curves:
+    """Lines on `store`, by job and round."""
+
+    def __init__(self, store: Store, offload: Offload) -> None:
+        self._store, self._offload = store, offload
+        self._totals: dict[str, Totals] = {}
+        self._turn = asyncio.Lock()
+
+    async def add(self, job: str, number: int, line: dict[str, Any]) -> None:
+        """Keep a round's line, in the place of the one that it had."""
+        await self._put(job, f"{number:06d}", line)
+
+    async def end(self, job: str, **found: object) -> None:
+        """Add to what the job's end showed."""
+        await self._put(job, END, self.ended(job) | found)
+
+    async def _put(self, job: str, key: str, line: dict[str, Any]) -> None:
+        self._store.put(f"{job}/{key}", msgspec.json.encode(line))
+        self._totals.pop(job, None)
+        async with self._turn:
+            await self._offload(self._store.commit)
+
+    def rounds(self, job: str) -> list[dict[str, Any]]:
+        """The lines, in order."""
+        found = self._store.scan(f"{job}/")
+        return [msgspec.json.decode(value) for key, value in found if not key.endswith(f"/{END}")]
+
+    def ended(self, job: str) -> dict[str, Any]:
+        """What its end showed so far."""
+        found = dict(self._store.scan(f"{job}/{END}")).get(f"{job}/{END}")
+        return msgspec.json.decode(found) if found else {}
+
+    def totals(self, job: str) -> Totals:
+        """The sums; read from disk once after each round."""
+        found = self._totals.get(job)
+        if found is None:
+            found = self._totals[job] = _totals(self.rounds(job))
+        return found
+
+
+def _totals(lines: list[dict[str, Any]]) -> Totals:
+    accuracies = [line["accuracy"] for line in lines if line.get("accuracy") is not None]
+    return Totals(
+        len(lines),
+        sum(line["seconds"] for line in lines),
+        sum(line["bytes_up"] for line in lines),
+        sum(line["bytes_down"] for line in lines),
+        max(accuracies, default=None),
+        lines[-1] if lines else {},
+    )

@@ -1,0 +1,58 @@
+"""After the last round: judge, compare with nodes alone, and hand the model to the registry and the fleet.
+
+What was found is kept step by step: a model that the gate refuses has its evaluation in the report all the same, and
+one that was registered before the cloud died is not registered twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from msrt import errors
+from msrt.buffers import Buffer
+from msrt.learning.vector import peek
+from msrt.training.settings import JobConfig
+from msrt.training.task import Node
+from msrt.training.trainer import Workshop
+from msrt_cloud.publish import publish
+
+if TYPE_CHECKING:
+    from msrt_cloud.training import Training
+
+__all__ = ["finish"]
+
+WORK_S: Final = 300.0
+
+
+async def finish(
+    training: Training, job: str, config: JobConfig, workshop: Workshop, data: Buffer, nodes: Sequence[Node],
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """`nodes` took part in the last round; `say` tells what is being done. Raises JobFailed."""
+    curves = training.curves
+    await curves.end(job, parameters=peek(data)[0].size)
+    if config.baseline is not None and nodes:
+        say("measuring the baselines")
+        judged = await workshop.evaluate(data, nodes, WORK_S)
+        base = await workshop.baseline(nodes, WORK_S)
+        await curves.end(
+            job, accuracy=judged.metrics.get("accuracy"), alone_mean=base.alone_mean, pooled=base.pooled
+        )  # fmt: skip
+    wanted = config.publish
+    if wanted is None:
+        return
+    try:
+        if "published" not in curves.ended(job):
+            say("publishing")
+            await curves.end(job, published=await publish(training, workshop, wanted, data))
+        if wanted.rollout:
+            say("rolling out")
+            version = int(curves.ended(job)["published"]["version"])
+            await training.rollouts.begin(wanted.model, version, wanted.canary, wanted.to, 0.0)
+    except errors.DiskFull:
+        raise
+    except errors.MsrtError as error:
+        await curves.end(job, refused={"code": error.code, "text": error.text})
+        done = "not rolled out" if "published" in curves.ended(job) else "not published"
+        raise errors.JobFailed(f"trained, and {done}: {error.text}", hint=error.hint) from error
