@@ -1,26 +1,27 @@
-"""`msrt train`: run, status, stop."""
+"""`msrt train`: run, status, pause, resume, stop. The others have files of their own."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from msrt import errors
-from msrt.operator.session import Ask, ask, patient, state_option
-from msrt.operator.show import console, json_option, print_json, progress, table
+from msrt.operator.session import Ask, ask, state_option
+from msrt.operator.show import console, json_option, print_json, table
+from msrt.operator.train_compare import compare
+from msrt.operator.train_export import FILE, export, write_csv, write_json
+from msrt.operator.train_list import list_jobs
+from msrt.operator.train_logs import logs
+from msrt.operator.train_watch import size, watch_job
 from msrt.training.bundle import pack
 
 __all__ = ["train"]
 
-ENDED = ("finished", "failed", "stopped")
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-LOOK_S = 0.3
-COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "expected", "reason"]
+COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "expected", "up", "down", "waits_for", "reason"]
+OPTIONAL = {"waits_for", "cause"}
 
 
 @click.group()
@@ -32,9 +33,10 @@ def train() -> None:
 @click.argument("folder", type=FOLDER)
 @click.option("--watch", is_flag=True, help="Show each round until the job ends; goes on over a restart of the cloud.")
 @click.option("--report", type=FILE, help="Write the job's report (JSON) there when it ends; implies --watch.")
+@click.option("--from", "start", default="", metavar="JOB", help="Start from the weights that JOB ended with.")
 @json_option
 @state_option
-def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool, as_json: bool) -> None:
+def run(state: Path | None, folder: Path, report: Path | None, start: str, *, watch: bool, as_json: bool) -> None:
     """Train what FOLDER holds (job.toml and sources) on the tree.
 
     Packs and sends it, and prints the job's name; `msrt train status` tells the rest. With --watch the exit status is 0
@@ -42,17 +44,12 @@ def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool, a
     """
     bundle = pack(folder)
 
-    async def start(cloud: Ask) -> str:
+    async def begin(cloud: Ask) -> str:
         digest = await cloud.upload_bytes(bundle.data)
-        return str((await cloud("train.run", bundle=digest))["job"])
+        more = {"start": start} if start else {}
+        return str((await cloud("train.run", bundle=digest, **more))["job"])
 
-    async def follow(cloud: Ask) -> dict[str, Any]:
-        row = await _watch(cloud, job)
-        if report:
-            _write(report, await cloud("train.report", job=job))
-        return row
-
-    job = ask(state, start)
+    job = ask(state, begin)
     if not watch and not report:
         if as_json:
             print_json({"job": job})
@@ -61,58 +58,103 @@ def run(state: Path | None, folder: Path, report: Path | None, *, watch: bool, a
         return
     if not as_json:
         click.echo(job)
-    row = ask(state, follow)
+    _follow(state, job, report, as_json=as_json)
+
+
+def _follow(state: Path | None, job: str, report: Path | None, *, as_json: bool) -> None:
+    """Until it ends. Raises JobFailed unless it finished."""
+
+    async def work(cloud: Ask) -> dict[str, Any]:
+        row = await watch_job(cloud, job)
+        if report:
+            write_json(report, await cloud("train.report", job=job))
+        return row
+
+    row = ask(state, work)
     if as_json:
         print_json(row)
     else:
-        table(COLUMNS, [row], empty="")
+        _table([row])
     if row["state"] != "finished":
         raise errors.JobFailed(f"{job} {row['state']}: {row['reason'] or 'no reason was given'}")
-
-
-async def _watch(cloud: Ask, job: str) -> dict[str, Any]:
-    """The job's row once it has ended."""
-    row: dict[str, Any] = (await patient(cloud, "train.status", job=job))[0]
-    with progress(f"job {job}", row["rounds"]) as advance:
-        while row["state"] not in ENDED:
-            advance(row["round"], _note(row))
-            await asyncio.sleep(LOOK_S)
-            row = (await patient(cloud, "train.status", job=job))[0]
-        advance(row["round"], _note(row))
-    return row
-
-
-def _note(row: dict[str, Any]) -> str:
-    metrics = row.get("metrics") or {}
-    shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in ("loss", "accuracy"))
-    told = f"{row['reported']}/{row['expected']} reported" if row["expected"] else ""
-    return " ".join(part for part in (row["state"], shown, told, row["reason"]) if part)
-
-
-def _write(path: Path, report: object) -> None:
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    except OSError as error:
-        raise errors.LocalError(f"the report cannot be written to {path}: {error.strerror}") from error
 
 
 @train.command()
 @click.argument("job", required=False)
 @click.option("--report", type=FILE, help="Write JOB's report (JSON) there.")
+@click.option("--csv", type=FILE, help="Write JOB's curves there, a line a round.")
+@click.option("--watch", is_flag=True, help="Show each round of JOB until it ends.")
 @json_option
 @state_option
-def status(state: Path | None, job: str | None, report: Path | None, *, as_json: bool) -> None:
+def status(
+    state: Path | None, job: str | None, report: Path | None, csv: Path | None, *, watch: bool, as_json: bool
+) -> None:
     """How training stands: all jobs, or JOB."""
-    if report:
-        if not job:
-            raise errors.CallerError("--report needs a job", hint="msrt train status JOB --report FILE")
-        _write(report, ask(state, lambda cloud: cloud("train.report", job=job)))
+    for option, given in (("report", report), ("csv", csv), ("watch", watch)):
+        if given and not job:
+            raise errors.CallerError(f"--{option} needs a job", hint="msrt train status JOB --report FILE")
+    if watch and job:
+        _follow(state, job, report, as_json=as_json)
+        return
+    if report or csv:
+        found = ask(state, lambda cloud: cloud("train.report", job=job))
+        if report:
+            write_json(report, found)
+        if csv:
+            write_csv(csv, found)
         return
     rows = ask(state, lambda cloud: cloud("train.status", job=job or ""))
     if as_json:
         print_json(rows)
     else:
-        table(COLUMNS, rows, empty="no job yet: msrt train run FOLDER")
+        _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    shown = [
+        {
+            **row, "up": size(row["bytes_up"]), "down": size(row["bytes_down"]), "waits_for": row["stragglers"],
+            "trigger": _trigger(row.get("trigger")),
+        }
+        for row in rows
+    ]  # fmt: skip
+    more = [name for name in ("cause", "after", "trigger") if any(row.get(name) for row in shown)]
+    columns = [name for name in COLUMNS if name not in OPTIONAL or any(row[name] for row in shown)]
+    table(columns + more, shown, empty="no job yet: msrt train run FOLDER")
+
+
+def _trigger(found: dict[str, Any] | None) -> str:
+    """How near the next job is, in words."""
+    if not found:
+        return ""
+    if not found["watches"]:
+        return "off"
+    parts = [f"{found['events']}/{found['of']} events of {found['model']}"] if found["of"] else []
+    parts += [f"drift at {len(found['drifted'])}/{found['devices']} devices"]
+    if found["cooldown_s"] > 0:
+        parts.append(f"not within {found['cooldown_s']:.0f} s")
+    return ", ".join(parts)
+
+
+@train.command()
+@click.argument("job")
+@state_option
+def pause(state: Path | None, job: str) -> None:
+    """Open no further round of JOB; the open one ends, then devices let its process go.
+
+    Of a job that is over it pauses its [trigger].
+    """
+    ask(state, lambda cloud: cloud("train.pause", job=job))
+    console().print(f"{job} is paused: msrt train resume {job}")
+
+
+@train.command()
+@click.argument("job")
+@state_option
+def resume(state: Path | None, job: str) -> None:
+    """Let JOB go on where it was paused."""
+    ask(state, lambda cloud: cloud("train.resume", job=job))
+    console().print(f"{job} goes on")
 
 
 @train.command()
@@ -122,3 +164,7 @@ def stop(state: Path | None, job: str) -> None:
     """End JOB; its last checkpoint stays."""
     ask(state, lambda cloud: cloud("train.stop", job=job))
     console().print(f"{job} is stopped")
+
+
+for command in (list_jobs, logs, compare, export):
+    train.add_command(command)

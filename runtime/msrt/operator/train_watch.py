@@ -1,0 +1,139 @@
+"""A job watched until it ends: bars and the last rounds on a terminal, a line for each change elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, Self
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from msrt.operator.session import Ask, patient
+from msrt.operator.show import console
+
+__all__ = ["ENDED", "size", "view", "watch_job"]
+
+ENDED: Final = ("finished", "failed", "stopped")
+LOOK_S: Final = 0.3
+LAST: Final = 8
+"""Rounds shown on a terminal."""
+NAMES: Final = 4
+UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+
+
+async def watch_job(cloud: Ask, job: str) -> dict[str, Any]:
+    """The job's row once it has ended. Asks again over a restart of the cloud."""
+    row: dict[str, Any] = (await patient(cloud, "train.status", job=job))[0]
+    shown = _Bars() if console().is_terminal else _Lines()
+    with shown:
+        while True:
+            await shown.show(cloud, row)
+            if row["state"] in ENDED:
+                return row
+            await asyncio.sleep(LOOK_S)
+            row = (await patient(cloud, "train.status", job=job))[0]
+
+
+class _Lines:
+    """A line on standard error for each change."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    async def show(self, _cloud: Ask, row: dict[str, Any]) -> None:
+        line = f"job {row['job']}: {row['round']}/{row['rounds']} {_note(row)}".rstrip()
+        if line != self._last:
+            self._last = line
+            click.echo(line, err=True)
+
+
+class _Bars:
+    """What `view` draws, drawn again at each look; the rounds' lines are fetched when there are more of them."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=Console(stderr=True), auto_refresh=False)
+        self._rounds: list[dict[str, Any]] = []
+        self._known = -1
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    async def show(self, cloud: Ask, row: dict[str, Any]) -> None:
+        if row["round"] != self._known:
+            self._known = row["round"]
+            self._rounds = (await patient(cloud, "train.report", job=row["job"]))["rounds"]
+        self._live.update(view(row, self._rounds), refresh=True)
+
+
+def view(row: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
+    """Bars of rounds and of nodes, the last rounds, and who is waited for."""
+    bars = Table.grid(padding=(0, 1))
+    bars.add_row(f"job {row['job']}", ProgressBar(row["rounds"], row["round"], width=40), _of(row, "round", "rounds"))
+    if row["expected"]:
+        bar = ProgressBar(row["expected"], row["reported"], width=40)
+        bars.add_row("this round", bar, f"{_of(row, 'reported', 'expected')} nodes")
+    traffic = f"up {size(row['bytes_up'])}  down {size(row['bytes_down'])}"
+    line = Text(f"{row['state']}  {traffic}  {row['reason']}".rstrip())
+    parts: list[RenderableType] = [bars, line]
+    if row["stragglers"]:
+        parts.append(Text(f"waiting for {_names(row['stragglers'])}", style="yellow"))
+    if rounds:
+        parts.append(_last_rounds(rounds[-LAST:]))
+    return Group(*parts)
+
+
+def _last_rounds(rounds: list[dict[str, Any]]) -> Table:
+    names = ("round", "loss", "accuracy", "worst tenth", "seconds", "nodes", "absent", "failed", "up", "down")
+    drawn = Table(*names, box=None, pad_edge=False, header_style="bold")
+    for one in rounds:
+        numbers = (one.get("loss"), one.get("accuracy"), one.get("worst_decile"), one["seconds"])
+        drawn.add_row(
+            str(one["round"]), *(_number(value) for value in numbers), str(one.get("nodes", "-")),
+            _names(one.get("stragglers", [])) or "-", str(len(one.get("failed", ()))),
+            size(one["bytes_up"]), size(one["bytes_down"]),
+        )  # fmt: skip
+    return drawn
+
+
+def _of(row: dict[str, Any], done: str, of: str) -> str:
+    return f"{row[done]}/{row[of]}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    return ", ".join(names[:NAMES]) + more
+
+
+def _note(row: dict[str, Any]) -> str:
+    metrics = row.get("metrics") or {}
+    shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in ("loss", "accuracy"))
+    told = f"{_of(row, 'reported', 'expected')} reported" if row["expected"] else ""
+    waits = f"waiting for {_names(row['stragglers'])}" if row["stragglers"] else ""
+    traffic = f"up {size(row['bytes_up'])} down {size(row['bytes_down'])}" if row["bytes_up"] else ""
+    return " ".join(part for part in (row["state"], shown, told, waits, traffic, row["reason"]) if part)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.2 MB."""
+    for unit in UNITS:
+        if count < 1000 or unit == UNITS[-1]:
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == UNITS[0] else f"{count:.3g} {unit}"

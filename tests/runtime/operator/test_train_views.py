@@ -1,0 +1,138 @@
+"""What `msrt train` prints and writes, from what the cloud says."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from msrt import errors
+from msrt.operator.plot import plot
+from msrt.operator.train_compare import costs, differing
+from msrt.operator.train_export import as_csv, write_boards, write_csv
+from msrt.operator.train_list import moment
+from msrt.operator.train_watch import _note, size, view
+
+
+def line(number, accuracy, **more):
+    """A round's line of a report."""
+    return {
+        "round": number, "loss": 1 / number, "accuracy": accuracy, "worst_decile": accuracy, "seconds": 2.0,
+        "bytes_up": 100, "bytes_down": 300, "nodes": 3, "late": {}, "failed": {"n1": "it broke"}, "absent": 0,
+        "stragglers": [], "wall": 1000.0 + number, **more,
+    }  # fmt: skip
+
+
+ROUNDS = [line(1, 0.5), line(2, 0.8), line(3, 0.9), line(4, 0.85)]
+REPORT = {"job": "digits", "rounds": ROUNDS}
+ROW = {
+    "job": "digits", "state": "running", "round": 4, "rounds": 10, "metrics": {"loss": 0.25, "accuracy": 0.85},
+    "reported": 2, "expected": 3, "stragglers": ["camera-7"], "bytes_up": 400, "bytes_down": 1_200_000, "reason": "",
+}  # fmt: skip
+
+
+def drawn(thing):
+    console = Console(width=120, force_terminal=True, color_system=None)
+    with console.capture() as shown:
+        console.print(thing)
+    return shown.get()
+
+
+def test_a_watched_job_shows_rounds_nodes_bytes_and_who_is_waited_for():
+    """The bars, a line a round, the straggler by name."""
+    shown = drawn(view(ROW, ROUNDS))
+    for word in ("4/10", "2/3 nodes", "waiting for camera-7", "up 400 B", "down 1.2 MB", "0.85"):
+        assert word in shown, shown
+    assert len(shown.splitlines()) == 2 + 1 + 1 + 1 + len(ROUNDS)
+
+
+def test_without_a_terminal_a_change_is_one_line():
+    """With the same facts."""
+    assert _note(ROW) == "running loss=0.2500 accuracy=0.8500 2/3 reported waiting for camera-7 up 400 B down 1.2 MB"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2.5e9, "2.5 GB"), (9e15, "9e+03 TB")]
+)
+def test_bytes_are_for_people(count, text):
+    """Three figures and a unit."""
+    assert size(count) == text
+
+
+def test_what_a_job_reached_and_what_the_way_there_cost():
+    """Final, best, and rounds, seconds and bytes until an accuracy; nothing where it was never reached."""
+    found = costs(ROUNDS, 0.8)
+    assert (found["accuracy"], found["best_accuracy"], found["loss"], found["best_loss"]) == (0.85, 0.9, 0.25, 0.25)
+    assert (found["rounds_to"], found["seconds_to"], found["bytes_up_to"], found["bytes_down_to"]) == (2, 4.0, 200, 600)
+    assert (found["seconds"], found["bytes_up"]) == (8.0, 400)
+    assert costs(ROUNDS, 0.95)["rounds_to"] is None
+    assert costs([], None)["accuracy"] is None
+
+
+def test_only_settings_that_differ_are_shown():
+    """By their path, defaults filled in, the same codec said in two ways being the same."""
+    one = {"name": "a", "task": "t:T", "compression": "fp32", "train": {"lr": 0.1}}
+    two = {"name": "b", "task": "t:T", "compression": {"device": "fp32", "region": "fp32"}, "rounds": 5}
+    assert differing({"a": one, "b": two}) == {"rounds": {"a": 20, "b": 5}, "train.lr": {"a": 0.1, "b": 0.05}}
+
+
+def test_settings_of_a_newer_cloud_are_compared_as_they_are():
+    """What this version does not know is no fault."""
+    assert differing({"a": {"unheard": {"of": 1}}, "b": {}}) == {"unheard.of": {"a": 1, "b": None}}
+
+
+def test_curves_are_drawn_between_their_ends():
+    """The best at the top, a mark at the end of each; gaps and one single point are no fault, nothing draws nothing."""
+    lines = plot({"a": [0.0, 0.5, 1.0], "b": [None, 0.25]}, "accuracy", width=20, height=5)
+    assert lines[1].strip().startswith("1 ┤")
+    assert lines[1].endswith("●")
+    assert lines[5].strip().startswith("0 ┤")
+    assert [one.strip() for one in lines[-2:]] == ["● a", "▲ b"]
+    assert plot({"a": [0.3]}, "loss")
+    assert plot({"a": [None, float("nan")]}, "loss") == []
+
+
+def test_curves_are_a_table_for_others():
+    """A header and a line a round; lists of nodes are how many they are."""
+    rows = list(csv.DictReader(io.StringIO(as_csv(REPORT))))
+    assert [row["round"] for row in rows] == ["1", "2", "3", "4"]
+    assert (rows[0]["accuracy"], rows[0]["failed"], rows[0]["bytes_down"]) == ("0.5", "1", "300")
+
+
+def test_curves_are_scalars_for_tensorboard(tmp_path):
+    """Each number of each round at its time; an export again replaces the one before."""
+    for _ in range(2):
+        write_boards(tmp_path / "digits", REPORT)
+    [file] = (tmp_path / "digits").iterdir()
+    events = [event for event in EventFileLoader(str(file)).Load() if event.summary.value]
+    assert [event.step for event in events] == [1, 2, 3, 4]
+    assert events[0].wall_time == 1001.0
+    found = {value.tag: value.tensor.float_val[0] for value in events[1].summary.value}
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["bytes_up"] == 100
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
+    """With its name."""
+    with pytest.raises(errors.LocalError, match="cannot be written to"):
+        write_csv(tmp_path / "nowhere" / "x.csv", REPORT)
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.LocalError, match="cannot be written to"):
+        write_boards(tmp_path / "file" / "job", REPORT)
+
+
+@pytest.mark.parametrize(
+    ("text", "wall"), [("", 0.0), ("2h", 92_800.0), ("1.5m", 99_910.0), ("1970-01-02T00:00+00:00", 86_400.0)]
+)
+def test_a_moment_is_a_date_or_so_long_ago(text, wall):
+    """As people say it."""
+    assert moment(text, 100_000.0) == wall
+
+
+def test_a_moment_that_is_none_is_refused():
+    """With the forms that there are."""
+    with pytest.raises(errors.CallerError, match="2h, 3d"):
+        moment("yesterday", 0.0)
