@@ -7,6 +7,7 @@ from collections import Counter
 from msrt.protocol.messages import DeviceRecord
 from msrt.telemetry.dispatching import batch_rows, watch_dispatcher
 from msrt_cloud.master import Cloud
+from msrt_cloud.observe_training import observe_training
 
 __all__ = ["observe"]
 
@@ -29,6 +30,7 @@ def observe(cloud: Cloud) -> None:
     metrics.gauges("follower_lag_entries", "Journal entries that an edge does not have on disk yet.", ("region",),
                    lambda: _lag(cloud))  # fmt: skip
     metrics.gauges("rollouts", "Rollouts in force, by state.", ("state",), lambda: _rollouts(cloud))
+    observe_training(cloud)
     metrics.gauges("jobs", "Training jobs, by state.", ("state",), lambda: _jobs(cloud))
     metrics.gauges("round_reported", "Participants of the open round that have reported.", ("job",),
                    lambda: _rounds(cloud, "reported"))  # fmt: skip

@@ -15,6 +15,7 @@ import msgspec
 
 from msrt.errors import InvalidConfig, InvalidModel, JobFailed, MsrtError, from_wire
 from msrt.inference.bundle import FP32, INT8, Manifest, Stage, StateTensor, Variant
+from msrt.inference.drift import Reference
 from msrt.process import spawn_child, stop_child
 from msrt.protocol.messages import TensorSpec
 
@@ -83,6 +84,7 @@ class Prepared(msgspec.Struct, frozen=True):
     temperature: float = 1.0
     stages: dict[str, Stage] = {}
     """By the manifest's field: pre, post."""
+    reference: Reference | None = None
 
     def manifest(self, model: str, version: int, labels: tuple[str, ...] = ()) -> Manifest:
         return Manifest(
@@ -105,6 +107,7 @@ class Prepared(msgspec.Struct, frozen=True):
             report=self.report,
             pre=self.stages.get("pre"),
             post=self.stages.get("post"),
+            reference=self.reference,
         )
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, MsrtError, QualityGate
 from msrt.inference.bundle import FP32, INT8
+from msrt.inference.drift import Reference, reference_of
 from msrt.inference.engine import Engine, measure, sample_inputs
 from msrt.inference.model import Model
 from msrt.inference.stateful import StatefulModel
@@ -244,7 +245,17 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
         scores=job.calibrated.scores if job.calibrated else "",
         temperature=job.calibrated.temperature if job.calibrated else 1.0,
         stages=job.stages.manifest(),
+        reference=_reference(job),
     )
+
+
+def _reference(job: _Job) -> Reference | None:
+    """What its first input is like, where data came with the push: sources read for that one."""
+    samples = job.calibration or job.evaluation
+    if samples is None:
+        return None
+    name = job.model.inputs[0].name
+    return reference_of(feed[name] for feed in samples.feeds(job.model))
 
 
 def _file(job: _Job, source: Path, variant: str, method: str) -> PreparedFile:

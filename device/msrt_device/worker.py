@@ -152,7 +152,7 @@ class Device:
         store = self.world.disk.store("training")
         return Training(
             self.world, store, node, self._cloud,
-            trainer=self.setup.trainer, artifacts=self.artifacts, fetch=self.fetch,
+            trainer=self.setup.trainer, artifacts=self.artifacts, fetch=self._fetch_blob,
         )  # fmt: skip
 
     # --- life ------------------------------------------------------------------------------------------------
@@ -325,6 +325,7 @@ class Device:
             "model_memory": float(self.budget.used(self.slots)),
             "sequences_lost": float(self.sequences.lost), "sequences_evicted": float(self.sequences.evicted),
             "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
+            "drift": max((watch.meter.value for watch in self.watches), default=0.0),
             "training": float(self.training is not None and self.training.working),
         }  # fmt: skip
 

@@ -37,6 +37,14 @@ def observe(edge: Edge) -> None:
         "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
         lambda: {("events",): edge.events.dropped, ("webhook",): edge.events.hook_dropped},
     )  # fmt: skip
+    edge.metrics.gauges(
+        "training_region_reported", "Devices of this region whose update of the open round is here.", ("job",),
+        lambda: {(job,): float(reported) for job, (_, reported, _) in edge.training.progress.items()},
+    )  # fmt: skip
+    edge.metrics.gauges(
+        "training_region_expected", "Devices of this region that take part in the open round.", ("job",),
+        lambda: {(job,): float(expected) for job, (_, _, expected) in edge.training.progress.items()},
+    )  # fmt: skip
     tally("artifact_corrupt_total", "Damaged artifacts found.", ("where",), lambda: {("disk",): edge.artifacts.corrupt})
 
 

@@ -236,6 +236,11 @@ class SourceConfig(_Settings, frozen=True, kw_only=True):
     """Post an event only when the best score reaches this (a score may be negative where a model ends in logits)."""
     on_change: bool = False
     """Post an event only when the label differs from the last one."""
+    drift: Annotated[float, msgspec.Meta(ge=0)] = 0.25
+    """Post an event when readings are so far (population stability index) from the data that the model was pushed with:
+    0.1 is some, 0.25 much. 0: nothing is measured."""
+    drift_readings: Count = 500
+    """So many readings are held against that data together."""
     options: dict[str, Any] = {}
     """Passed to a plug-in."""
 

@@ -138,3 +138,12 @@ def test_evaluation_data_make_confidence_mean_what_it_says(room):
     assert prepared.report["calibration_error"] < prepared.report["calibration_error_unscaled"]
     manifest = prepared.manifest("net", 1)
     assert (manifest.scores, manifest.temperature) == ("logits", prepared.temperature)
+
+
+def test_what_the_inputs_are_like_goes_with_the_model(room):
+    """Of calibration, else evaluation data: devices hold their readings against it; without data there is nothing."""
+    for options in ({"calibrate": "x.npy"}, {"evaluate": "xy.npz"}):
+        reference = done(room, **options).manifest("net", 1).reference
+        assert reference is not None
+        assert reference.samples == len(blobs()[0])
+    assert done(room).manifest("net", 1).reference is None

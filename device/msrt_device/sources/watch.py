@@ -20,6 +20,7 @@ from msrt.protocol import wire
 from msrt.protocol.messages import Event
 from msrt.settings import SourceConfig
 from msrt.world.world import Store, World
+from msrt_device.sources.drift import Meter
 from msrt_device.sources.source import Reading, open_source
 
 __all__ = ["Watch"]
@@ -54,6 +55,7 @@ class Watch:
         self._last_label: object = None
         self._kept: tuple[Slot, State] | None = None
         """The readings of a source are one sequence: what a stateful model left, on the version that left it."""
+        self.meter = Meter(config.drift, config.drift_readings)
         self.state = "waiting"
         self.readings = self.refused = 0
 
@@ -90,7 +92,7 @@ class Watch:
         self.readings += 1
         try:
             before = self._kept[1] if self._kept is not None and self._kept[0] is slot else None
-            data, after = await self._world.offload(_infer, slot, reading, before)
+            data, after, drifted = await self._world.offload(self._run, slot, reading, before)
             self._kept = None if after is None else (slot, after)
             version = slot.placement.version
         except (errors.InvalidTensor, errors.ModelFailed) as error:
@@ -104,8 +106,19 @@ class Watch:
             self._slots.give_back(slot)
         if self._worth(data):
             await self._post(data, version)
+        if drifted:
+            log.warning("source.drift", source=self._config.name, model=self._config.model, **drifted)
+            await self._post(drifted, version)
         self._read += 1
         self._store.put(self._key, self._read.to_bytes(8, "big"))
+
+    def _run(
+        self, slot: Slot, reading: Reading, before: State | None
+    ) -> tuple[dict[str, Any], State | None, dict[str, Any]]:
+        """What the model found, its state, and what is to be said of drift. Blocking. Raises what `_infer` does."""
+        data, after = _infer(slot, reading, before)
+        assert slot.manifest is not None
+        return data, after, self.meter.add(slot.manifest, reading)
 
     async def _loaded(self, slot: Slot) -> None:
         """Wait for a model that gave its memory to others. Raises Unavailable, the slot given back, where it fails."""

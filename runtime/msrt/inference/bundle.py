@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from msrt.errors import BadSignature, MalformedFrame
+from msrt.inference.drift import Reference
 from msrt.inference.signature import Signature
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import TensorSpec
@@ -113,6 +114,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the device keeps for each sequence. `inputs` and `outputs` do not name these."""
     report: dict[str, object] = {}
     """What the gate measured."""
+    reference: Reference | None = None
+    """What its inputs were like when it was pushed: devices hold their readings against it."""
 
     @property
     def rides(self) -> bool:

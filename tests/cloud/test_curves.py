@@ -1,0 +1,84 @@
+"""Curves on the cloud's disk, and as series."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from msrt.world.simulation import Simulation
+from msrt_cloud.curves import Curves
+from msrt_cloud.observe_training import observe_training
+from tests.cloud.jobs import Region
+from tests.cloud.rig import simulate, until
+from tests.cloud.test_training import started
+
+
+def line(number, **more):
+    return {"round": number, "accuracy": number / 10, "seconds": 1.5, "bytes_up": 10, "bytes_down": 20, **more}
+
+
+def test_a_round_that_is_done_again_has_one_line():
+    """Sums are of what is there, after a restart too; jobs whose names begin alike are apart."""
+    with Simulation(1) as sim:
+
+        async def run():
+            world = sim.world("c")
+            curves = Curves(world.disk.store("curves"), world.offload)
+            for number in (1, 2, 2):
+                await curves.add("job", number, line(number))
+            assert curves.totals("job").rounds == 2
+            await curves.add("job-2", 1, line(1))
+            await curves.end("job", parameters=5)
+            await curves.end("job", published={"version": 1})
+            for again in (curves, Curves(world.disk.store("curves"), world.offload)):
+                found = again.totals("job")
+                assert (found.rounds, found.seconds, found.bytes_up, found.bytes_down, found.best) == (
+                    2,
+                    3.0,
+                    20,
+                    40,
+                    0.2,
+                )
+                assert again.ended("job") == {"parameters": 5, "published": {"version": 1}}
+                assert len(again.rounds("job")) == 2
+            assert curves.totals("nothing").rounds == 0
+            await asyncio.sleep(0)
+
+        sim.run(run(), until=60)
+
+
+def test_jobs_are_series(monkeypatch):
+    """Rounds, what the last one said, bytes each way, the state; a job that ended long ago is on no page."""
+
+    async def scenario(rig):
+        north = await Region(rig, "ab").join()
+        job = await started(rig, rounds=2)
+        await north.round(job, 1)
+        await north.opened(job, 2)
+        observe_training(rig.cloud)
+
+        def seen():
+            page = rig.cloud.metrics.render().decode()
+            return {
+                (sample.name, *sorted(sample.labels.values())): sample.value
+                for family in text_string_to_metric_families(page)
+                for sample in family.samples
+                if sample.name.startswith("msrt_training_")
+            }
+
+        found = seen()
+        assert found["msrt_training_round", job] == 1
+        assert found["msrt_training_rounds", job] == 2
+        assert found["msrt_training_loss", job] == 0.5
+        assert found["msrt_training_nodes", job] == 2
+        assert found["msrt_training_stragglers", job] == 2
+        assert found["msrt_training_bytes_total", job, "up"] > 0
+        assert found["msrt_training_state", job, "running"] == 1
+        await north.round(job, 2)
+        await until(lambda: rig.cloud.writer.state.jobs[job].ended)
+        assert seen()["msrt_training_state", "finished", job] == 1
+        monkeypatch.setattr("msrt_cloud.observe_training.LATELY_S", -1.0)
+        assert not seen()
+
+    simulate(scenario)
