@@ -154,7 +154,7 @@ class TrainerHost:
             "MSRT_DATA": self.data,
             "OMP_NUM_THREADS": "1",
         }
-        arguments = (sys.executable, "-P", "-m", "msrt.training.runner", "--parent", str(os.getpid()))
+        arguments = (sys.executable, "-u", "-P", "-m", "msrt.training.runner", "--parent", str(os.getpid()))
         self._process = await asyncio.create_subprocess_exec(
             *arguments,
             stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self.directory, env=environment, start_new_session=True,
