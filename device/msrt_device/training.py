@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
 
 from msrt import errors
-from msrt.artifacts import ArtifactStore
-from msrt.buffers import Buffer
+from msrt.artifacts import ArtifactStore, Fetch
+from msrt.buffers import Buffer, read_file
 from msrt.hop import Peer
 from msrt.protocol import wire
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
+from msrt.training.pipe import Trained
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer
 from msrt.training.weights import bring
@@ -24,6 +26,7 @@ from msrt.world.world import Store, World
 __all__ = ["Training"]
 
 log = structlog.get_logger()
+T = TypeVar("T")
 RESEND_S: Final = 2.0
 
 
@@ -31,11 +34,15 @@ class _Kept(msgspec.Struct, frozen=True):
     """An update on disk."""
 
     meta: UpdateMeta
-    payload: bytes
+    payload: bytes = b""
+    """Itself, only where the disk took no artifact."""
+    digest: str = ""
+    """Of the artifact that it is."""
+    size: int = 0
 
 
 class Training:
-    """All jobs of one device, one round at a time. `fetch` brings an artifact by digest through the edge."""
+    """All jobs of one device, one round at a time. `fetch` brings an artifact through the edge."""
 
     def __init__(
         self,
@@ -46,7 +53,7 @@ class Training:
         *,
         trainer: Callable[[str], Trainer],
         artifacts: ArtifactStore,
-        fetch: Callable[[str], Awaitable[Buffer]],
+        fetch: Fetch,
     ) -> None:
         self._world, self._store, self._node, self._cloud = world, store, node, cloud_identity
         self._trainer_for, self._artifacts, self._fetch = trainer, artifacts, fetch
@@ -108,6 +115,7 @@ class Training:
             del self._kept[key]
             self._store.put(key, None)
         if gone:
+            self._pin()
             await self._commit()
         running = self._training.get(message.job)
         round_ = running[0].round if running is not None else 0
@@ -148,22 +156,28 @@ class Training:
         meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
         try:
             trainer = await self._trainer(message, deadline)
-            weights = await self._patient(deadline, lambda: bring(self._world, self._artifacts, self._fetch, message))
-            index = message.participants.get(self._node.id, 0)
-            node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
-            within = max(0.1, deadline - self._world.now())
-            turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
-            done = await trainer.train(node, turn, weights, message.compression, within)
+            async with self._artifacts.keeping(message.weights):
+                await self._patient(deadline, lambda: bring(self._world, self._artifacts, self._fetch, message))
+                done = await self._run(trainer, message, deadline)
         except errors.MsrtError as error:
             log.warning("training.failed", job=message.job, round=message.round, error=str(error))
             await self._drop_trainer(message.job)
             await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
         log.info("training.round_done", job=message.job, round=message.round, step=message.plan.step, **done.metrics)
-        metrics = done.metrics | {"update_bytes": float(len(done.payload))}
+        size = done.payload.stat().st_size if isinstance(done.payload, Path) else len(done.payload)
+        metrics = done.metrics | {"update_bytes": float(size)}
         samples = {self._node.id: done.samples}
         meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
         await self._keep(meta, done.payload)
+
+    async def _run(self, trainer: Trainer, message: RoundOpen, deadline: float) -> Trained:
+        index = message.participants.get(self._node.id, 0)
+        node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
+        within = max(0.1, deadline - self._world.now())
+        turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
+        weights = self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
+        return await trainer.train(node, turn, weights, message.compression, within)
 
     async def _trainer(self, message: RoundOpen, deadline: float) -> Trainer:
         """The job's process, started if need be. Raises what is wrong with the job."""
@@ -172,13 +186,13 @@ class Training:
             return trainer
         verify(self._cloud, message.bundle.encode(), message.signature, Purpose.BUNDLE)
         trainer = self._trainer_for(message.job)
-        await trainer.start(await self._patient(deadline, lambda: self._fetch(message.bundle)))
+        await trainer.start(await self._patient(deadline, lambda: self._artifacts.get(message.bundle, self._fetch)))
         self._trainers[message.job] = trainer
         if self.paused:
             trainer.pause()
         return trainer
 
-    async def _patient(self, deadline: float, fetch: Callable[[], Awaitable[Buffer]]) -> Buffer:
+    async def _patient(self, deadline: float, fetch: Callable[[], Awaitable[T]]) -> T:
         """What it brings. A full disk is waited out while the round lasts: one that fails at once is soon given up."""
         while True:
             try:
@@ -194,13 +208,28 @@ class Training:
         if trainer is not None:
             await trainer.stop()
 
-    async def _keep(self, meta: UpdateMeta, payload: bytes) -> None:
+    async def _keep(self, meta: UpdateMeta, payload: Buffer | Path) -> None:
         """On disk first: a restart sends the same update again instead of another one."""
         key = f"update/{meta.job}/{meta.round:08d}.{meta.step}"
-        self._kept[key] = kept = _Kept(meta, payload)
+        try:
+            if isinstance(payload, Path):
+                digest, size = await self._artifacts.adopt(payload)
+            else:
+                digest, size = await self._artifacts.put_bytes(payload), len(payload)
+            kept = _Kept(meta, b"", digest, size)
+        except errors.DiskFull as error:
+            log.warning("training.update_not_on_disk", error=error.text)
+            data = await self._world.offload(read_file, payload) if isinstance(payload, Path) else payload
+            kept = _Kept(meta, bytes(data))
+        self._kept[key] = kept
+        self._pin()
         self._store.put(key, wire.pack(kept))
         await self._commit()
         self._push_later(key)
+
+    def _pin(self) -> None:
+        """What is not counted yet may not be evicted."""
+        self._artifacts.pin((kept.digest for kept in self._kept.values() if kept.digest), "updates")
 
     async def _commit(self) -> None:
         try:
@@ -216,11 +245,13 @@ class Training:
     async def _push(self, key: str, peer: Peer) -> None:
         try:
             while (kept := self._kept.get(key)) is not None and peer is self._peer:
-                meta = msgspec.to_builtins(kept.meta)
-                digest = await self._world.offload(_sha256, kept.payload)
                 try:
-                    await peer.push("update", meta, kept.payload, size=len(kept.payload), digest=digest)
+                    await self._send(peer, kept)
                 except errors.Disconnected:
+                    return
+                except (errors.NotFound, errors.Corrupt) as error:
+                    log.warning("training.update_lost", job=kept.meta.job, round=kept.meta.round, error=error.text)
+                    self._kept.pop(key, None)
                     return
                 except (errors.BadUpdate, errors.StreamCancelled) as error:
                     log.warning("training.update_refused", job=kept.meta.job, round=kept.meta.round, error=str(error))
@@ -232,6 +263,15 @@ class Training:
                 return
         finally:
             self._pushing.discard(key)
+
+    async def _send(self, peer: Peer, kept: _Kept) -> None:
+        meta = msgspec.to_builtins(kept.meta)
+        if not kept.digest:
+            digest = await self._world.offload(_sha256, kept.payload)
+            await peer.push("update", meta, kept.payload, size=len(kept.payload), digest=digest)
+            return
+        async with self._artifacts.lend(kept.digest) as lent:
+            await peer.push("update", meta, lent.read, size=kept.size, digest=kept.digest)
 
 
 def _counts(meta: UpdateMeta, opened: RoundOpen) -> bool:

@@ -127,7 +127,9 @@ class Edge:
         self._engine_works = False
         self.service = Service(self)
         me = f"{self.node}/{self.hello.boot}"
-        self.training = RegionTraining(world, me, self.device_peers, self.artifacts, self.fetch, config.update_streams)
+        self.training = RegionTraining(
+            world, me, self.device_peers, self.artifacts, self.fetch_blob, config.update_streams
+        )
         self.downlink: Downlink | None = None
         self.served = Served(self)
         self._prefetch_due = asyncio.Event()

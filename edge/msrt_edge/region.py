@@ -7,14 +7,24 @@ from dataclasses import dataclass, field
 import msgspec
 
 from msrt.buffers import Buffer
-from msrt.learning.aggregate import RunningSum
-from msrt.learning.compress import Codec, open_codec
+from msrt.learning.aggregate import NormGuard, RunningSum
+from msrt.learning.compress import open_codec
 from msrt.learning.notes import pack, unpack
+from msrt.learning.pacing import Durations
 from msrt.learning.rounds import RegionRound, Terms
 from msrt.learning.vector import Layout, Vector, advance, load
 from msrt.protocol.messages import RoundOpen, UpdateMeta
 
 __all__ = ["OpenRound", "Stretch", "terms_of"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a region knows of a job's model, over all rounds."""
+
+    layout: Layout
+    guard: NormGuard
+    durations: Durations
 
 
 @dataclass
@@ -26,8 +36,7 @@ class OpenRound:
     deadline: float
     round: RegionRound
     sum: RunningSum
-    codec: Codec
-    """Of the devices' updates."""
+    model: Model
     stretch: Stretch | None = None
     """What the steps before this one did, where a region does several."""
     payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
@@ -36,9 +45,12 @@ class OpenRound:
     """By key: what the cloud should have; kept until it closed the round."""
     delivered: set[str] = field(default_factory=set)
 
-    def upward(self, layout: Layout) -> Codec:
+    def __post_init__(self) -> None:
+        message, layout = self.message, self.model.layout
+        self.codec = open_codec(message.compression, layout)
+        """Of the devices' updates."""
+        self.upward = open_codec(message.plan.upward or message.compression, layout)
         """Of the region's sum."""
-        return open_codec(self.message.plan.upward or self.message.compression, layout)
 
 
 class Stretch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -12,20 +12,20 @@ import msgspec
 import structlog
 
 from msrt import errors
-from msrt.artifacts import ArtifactStore
+from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
-from msrt.learning.compress import Codec, open_codec
+from msrt.learning.compress import Codec
 from msrt.learning.pacing import Durations, Pace
 from msrt.learning.rounds import RegionRound
-from msrt.learning.vector import Layout, Vector, peek
+from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.weights import bring
 from msrt.world.world import World
 from msrt_edge.feedback import Feedbacks
-from msrt_edge.region import OpenRound, Stretch, terms_of
+from msrt_edge.region import Model, OpenRound, Stretch, terms_of
 
 __all__ = ["RegionTraining"]
 
@@ -49,15 +49,14 @@ class RegionTraining:
         me: str,
         devices: Callable[[], dict[str, Peer]],
         artifacts: ArtifactStore,
-        fetch: Callable[[str], Awaitable[Buffer]],
+        fetch: Fetch,
         streams: int,
     ) -> None:
         self._world, self._me, self._devices = world, me, devices
         self._artifacts, self._fetch = artifacts, fetch
         self._open: dict[str, OpenRound] = {}
         self._closed: dict[str, RoundClosed] = {}
-        self._guards: dict[str, NormGuard] = {}
-        self._durations: dict[str, Durations] = {}
+        self._models: dict[str, Model] = {}
         self._feedback = Feedbacks(world, me)
         self._cloud: Peer | None = None
         self._slots = asyncio.Semaphore(streams)
@@ -98,31 +97,33 @@ class RegionTraining:
         await self._send_up(known)
 
     async def _begin(self, message: RoundOpen) -> None:
-        weights = await bring(self._world, self._artifacts, self._fetch, message)
+        await bring(self._world, self._artifacts, self._fetch, message)
         closed = self._closed.get(message.job)
         if closed is not None and (closed.state != "running" or closed.round >= message.round):
             return  # meanwhile
-        if message.job not in self._guards:  # as strict as the cloud's, or a device fails its region's sum
-            self._guards[message.job] = await self._world.offload(NormGuard.for_model, weights)
-        stretch = Stretch(weights) if message.plan.steps > 1 else None
-        self._open_up(message, peek(weights)[0], message.deadline_s, stretch)
+        known = self._models.get(message.job)
+        stretch = None
+        if known is None or message.plan.steps > 1:
+            weights = await self._artifacts.read(message.weights)
+            guard = await self._world.offload(NormGuard.for_model, weights)  # as strict as the cloud's
+            known = self._models.setdefault(
+                message.job, Model(peek(weights)[0], guard, Durations(message.plan.deviations))
+            )
+            stretch = Stretch(weights) if message.plan.steps > 1 else None
+        self._open_up(message, known, message.deadline_s, stretch)
 
-    def _open_up(self, message: RoundOpen, layout: Layout, left: float, stretch: Stretch | None) -> None:
+    def _open_up(self, message: RoundOpen, model: Model, left: float, stretch: Stretch | None) -> None:
         """A round, or the next of this region's own; `left` seconds of it remain."""
         job, now, here = message.job, self._world.now(), self._devices()
         mine = [node for node in message.participants if node in here]
-        usual, share = self._durations_of(message).usual, MARGIN / (message.plan.steps - message.plan.step)
-        pace = Pace(now, now + left * share, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual)
-        terms = terms_of(message)
-        one = RegionRound(job, message.round, layout.size, self._me, mine, pace, self._guards.get(job), terms)
-        codec = open_codec(message.compression, layout)
-        opened = OpenRound(message, now, now + left, one, RunningSum(layout.size), codec, stretch)
+        share = MARGIN / (message.plan.steps - message.plan.step)
+        pace = Pace(now, now + left * share, max(1, len(mine) // 2), PATIENCE, GRACE_S, model.durations.usual)
+        size = model.layout.size
+        one = RegionRound(job, message.round, size, self._me, mine, pace, model.guard, terms_of(message))
+        opened = OpenRound(message, now, now + left, one, RunningSum(size), model, stretch)
         self._open[job] = opened
         log.info("round.opened", job=job, round=message.round, step=message.plan.step, devices=len(mine))
         self._announce(opened, here)
-
-    def _durations_of(self, message: RoundOpen) -> Durations:
-        return self._durations.setdefault(message.job, Durations(message.plan.deviations))
 
     def _announce(self, opened: OpenRound, peers: dict[str, Peer]) -> None:
         left = max(0.1, opened.deadline - self._world.now())
@@ -139,7 +140,7 @@ class RegionTraining:
             del self._open[message.job]
             await self._perform(opened, opened.round.handle(e.Closed(), self._world.now()))
         if message.state not in ("running", "paused"):
-            for table in (self._guards, self._durations, self._locks):
+            for table in (self._models, self._locks):
                 table.pop(message.job, None)
             await self._feedback.forget(message.job)
         for peer in peers:
@@ -227,7 +228,7 @@ class RegionTraining:
         if opened is None or not _welcome(meta, opened.message):
             return
         if meta.round == opened.message.round:
-            self._durations_of(opened.message).add(self._world.now() - opened.began)
+            opened.model.durations.add(self._world.now() - opened.began)
         norm, fault = 0.0, meta.error
         if not fault:
             try:
@@ -295,11 +296,11 @@ class RegionTraining:
             weights = await self._artifacts.put_bytes(stretch.weights)
             plan = msgspec.structs.replace(opened.message.plan, step=opened.message.plan.step + 1)
             message = msgspec.structs.replace(opened.message, weights=weights, chain=(), plan=plan)
-            self._open_up(message, opened.codec.layout, opened.deadline - self._world.now(), stretch)
+            self._open_up(message, opened.model, opened.deadline - self._world.now(), stretch)
 
     async def _to_cloud(self, opened: OpenRound, meta: UpdateMeta, mean: Vector) -> None:
         """Compressed for the way up."""
-        job, codec = opened.message.job, opened.upward(opened.codec.layout)
+        job, codec = opened.message.job, opened.upward
         payload = await self._feedback.encode(job, meta.round, codec, mean)
         opened.outbox["sum"] = (msgspec.structs.replace(meta, encoding=codec.name), payload)
         log.info("round.sum_ready", job=job, round=meta.round, nodes=len(meta.nodes))

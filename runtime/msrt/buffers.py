@@ -8,8 +8,9 @@ it is done.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Iterable
-from mmap import mmap
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -18,6 +19,7 @@ __all__ = ["SLICE", "Buffer", "joined", "read_file", "room_for", "write_file"]
 Buffer: TypeAlias = bytes | bytearray | memoryview
 SLICE: Final = 1 << 20
 """Bytes read or written at once."""
+HUGE: Final = 4 << 20
 
 
 def joined(pieces: Iterable[Buffer]) -> memoryview:
@@ -36,8 +38,12 @@ def joined(pieces: Iterable[Buffer]) -> memoryview:
 
 
 def room_for(size: int) -> memoryview:
-    """A buffer to write to, of one byte and more; its pages come when they are first touched."""
-    return memoryview(mmap(-1, size))
+    """A buffer to write to, of one byte and more; its pages come when they are first touched, two MiB at a time."""
+    room = mmap.mmap(-1, size)
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            room.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(room)
 
 
 def read_file(path: Path) -> Buffer:

@@ -282,7 +282,7 @@ def test_what_the_cloud_has_counted_is_forgotten():
         assert training._feedback.jobs == ["job"]
         rig.closed(state="finished")
         await until(lambda: not training.progress)
-        assert [training._feedback.jobs, training._guards, training._locks] == [[], {}, {}]
+        assert [training._feedback.jobs, training._models, training._locks] == [[], {}, {}]
 
     simulate(scenario)
 

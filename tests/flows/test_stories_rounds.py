@@ -35,7 +35,7 @@ def counted(tree, fact):
 async def ended(tree, **config):
     """Run a job to its end; its checkpoints."""
     await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
-    job = await tree.train(**{"deadline_s": 30.0, "quorum": 1.0, "checkpoints": 100, **config})
+    job = await tree.train(**{"deadline_s": 30.0, "quorum": 1.0, **config})
     await until(lambda: tree.ended(job), 300, "the job ended")
     assert tree.job(job).ended.state == "finished", tree.job(job).ended
     return checkpoints(tree)
@@ -155,7 +155,7 @@ def test_an_edge_killed_between_its_own_steps_costs_its_part_of_a_round_at_most(
 
     async def story(tree):
         await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
-        job = await tree.train(rounds=3, quorum=0.5, deadline_s=30.0, checkpoints=100, pace={"steps": 4})
+        job = await tree.train(rounds=3, quorum=0.5, deadline_s=30.0, pace={"steps": 4})
         await until(lambda: any(step for step in _steps(tree, job)), 30, "a second step")
         tree.sim.crash("edge-n")
         await asyncio.sleep(1)
@@ -212,7 +212,7 @@ def test_a_biased_codec_of_a_region_survives_its_edge(seed):
     async def story(tree):
         await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
         compression = {"device": "fp32", "region": "topk:0.25", "down": "fp32"}
-        job = await tree.train(rounds=6, quorum=1.0, deadline_s=30.0, checkpoints=100, compression=compression)
+        job = await tree.train(rounds=6, quorum=1.0, deadline_s=30.0, compression=compression)
         await until(lambda: tree.job(job).round >= 3, 60, "three rounds")
         tree.sim.crash("edge-n")
         await asyncio.sleep(1)

@@ -300,7 +300,7 @@ class Tree:
 
     async def train(self, name="job", rounds=2, **config):
         """Start a job."""
-        settings = {"compression": "fp32", **config}
+        settings = {"compression": "fp32", "checkpoints": 100, **config}
         lines = "".join(f"{key} = {_toml(value)}\n" for key, value in settings.items())
         with tempfile.TemporaryDirectory() as folder:
             text = f'name = "{name}"\ntask = "none:Nothing"\nrounds = {rounds}\n{lines}'

@@ -54,6 +54,7 @@ class ArtifactStore:
 
     def __init__(self, world: World, *, bound_bytes: int | None = None) -> None:
         self.blobs: Final[Blobs] = world.disk.blobs()
+        self._disk = world.disk
         self.offload: Final = world.offload
         self.room: Final = Room(world.disk.digests(), bound_bytes, self._delete)
         self.corrupt = 0
@@ -99,6 +100,23 @@ class ArtifactStore:
             raise NotFound(f"there is no file {path}") from error
         except OSError as error:
             raise LocalError(f"{path}: {error.strerror or error}") from error
+
+    async def adopt(self, path: Path) -> tuple[str, int]:
+        """Take over a file of this node's own, which is moved; its digest and size. Raises LocalError, DiskFull."""
+        try:
+            digest, size = await self.offload(hash_file, path)
+        except OSError as error:
+            raise LocalError(f"{path}: {error.strerror or error}") from error
+        async with self.lock(digest):
+            await self.room.make(digest, size)
+            await self.retrying(lambda: self._disk.adopt(path, digest))
+            self.room.add(digest, size)
+            self._lendable.add(digest)
+        return digest, size
+
+    def file(self, digest: str) -> Path | None:
+        """Where an artifact that is here lies in the file system; None in simulation."""
+        return self._disk.file(digest)
 
     async def _put(self, digest: str, size: int, write: Callable[[], None]) -> str:
         async with self.lock(digest):

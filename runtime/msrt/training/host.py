@@ -79,17 +79,21 @@ class TrainerHost:
         fresh.rename(self.directory / "sources")
         return config
 
-    async def train(self, node: Node, round_: int, weights: Buffer, encoding: str, within: float) -> pipe.Trained:
+    async def train(
+        self, node: Node, round_: int, weights: Buffer | Path, encoding: str, within: float
+    ) -> pipe.Trained:
         """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed."""
         began = self.world.now()
         async with self._turn:
             source, target = self._path("weights"), self._path("update")
-            await self.world.offload(write_file, source, weights)
+            if isinstance(weights, Path):
+                source = weights
+            else:
+                await self.world.offload(write_file, source, weights)
             command = pipe.DoTrain(round_, node, str(source), str(target), encoding)
             trained = await self._ask(command, pipe.Trained, within)
-            payload = await self.world.offload(read_file, target)
         metrics = trained.metrics | {"seconds": self.world.now() - began}
-        return msgspec.structs.replace(trained, payload=payload, metrics=metrics)
+        return msgspec.structs.replace(trained, payload=target, metrics=metrics)
 
     async def initial(self, within: float = OPEN_WITHIN) -> Buffer:
         """The weights everybody starts from. Raises JobFailed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO, Final, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import msgspec
 
@@ -94,8 +94,8 @@ class Trained(_Tagged, frozen=True):
     encoding: str
     metrics: dict[str, float]
     """loss and accuracy of the weights it was given, train_loss, seconds."""
-    payload: bytes = b""
-    """Filled in by the host from the file; never crosses the pipe."""
+    payload: Any = b""
+    """A Buffer, or the Path of a file that holds it. Filled in by the host; never crosses the pipe."""
 
 
 class Evaluated(_Tagged, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -29,8 +30,10 @@ class Trainer(Protocol):
     async def start(self, bundle: Buffer) -> JobConfig:
         """Load a job's zip. Raises InvalidJob or JobFailed."""
 
-    async def train(self, node: Node, round_: int, weights: Buffer, encoding: str, within: float) -> Trained:
-        """One round; the payload is in the answer. Killed after `within` seconds."""
+    async def train(self, node: Node, round_: int, weights: Buffer | Path, encoding: str, within: float) -> Trained:
+        """One round; the payload is in the answer, or a file that is the caller's from then on. Killed after `within`
+        seconds.
+        """
 
     def pause(self) -> None:
         """Give the processor up at once, keep everything."""

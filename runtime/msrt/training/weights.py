@@ -5,11 +5,11 @@ Decoding a change is float32 arithmetic element by element, so every machine get
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
-from msrt.artifacts import ArtifactStore
+from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer
 from msrt.errors import MsrtError
 from msrt.learning.compress import open_codec
@@ -33,24 +33,22 @@ def changed(weights: Buffer, deltas: Sequence[tuple[str, Buffer]]) -> Buffer:
     return save(layout, moved)
 
 
-async def bring(
-    world: World, artifacts: ArtifactStore, fetch: Callable[[str], Awaitable[Buffer]], message: RoundOpen
-) -> Buffer:
-    """The weights of that round, the cheapest way there is. Raises what fetching raises."""
+async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen) -> None:
+    """Have the weights of that round in the store, the cheapest way there is. Raises what fetching raises."""
     chain = _ahead(artifacts, message)
     if chain:
         try:
             base = await artifacts.read(chain[0].base)
-            deltas = [(change.codec, await fetch(change.delta)) for change in chain]
+            deltas = [(change.codec, await artifacts.get(change.delta, fetch)) for change in chain]
             whole: Buffer = await world.offload(changed, base, deltas)
             digest = await artifacts.put_bytes(whole)
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
         else:
             if digest == message.weights:
-                return whole
+                return
             log.warning("weights.change_differs", job=message.job, round=message.round, got=digest)
-    return await fetch(message.weights)
+    await artifacts.ensure(message.weights, fetch)
 
 
 def _ahead(artifacts: ArtifactStore, message: RoundOpen) -> tuple[Change, ...]:

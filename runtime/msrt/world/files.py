@@ -94,11 +94,7 @@ class FileBlobs:
                 raise Corrupt(
                     f"blob {digest[:12]} has another digest: {running.hexdigest()[:12]}", hint="fetch it again"
                 )
-            if not whole.parent.exists():
-                whole.parent.mkdir(mode=0o700, exist_ok=True)
-                sync_directory(self._root)
-            path.rename(whole)
-            sync_directory(whole.parent)
+            self._publish(path, whole)
 
     def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
         path = self._whole(digest)
@@ -109,6 +105,26 @@ class FileBlobs:
                     return file.read(size)
             except FileNotFoundError:
                 raise NotFound(f"blob {digest[:12]} is not here") from None
+
+    def file(self, digest: str) -> Path:
+        return self._whole(digest)
+
+    def adopt(self, path: Path, digest: str) -> None:
+        """Fsync and rename. Raises DiskFull, LocalError."""
+        with _errors(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._publish(path, self._whole(digest))
+
+    def _publish(self, path: Path, whole: Path) -> None:
+        if not whole.parent.exists():
+            whole.parent.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self._root)
+        path.rename(whole)
+        sync_directory(whole.parent)
 
     def delete(self, digest: str) -> None:
         with self._lock:
@@ -173,6 +189,12 @@ class FieldDisk:
 
     def digests(self) -> Iterator[tuple[str, int]]:
         return self.blobs().digests()
+
+    def file(self, digest: str) -> Path:
+        return self.blobs().file(digest)
+
+    def adopt(self, path: Path, digest: str) -> None:
+        self.blobs().adopt(path, digest)
 
     def close(self) -> None:
         """Close the stores; what was not committed is dropped."""

@@ -75,6 +75,12 @@ class Disk(Protocol):
     def digests(self) -> Iterator[tuple[str, int]]:
         """Whole blobs and their sizes."""
 
+    def file(self, digest: str) -> Path | None:
+        """Where a whole blob lies in the file system, to be read only; None in simulation."""
+
+    def adopt(self, path: Path, digest: str) -> None:
+        """Make a file of this file system a whole blob: it is moved. The caller vouches for its digest. Blocking."""
+
 
 class Links(Protocol):
     """Makes links by URL: tcp:// and ipc:// (ZeroMQ), mqtt:// and mqtts://, mem:// (simulation)."""

@@ -58,7 +58,7 @@ def test_the_digits_example_learns_through_the_runner(tmp_path: Path) -> None:
                 total = RunningSum(size)
                 for node in NODES:
                     trained = await host.train(node, round_, weights, "fp32", 30)
-                    total.add(trained.payload, open_codec("fp32", size), trained.samples)
+                    total.add(trained.payload.read_bytes(), open_codec("fp32", size), trained.samples)
                 weights = advance(weights, total.mean())
             judged = await host.evaluate(weights, NODES, 30)
             assert judged.metrics["accuracy"] > 0.85

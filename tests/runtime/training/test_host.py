@@ -87,10 +87,10 @@ def test_a_job_lives_through_its_whole_life(tmp_path: Path) -> None:
         second = await host.train(NODE, 2, weights, "int8", 30)
         assert (first.samples, first.size) == (30, layout.size)
         assert {"loss", "accuracy", "train_loss", "seconds"} <= first.metrics.keys()
-        assert open_codec("int8", flat.size).decode(first.payload).any()
+        assert open_codec("int8", flat.size).decode(first.payload.read_bytes()).any()
         await host.stop()
         again = await host.train(NODE, 2, weights, "int8", 30)
-        assert again.payload == second.payload
+        assert again.payload.read_bytes() == second.payload.read_bytes()
         judged = await host.evaluate(weights, [NODE, Node("n1", index=1, count=2)], 30)
         assert judged.samples == 20
         baseline = await host.baseline([NODE, Node("n1", index=1, count=2)], 30)
