@@ -119,7 +119,7 @@ class Training:
             await self._commit()
         running = self._training.get(message.job)
         round_ = running[0].round if running is not None else 0
-        if running is not None and round_ <= message.round and (ended or not _late(round_, message)):
+        if running is not None and (ended or (round_ <= message.round and not _late(round_, message))):
             running[1].cancel()
         if ended:
             self._next.pop(message.job, None)
@@ -288,10 +288,14 @@ def _late(round_: int, closed: RoundClosed) -> bool:
 
 def _over(meta: UpdateMeta, closed: RoundClosed, me: str) -> bool:
     """Was this update counted, or will it never be?"""
-    if meta.job != closed.job or meta.round > closed.round:
+    if meta.job != closed.job:
+        return False
+    if closed.state not in ("running", "paused"):
+        return True
+    if meta.round > closed.round:
         return False
     counted = (meta.round == closed.round and me in closed.included) or meta.round <= closed.late.get(me, 0)
-    return counted or closed.state not in ("running", "paused") or not _late(meta.round, closed)
+    return counted or not _late(meta.round, closed)
 
 
 def _sha256(data: bytes) -> str:

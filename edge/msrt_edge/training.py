@@ -136,10 +136,11 @@ class RegionTraining:
         """The cloud checkpointed the round, or gave it up."""
         self._closed[message.job] = message
         opened = self._open.get(message.job)
-        if opened is not None and opened.message.round <= message.round:
+        ended = message.state not in ("running", "paused")
+        if opened is not None and (ended or opened.message.round <= message.round):
             del self._open[message.job]
             await self._perform(opened, opened.round.handle(e.Closed(), self._world.now()))
-        if message.state not in ("running", "paused"):
+        if ended:
             for table in (self._models, self._locks):
                 table.pop(message.job, None)
             await self._feedback.forget(message.job)

@@ -87,5 +87,5 @@ def test_a_pause_outlives_the_cloud_and_every_look_at_a_job_works(house, tmp_pat
     assert found["jobs"][1]["accuracy"] > report["rounds"][0]["accuracy"]  # it began where the other ended
     assert "settings that differ" in house.cli("train", "compare", "talks", "talks-2")
     house.cli("train", "export", "talks", "--csv", str(tmp_path / "c.csv"), "--boards", str(tmp_path / "boards"))
-    assert len(list(csv.DictReader((tmp_path / "c.csv").open()))) == 4
+    assert len(list(csv.DictReader((tmp_path / "c.csv").read_text().splitlines()))) == 4
     assert list((tmp_path / "boards" / "talks").glob("events.out.tfevents.*"))

@@ -1,9 +1,10 @@
 """How far readings are from those that a model was made with: the population stability index, feature by feature. Pure.
 
 A reading's features are its mean, its deviation and up to 32 of its elements. Of the calibration data, or else the
-evaluation data, of a push each feature's deciles are kept in the manifest; a device counts its own readings between
-them. PSI is the sum of (p - q) ln(p / q) over the shares p here and q there; what chance alone gives on average,
-(bins - 1) (1/n + 1/m), is taken off. Below 0.1 nothing has changed, above 0.25 much has.
+evaluation data, of a push five quantiles of each feature are kept in the manifest; a device counts its own readings
+between them. (More bins see no more, and chance moves them further.) PSI is the sum of (p - q) ln(p / q) over the
+shares p here and q there; what chance alone gives on average, (bins - 1) (1/n + 1/m), is taken off. Below 0.1 nothing
+has changed, above 0.25 much has. Readings that resemble their neighbours need longer windows than independent ones.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ __all__ = ["LEAST", "Reference", "Window", "features", "reference_of"]
 
 ELEMENTS: Final = 32
 """Of a larger reading so many, evenly spread."""
-EDGES: Final = 11
-"""Just below the least, nine deciles, the greatest."""
+EDGES: Final = 7
+"""Just below the least, five quantiles from a tenth to nine, the greatest."""
 LEAST: Final = 50
-"""Of fewer samples no deciles are taken."""
+"""Of fewer samples no quantiles are taken."""
 
 Floats = NDArray[np.float32]
 
@@ -76,7 +77,7 @@ def reference_of(readings: Iterable[Any]) -> Reference | None:
 
 
 class Window:
-    """Readings counted between a reference's deciles."""
+    """Readings counted between a reference's quantiles."""
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference

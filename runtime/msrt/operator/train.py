@@ -113,7 +113,8 @@ def status(
 def _table(rows: list[dict[str, Any]]) -> None:
     shown = [
         {
-            **row, "up": size(row["bytes_up"]), "down": size(row["bytes_down"]), "waits_for": row["stragglers"],
+            **row, "metrics": {key: row["metrics"][key] for key in ("loss", "accuracy") if key in row["metrics"]},
+            "up": size(row["bytes_up"]), "down": size(row["bytes_down"]), "waits_for": row["stragglers"],
             "trigger": _trigger(row.get("trigger")),
         }
         for row in rows

@@ -44,6 +44,8 @@ def logs(state: Path | None, job: str, node: str, lines: int, *, follow: bool) -
                 _print(row, silent)
                 after[row["node"]] = row["next"]
             if ended or not follow:
+                if not any(after.values()):
+                    click.echo(f"{job} printed nothing", err=True)
                 return
             most = AT_ONCE
             await asyncio.sleep(LOOK_S)
