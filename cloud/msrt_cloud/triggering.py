@@ -25,6 +25,7 @@ __all__ = ["FRESH", "Origin", "Triggers", "due", "newest", "trigger_of", "watche
 
 log = structlog.get_logger()
 LOOK_S: Final = 1.0
+NAMES: Final = 5
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -78,7 +79,8 @@ def due(trigger: Trigger, model: str, job: Job, seen: Seen, wall: float) -> str:
         return f"{fresh} new events of {model}"
     far = sorted(drifted(trigger, job, seen))
     if trigger.drift and len(far) >= trigger.devices:
-        return f"{len(far)} devices report drift of {model}: {', '.join(far[:5])}"
+        more = f" and {len(far) - NAMES} more" if len(far) > NAMES else ""
+        return f"drift of {model} reported by {', '.join(far[:NAMES])}{more}"
     return ""
 
 

@@ -32,7 +32,7 @@ FAR = {node: Drift(0.3, 11, node) for node in "ab"}
         (OVER, Seen(13), 120.0, "3 new events of net"),
         (OVER, Seen(12), 120.0, ""),
         (OVER, Seen(13), 119.0, ""),
-        (OVER, Seen(12, FAR), 120.0, "2 devices report drift of net: a, b"),
+        (OVER, Seen(12, FAR), 120.0, "drift of net reported by a, b"),
         (OVER, Seen(12, {"a": Drift(0.3, 11, "a"), "b": Drift(0.1, 12, "b")}), 120.0, ""),
         (OVER, Seen(12, {"a": Drift(0.3, 11, "a"), "b": Drift(0.9, 10, "b")}), 120.0, ""),
         (msgspec.structs.replace(OVER, ended=None), Seen(99), 999.0, ""),
@@ -125,7 +125,7 @@ def test_drift_of_enough_devices_starts_the_next_job():
         other = msgspec.structs.replace(event(1, drift=0.4), node="m", name="m")
         await rig.cloud.events.stored([other])
         await until(lambda: "job-2" in rig.cloud.writer.state.jobs)
-        assert rig.cloud.writer.state.jobs["job-2"].created.cause == "2 devices report drift of net: m, n"
+        assert rig.cloud.writer.state.jobs["job-2"].created.cause == "drift of net reported by m, n"
 
     simulate(scenario)
 

@@ -171,12 +171,19 @@ class TrainerHost:
         await self._exchange(pipe.Open(str(self.directory / "sources"), str(self.directory)), pipe.Done, OPEN_WITHIN)
 
     async def _read_lines(self, process: Process) -> None:
-        """Keep the last lines of stderr; a line without an end is cut by the stream's limit."""
+        """Keep the last lines of stderr, whole however they come; one without an end is cut at a limit."""
         assert process.stderr is not None
-        while chunk := await process.stderr.read(LINE_LIMIT):
-            for line in chunk.decode(errors="replace").splitlines():
-                if line.strip():
+        rest = ""
+        try:
+            while chunk := await process.stderr.read(LINE_LIMIT):
+                *whole, rest = (rest + chunk.decode(errors="replace")).split("\n")
+                for line in whole:
                     self._say(line)
+                if len(rest) > LINE_LIMIT:
+                    self._say(rest)
+                    rest = ""
+        finally:
+            self._say(rest)
 
     async def _ask(self, command: pipe.Command, kind: type[A], within: float) -> A:
         if self.pid is None:
@@ -239,8 +246,10 @@ class TrainerHost:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
     def _say(self, line: str) -> None:
-        self.lines.append(line[:500])
-        self.tail.add(line)
+        line = line.rstrip()
+        if line:
+            self.lines.append(line[:500])
+            self.tail.add(line)
 
     def _last(self) -> str:
         """The last lines it wrote, for the error."""
