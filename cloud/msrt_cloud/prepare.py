@@ -15,7 +15,7 @@ import msgspec
 
 from msrt.errors import InvalidConfig, InvalidModel, JobFailed, MsrtError, from_wire
 from msrt.inference.bundle import FP32, INT8, Manifest, Stage, StateTensor, Variant
-from msrt.inference.drift import Reference
+from msrt.inference.reference import Reference
 from msrt.process import spawn_child, stop_child
 from msrt.protocol.messages import TensorSpec
 

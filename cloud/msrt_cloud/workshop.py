@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, MsrtError, QualityGate
 from msrt.inference.bundle import FP32, INT8
-from msrt.inference.drift import Reference, reference_of
+from msrt.inference.drift import reference_of
 from msrt.inference.engine import Engine, measure, sample_inputs
 from msrt.inference.model import Model
+from msrt.inference.reference import Reference
 from msrt.inference.stateful import StatefulModel
 from msrt_cloud.calibration import Calibration, calibrate
 from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent, with_state

@@ -1,7 +1,7 @@
 """What a federated round costs beside the training itself: eight devices that do nothing, over real CURVE connections.
 
 Beside it the bytes alone: bare CURVE sockets that move as many between as many processes, with no checks, sums or disk.
-Of Flower and NVIDIA FLARE the figures seen on this kind of machine stand. `python -m tests.bench rounds` prints the rows.
+Of Flower and NVIDIA FLARE the figures seen on this kind of machine stand. `python -m tests.bench rounds` prints them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from msrt.errors import BadSignature, MalformedFrame
-from msrt.inference.drift import Reference
+from msrt.inference.reference import Reference
 from msrt.inference.signature import Signature
 from msrt.protocol.address import ModelName
 from msrt.protocol.messages import TensorSpec

@@ -12,36 +12,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST", "Reference", "Window", "features", "reference_of"]
+from msrt.inference.reference import EDGES, Reference
+
+__all__ = ["LEAST", "Window", "features", "reference_of"]
 
 ELEMENTS: Final = 32
 """Of a larger reading so many, evenly spread."""
-EDGES: Final = 7
-"""Just below the least, five quantiles from a tenth to nine, the greatest."""
 LEAST: Final = 50
 """Of fewer samples no quantiles are taken."""
 
 Floats = NDArray[np.float32]
 
 
-class Reference(msgspec.Struct, frozen=True):
-    """Of each feature the bins and how many samples fell into them."""
-
-    samples: int
-    edges: bytes
-    """float32, features x EDGES, the missing ones NaN."""
-    counts: bytes
-    """uint32, features x (EDGES + 1)."""
-
-    @property
-    def bins(self) -> tuple[Floats, NDArray[np.uint32]]:
-        """(edges, counts)."""
-        edges = np.frombuffer(self.edges, "<f4").reshape(-1, EDGES)
-        return edges, np.frombuffer(self.counts, "<u4").reshape(-1, EDGES + 1)
+def bins_of(reference: Reference) -> tuple[Floats, NDArray[np.uint32]]:
+    """(edges, counts)."""
+    edges = np.frombuffer(reference.edges, "<f4").reshape(-1, EDGES)
+    return edges, np.frombuffer(reference.counts, "<u4").reshape(-1, EDGES + 1)
 
 
 def features(reading: Any) -> Floats:
@@ -81,7 +70,7 @@ class Window:
 
     def __init__(self, reference: Reference) -> None:
         self._reference = reference
-        self._edges, self._known = reference.bins
+        self._edges, self._known = bins_of(reference)
         self._counts = np.zeros_like(self._known)
         self._rows = np.arange(len(self._edges))
         self.readings = 0

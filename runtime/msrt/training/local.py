@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from msrt.errors import InvalidJob
-from msrt.learning.vector import Array, Layout, Vector
+from msrt.learning.vector import Array, Vector
+from msrt.training.flat import FlatModel
 from msrt.training.settings import JobConfig
 from msrt.training.task import Batch, Data, Node, Task
 
@@ -33,21 +34,18 @@ class Local:
         self.task, self.config = task, config
         torch.manual_seed(config.seed)
         self.model = task.model()
-        self._initial = self._tensors()
-        self.layout = Layout.of(self._initial)
+        self._flat = FlatModel(self.model)
+        self.layout = self._flat.layout
+        self._initial = self._flat.vector().copy()
         self._data: dict[tuple[str, int, int], tuple[Data, Data]] = {}
-
-    def _tensors(self) -> dict[str, Array]:
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.model.state_dict().items()}
 
     def initial(self) -> Vector:
         """The weights everybody starts from; the seed decides."""
-        return self.layout.flatten(self._initial)
+        return self._initial.copy()
 
     def put(self, weights: Vector) -> None:
         """Load a flat vector into the model."""
-        tensors = self.layout.unflatten(weights)
-        self.model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+        self._flat.put(weights)
 
     def data(self, node: Node) -> tuple[Data, Data]:
         """(train, test) of a node, loaded once."""
@@ -65,7 +63,7 @@ class Local:
         self.put(weights)
         metrics = self._judge(test)
         metrics["train_loss"] = self._fit(train, self.config.train.epochs, (self.config.seed, round_, node.index))
-        return self.layout.flatten(self._tensors()) - weights, _length(train), metrics
+        return self._flat.vector() - weights, _length(train), metrics
 
     def evaluate(self, weights: Vector, nodes: Sequence[Node]) -> tuple[int, dict[str, float]]:
         """(samples, means) over the test data of all nodes together."""
@@ -93,7 +91,7 @@ class Local:
         return alone, self._accuracy(nodes)
 
     def _accuracy(self, nodes: Sequence[Node]) -> float:
-        return self.evaluate(self.layout.flatten(self._tensors()), nodes)[1].get("accuracy", 0.0)
+        return self.evaluate(self._flat.vector().copy(), nodes)[1].get("accuracy", 0.0)
 
     def _fit(self, train: Data, epochs: int, seed: tuple[int, int, int]) -> float:
         """Train the model in place; returns the mean loss of the last epoch."""

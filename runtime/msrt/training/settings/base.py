@@ -1,0 +1,25 @@
+"""What every table of `job.toml` is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+__all__ = ["CODEC", "Codec", "Count", "Decay", "NotNegative", "Positive", "Rate", "Seconds", "Share", "Table"]
+
+CODEC: Final = r"^(fp32|fp16|bf16|int8|sign|topk:0?\.\d{1,6}|powersgd:\d{1,2})$"
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Codec = Annotated[str, msgspec.Meta(pattern=CODEC)]
+"""fp32, fp16, bf16, int8, sign, topk:SHARE or powersgd:RANK: see msrt.learning.compress."""
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One table: frozen, and an unknown key in it is an error."""

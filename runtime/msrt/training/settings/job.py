@@ -1,0 +1,110 @@
+"""`job.toml` as one struct. An unknown key is an error that names the one that was likely meant."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from typing import Annotated, Any, Final, get_args
+
+import msgspec
+
+from msrt.errors import InvalidJob
+from msrt.training.settings.base import Codec, Positive, Seconds, Share, Table
+from msrt.training.settings.ends import Baseline, Publish, Trigger
+from msrt.training.settings.local import Limits, TrainSettings
+from msrt.training.settings.rounds import Compression, Pacing
+from msrt.training.settings.server import ServerSettings
+
+__all__ = ["CONFIG", "JobConfig", "parse_config"]
+
+CONFIG: Final = "job.toml"
+
+
+class JobConfig(Table, frozen=True):
+    """job.toml."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    task: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """module:Class, found in the bundle."""
+    rounds: Positive = 20
+    deadline_s: Seconds = 60.0
+    """Of one round."""
+    quorum: Share = 0.5
+    """Share of the participants that must be included."""
+    min_nodes: Positive = 1
+    """Wait for so many before the first round."""
+    max_nodes: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 4096
+    """A round has at most so many participants; of more devices another part takes part in every round."""
+    max_samples: Positive = 10_000
+    """A device weighs at most so many samples in a round, whatever it claims to have."""
+    select: str = ""
+    """Label selector of the participants, empty for all devices."""
+    compression: Compression | Codec = Compression()
+    """A codec alone stands for both links upwards."""
+    seed: int = 0
+    checkpoints: Positive = 3
+    """So many of the newest stay on the cloud's disk."""
+    train: TrainSettings = TrainSettings()
+    server: ServerSettings = ServerSettings()
+    pace: Pacing = Pacing()
+    limits: Limits = Limits()
+    baseline: Baseline | None = None
+    publish: Publish | None = None
+    trigger: Trigger | None = None
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Passed to the Task as it is."""
+
+    def __post_init__(self) -> None:
+        if self.trigger is not None and not (self.trigger.events or self.trigger.drift):
+            raise ValueError("[trigger] starts nothing: give it `events`, `drift` or both")
+        if self.trigger is not None and not self.watched:
+            raise ValueError("[trigger] watches no model: name one in it, or in [publish]")
+
+    @property
+    def watched(self) -> str:
+        """The model whose events may start the job again; empty: none."""
+        published = self.publish.model if self.publish else ""
+        return (self.trigger.model or published) if self.trigger else ""
+
+    @property
+    def links(self) -> Compression:
+        """The codec of each link."""
+        said = self.compression
+        return said if isinstance(said, Compression) else Compression(device=said, region=said)
+
+
+def parse_config(text: str) -> JobConfig:
+    """job.toml as a struct. Raises InvalidJob that names the fault."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidJob(f"{CONFIG} is not TOML: {error}") from error
+    _nearest(table, JobConfig, CONFIG)
+    try:
+        return msgspec.convert(table, JobConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidJob(f"{CONFIG}: {error}") from error
+
+
+def _nearest(table: dict[str, Any], kind: type[Table], where: str) -> None:
+    """Raise InvalidJob for the first key that the table does not know, naming the one that was likely meant."""
+    known = _fields(kind)
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise InvalidJob(f"{where} has no setting {key!r}", hint=hint)
+        inner = known[key]
+        if isinstance(value, dict) and inner is not None:
+            _nearest(value, inner, f"{where} [{key}]")
+
+
+def _fields(kind: type[Table]) -> dict[str, type[Table] | None]:
+    """Each setting, with the table it may be."""
+    return {field.name: _table(field.type) for field in msgspec.structs.fields(kind)}
+
+
+def _table(kind: Any) -> type[Table] | None:
+    """The table among the types that a setting may have."""
+    found = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, Table)]
+    return found[0] if found else None

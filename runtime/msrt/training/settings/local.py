@@ -1,0 +1,31 @@
+"""What one node does in one round."""
+
+from __future__ import annotations
+
+from msrt.training.settings.base import Decay, NotNegative, Positive, Rate, Share, Table
+
+__all__ = ["Limits", "TrainSettings"]
+
+
+class TrainSettings(Table, frozen=True):
+    """[train]: what one node does in one round."""
+
+    epochs: Positive = 1
+    batch: Positive = 32
+    lr: Rate = 0.05
+    decay: Share = 1.0
+    """lr is multiplied by it after every round, so that late rounds move less."""
+    momentum: Decay = 0.9
+    weight_decay: NotNegative = 0.0
+    clip: NotNegative = 0.0
+    """Largest gradient norm, 0 for none."""
+
+
+class Limits(Table, frozen=True):
+    """[limits]: of the runner's process."""
+
+    memory_mb: Positive = 2048
+    cpu_s: Positive = 600
+    """CPU seconds of one command."""
+    file_mb: Positive = 1024
+    """The largest file it may write."""
