@@ -1,5 +1,7 @@
 """A job's model on the cloud's disk: what the next round starts from, and how a round's mean moves it.
 
+The state of the server's optimiser lies beside the weights and goes on with them: one entry of the journal names both.
+
 Where weights travel compressed there are two: the *weights*, and what the nodes have, which follows them by changes
 that were compressed. The change of a round is taken from what the nodes have, so nothing that a codec left out is lost.
 """
@@ -15,7 +17,8 @@ from msrt.journal.facts import JobAdvanced
 from msrt.journal.state import Job
 from msrt.learning.compress import ErrorFeedback, open_codec
 from msrt.learning.events import Finish
-from msrt.learning.vector import Vector, advance, load, save
+from msrt.learning.optimise import moved
+from msrt.learning.vector import Vector, load, save
 from msrt.protocol.messages import Change
 from msrt.training.settings import JobConfig
 
@@ -61,10 +64,12 @@ class Checkpoint:
 
     async def advance(self, number: int, mean: Vector, outcome: Finish) -> JobAdvanced:
         """What the journal shall say of a round with this mean. All that it names is on disk then."""
-        t, down = self._t, self._config.links.down
-        before = await self._weights()
-        new: Buffer = await t.world.offload(advance, before, mean, self._config.server.lr)
+        t, down, server = self._t, self._config.links.down, self._config.server
+        before, state = await self._weights(), await t.artifacts.read(self.memory) if self.memory else b""
+        rate = server.rate(number - 1, self._config.rounds)
+        new, state = await t.world.offload(moved, server.recipe, before, state, mean, rate)
         weights = await t.artifacts.put_bytes(new)
+        memory = await t.artifacts.put_bytes(state) if state else ""
         served, chain, data = weights, self.chain, new
         if down != "fp32":
             delta, data = await t.world.offload(_change, self.data, new, down, number)
@@ -74,7 +79,7 @@ class Checkpoint:
         fact = JobAdvanced(
             self._job, number, weights, outcome.metrics, tuple(outcome.included), t.world.wall(),
             "" if served == weights else served, (self.weights, *self.older)[: self._config.checkpoints - 1], chain,
-            self.memory, await self._count(number, outcome),
+            memory, await self._count(number, outcome),
         )  # fmt: skip
         self._next = data
         return fact

@@ -298,15 +298,15 @@ class Tree:
         digest = await self.upload(model_file(version))
         return (await self.insist("model.push", name=name, file=digest))["version"]
 
-    async def train(self, name="job", rounds=2, **config):
-        """Start a job."""
+    async def train(self, name="job", rounds=2, after="", **config):
+        """Start a job, from the weights of another one if wanted."""
         settings = {"compression": "fp32", "checkpoints": 100, **config}
         lines = "".join(f"{key} = {_toml(value)}\n" for key, value in settings.items())
         with tempfile.TemporaryDirectory() as folder:
             text = f'name = "{name}"\ntask = "none:Nothing"\nrounds = {rounds}\n{lines}'
             (Path(folder) / "job.toml").write_text(text)
             data = pack(Path(folder)).data
-        return (await self.insist("train.run", bundle=await self.upload(data)))["job"]
+        return (await self.insist("train.run", bundle=await self.upload(data), start=after))["job"]
 
     # --- what can be seen
 

@@ -3,6 +3,8 @@
 vector     a model's named tensors as one flat float32 vector, and as bytes
 compress   a vector as a payload of fewer bytes, with error feedback
 aggregate  a running sum of payloads by cache-sized blocks, and the checks an update must pass
+optimise   how the server moves the model by a mean, and what it remembers for the next one
+schedule   a learning rate over time
 rounds     two state machines that decide what is added, forwarded, dropped and when a round ends
 """
 

@@ -6,6 +6,7 @@ No pickle: loading a stranger's file can fail, never run code.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Final, TypeAlias
@@ -59,6 +60,11 @@ class Layout(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Elements of the flat vector."""
         return sum(slot.size for slot in self.slots)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 hex of names, shapes and dtypes: what belongs to one model is no use to another."""
+        return hashlib.sha256(msgspec.json.encode(self.slots)).hexdigest()
 
     def flatten(self, tensors: Mapping[str, Array]) -> Vector:
         """Copy the tensors into a new flat vector. Raises InvalidJob when they do not fit the layout."""
