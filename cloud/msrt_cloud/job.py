@@ -181,15 +181,19 @@ class RunningJob:
     def _plan(self, number: int) -> Plan:
         pace = self._config.pace
         alone = pace.buffer > 0
-        return Plan(self._config.links.region, pace.since(number), alone, pace.deviations, pace.steps)
+        return Plan(
+            self._config.links.region, pace.since(number), alone, pace.deviations, pace.steps,
+            clip=self._config.aggregate.clip,
+        )  # fmt: skip
 
     def _machine(self, number: int, participants: dict[str, int], checkpoint: Checkpoint) -> GlobalRound:
         config, now = self._config, self._t.world.now()
         quorum = max(1, round(config.quorum * len(participants)))
         pace = Pace(now, now + config.deadline_s, quorum, usual=self._durations.usual)
         terms = Terms(
-            config.max_samples, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted
-        )
+            config.max_samples, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
+            clip=config.aggregate.clip,
+        )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
         return GlobalRound(self.name, number, self._layout.size, participants, pace, self._guard, known, terms)
 

@@ -181,10 +181,10 @@ class OpenRound:
     async def _perform(self, actions: list[e.RoundAction]) -> None:
         for action in actions:
             match action:
-                case e.Add(key, weight):
+                case e.Add(key, weight, scale):
                     meta, payload = self._payloads.pop(key)
                     async with self._lock:
-                        await self._t.world.offload(self.sum.add, payload, self.codec(meta), weight)
+                        await self._t.world.offload(self.sum.add, payload, self.codec(meta), weight, scale)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
                     self._payloads.pop(key, None)
                     if isinstance(action, e.Refuse):

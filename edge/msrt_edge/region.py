@@ -88,5 +88,6 @@ class Stretch:
 
 def terms_of(message: RoundOpen) -> Terms:
     """What the cloud said of the round, for the machine that decides."""
-    terms = Terms(since=message.plan.since, alone=message.plan.alone, steps=message.plan.steps, step=message.plan.step)
+    plan = message.plan
+    terms = Terms(since=plan.since, alone=plan.alone, clip=plan.clip, steps=plan.steps, step=plan.step)
     return msgspec.structs.replace(terms, most=message.max_samples) if message.max_samples else terms

@@ -253,9 +253,9 @@ class RegionTraining:
     async def _perform(self, opened: OpenRound, actions: list[e.RoundAction]) -> None:
         for action in actions:
             match action:
-                case e.Add(key, weight):
+                case e.Add(key, weight, scale):
                     _, payload = opened.payloads.pop(key)
-                    await self._add(opened, payload, weight)
+                    await self._add(opened, payload, weight, scale)
                 case e.Forward(key):
                     opened.outbox[key] = opened.payloads.pop(key)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
@@ -276,10 +276,10 @@ class RegionTraining:
         if opened.outbox:
             await self._send_up(opened)
 
-    async def _add(self, opened: OpenRound, payload: Buffer, weight: float) -> None:
+    async def _add(self, opened: OpenRound, payload: Buffer, weight: float, scale: float) -> None:
         lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
         async with lock:
-            await self._world.offload(opened.sum.add, payload, opened.codec, weight)
+            await self._world.offload(opened.sum.add, payload, opened.codec, weight, scale)
 
     async def _seal(self, opened: OpenRound, meta: UpdateMeta) -> None:
         """The region's mean: its next own round begins with it, or it goes up."""

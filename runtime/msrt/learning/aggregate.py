@@ -44,12 +44,15 @@ class RunningSum:
         self.weight = 0.0
         self._sum: Vector = np.zeros(size, np.float32)
 
-    def add(self, payload: Buffer, codec: Codec, weight: float) -> None:
-        """Add a checked payload with its weight (samples). Raises BadUpdate for a wrong length or weight."""
-        if not (weight > 0 and math.isfinite(weight)):
-            raise BadUpdate(f"an update with a weight of {weight}")
+    def add(self, payload: Buffer, codec: Codec, weight: float, scale: float = 1.0) -> None:
+        """Add a checked payload with its weight (samples), shortened to `scale` of its length.
+
+        Raises BadUpdate for a wrong length, weight or scale.
+        """
+        if not (weight > 0 and math.isfinite(weight) and 0 <= scale <= 1):
+            raise BadUpdate(f"an update with a weight of {weight} and a scale of {scale}")
         codec.fits(payload)
-        codec.add(payload, weight, self._sum)
+        codec.add(payload, weight * scale, self._sum)
         self.weight += weight
 
     def mean(self) -> Vector:

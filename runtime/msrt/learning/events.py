@@ -63,6 +63,8 @@ class Add(_Action, frozen=True):
 
     key: str
     weight: float
+    scale: float = 1.0
+    """Of the update's own length, where it is clipped."""
 
 
 class Forward(_Action, frozen=True):

@@ -515,6 +515,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """A region does so many rounds of its own between two of the cloud's."""
     step: int = 0
     """Edge to device: which of them, 0 .. steps - 1."""
+    clip: float = 0.0
+    """A node's update that is longer (L2) counts as one of this length in its direction; 0: none is."""
 
 
 class RoundOpen(_Session, frozen=True, tag="round.open"):

@@ -88,3 +88,13 @@ def test_the_guard_refuses_absurd_norms_and_forgets_them() -> None:
         with pytest.raises(BadUpdate, match="usual"):
             guard.admit(50.0)
     guard.admit(20.0)
+
+
+def test_a_clipped_update_counts_in_its_direction_alone() -> None:
+    """Its weight in the mean stays; a scale beyond its own length is refused."""
+    codec, running = open_codec("fp32", 3), RunningSum(3)
+    running.add(codec.encode(np.array([6.0, 0.0, 8.0], np.float32)), codec, 1.0, 0.5)
+    running.add(codec.encode(np.array([1.0, 2.0, 0.0], np.float32)), codec, 1.0)
+    assert running.mean().tolist() == [2.0, 1.0, 2.0]
+    with pytest.raises(BadUpdate, match=r"a scale of 1\.5"):
+        running.add(codec.encode(np.ones(3, np.float32)), codec, 1.0, 1.5)

@@ -58,10 +58,16 @@ class Terms(msgspec.Struct, frozen=True):
     """Cloud: node to the newest round whose update was counted."""
     alone: bool = False
     """Region: it makes no sum."""
+    clip: float = 0.0
+    """A node's update that is longer (L2) counts as one of this length in its direction; 0: none is."""
     steps: int = 1
     """Region: so many rounds of its own make this one. Their updates are worth nothing elsewhere."""
     step: int = 0
     """Region: which of them this is."""
+
+    def scale(self, norm: float) -> float:
+        """What is left of an update of this norm."""
+        return min(1.0, self.clip / norm) if self.clip and norm > 0 else 1.0
 
     def weight(self, age: int) -> float:
         """Of an update so many rounds old, against a fresh one."""

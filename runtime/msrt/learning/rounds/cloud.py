@@ -37,8 +37,8 @@ class GlobalRound(Round):
         self.participants = frozenset(participants)
         self._known = self.participants.union(known)
         self.included: dict[str, int] = {}
-        self.held: dict[tuple[str, int], tuple[str, UpdateMeta]] = {}
-        """By node and round of the update."""
+        self.held: dict[tuple[str, int], tuple[str, UpdateMeta, float]] = {}
+        """By node and round of the update, with its norm."""
         self.notes: dict[str, Note] = {}
         self.gone: set[str] = set()
         self._sums: set[str] = set()
@@ -84,7 +84,7 @@ class GlobalRound(Round):
             fault = f"a sum of norm {event.norm:.3g}, the limit is {self.guard.limit:.3g}"
         if fault:
             return self._fail(key, meta, fault)
-        return self._sum(key, meta) if meta.is_sum else self._single(key, meta)
+        return self._sum(key, meta) if meta.is_sum else self._single(key, meta, event.norm)
 
     def _repeated(self, meta: UpdateMeta) -> str:
         if meta.is_sum:
@@ -117,10 +117,10 @@ class GlobalRound(Round):
                 actions.append(Drop(self.held.pop((node, self.round))[0], "a sum contains it"))
         return actions
 
-    def _single(self, key: str, meta: UpdateMeta) -> list[RoundAction]:
+    def _single(self, key: str, meta: UpdateMeta, norm: float) -> list[RoundAction]:
         (node,) = meta.nodes
         self.failed.pop(node, None)
-        self.held[node, meta.round] = (key, meta)
+        self.held[node, meta.round] = (key, meta, norm)
         return [Hold(key)]
 
     def _end(self, now: float) -> list[RoundAction]:
@@ -152,14 +152,14 @@ class GlobalRound(Round):
 
     def _abandon(self, reason: str) -> list[RoundAction]:
         self.phase = Phase.CLOSED
-        drops = [Drop(key, "the round was given up") for key, _ in self.held.values()]
+        drops = [Drop(key, "the round was given up") for key, _, _ in self.held.values()]
         return [*drops, Abandon(reason, dict(self.failed))]
 
     def _finish(self) -> list[RoundAction]:
         self.phase = Phase.CLOSED
         actions: list[RoundAction] = []
         late: dict[str, tuple[int, ...]] = {}
-        for (node, round_), (key, meta) in sorted(self.held.items()):
+        for (node, round_), (key, meta, norm) in sorted(self.held.items()):
             samples, age = self._weights(meta)[node], self.round - round_
             if age:
                 late[node] = (*late.get(node, ()), round_)
@@ -167,7 +167,7 @@ class GlobalRound(Round):
                 self.included[node] = samples
                 self._metrics.add(meta.metrics, samples)
                 self.notes[node] = Note.of(meta.metrics)
-            actions.append(Add(key, samples * self.terms.weight(age)))
+            actions.append(Add(key, samples * self.terms.weight(age), self.terms.scale(norm)))
         self.held.clear()
         included = dict(sorted(self.included.items()))
         return [*actions, Finish(included, dict(self.failed), self._metrics.mean(), late)]

@@ -114,7 +114,7 @@ class RegionRound(Round):
             weight = self.added[node] = self._weights(meta)[node]
             self._metrics.add(meta.metrics, weight)
             self._notes[node] = Note.of(meta.metrics)
-            return [Add(key, weight)]
+            return [Add(key, weight, self.terms.scale(event.norm))]
         self.forwarded.add((node, meta.round, meta.first_parent))
         return [Forward(key)]
 

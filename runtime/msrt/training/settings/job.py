@@ -9,7 +9,9 @@ from typing import Annotated, Any, Final, get_args
 import msgspec
 
 from msrt.errors import InvalidJob
+from msrt.training.settings.aggregate import Aggregation
 from msrt.training.settings.base import Codec, Positive, Seconds, Share, Table
+from msrt.training.settings.combinations import refuse
 from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.local import Limits, TrainSettings
 from msrt.training.settings.rounds import Compression, Pacing
@@ -46,6 +48,7 @@ class JobConfig(Table, frozen=True):
     """So many of the newest stay on the cloud's disk."""
     train: TrainSettings = TrainSettings()
     server: ServerSettings = ServerSettings()
+    aggregate: Aggregation = Aggregation()
     pace: Pacing = Pacing()
     limits: Limits = Limits()
     baseline: Baseline | None = None
@@ -74,16 +77,18 @@ class JobConfig(Table, frozen=True):
 
 
 def parse_config(text: str) -> JobConfig:
-    """job.toml as a struct. Raises InvalidJob that names the fault."""
+    """job.toml as a struct. Raises InvalidJob that names the fault, or what in it cannot be combined."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidJob(f"{CONFIG} is not TOML: {error}") from error
     _nearest(table, JobConfig, CONFIG)
     try:
-        return msgspec.convert(table, JobConfig)
+        config = msgspec.convert(table, JobConfig)
     except msgspec.ValidationError as error:
         raise InvalidJob(f"{CONFIG}: {error}") from error
+    refuse(config)
+    return config
 
 
 def _nearest(table: dict[str, Any], kind: type[Table], where: str) -> None:

@@ -1,0 +1,42 @@
+"""What can be combined in one job: all but the pairs of this table. The README of msrt.training shows it.
+
+A new setting that does not go with others adds the words it is known by to FEATURES and its pairs to IMPOSSIBLE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from msrt.errors import InvalidJob
+
+if TYPE_CHECKING:
+    from msrt.training.settings.job import JobConfig
+
+__all__ = ["FEATURES", "IMPOSSIBLE", "refuse", "table"]
+
+FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
+    "`pace.buffer`": lambda job: job.pace.buffer > 0,
+    '`pace.late = "next"`': lambda job: job.pace.late == "next",
+    "`pace.steps` above 1": lambda job: job.pace.steps > 1,
+}  # fmt: skip
+"""As job.toml spells it, and whether a job has it."""
+
+IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("`pace.buffer`", "`pace.steps` above 1", "a buffer takes updates one by one, a region's own rounds end in a sum"),
+    ('`pace.late = "next"`', "`pace.steps` above 1", "what is late for one of a region's own rounds is worth nothing"),
+)  # fmt: skip
+"""(feature, feature, why not)."""
+
+
+def refuse(job: JobConfig) -> None:
+    """Raises InvalidJob for the first pair that cannot be, with the reason."""
+    for one, other, why in IMPOSSIBLE:
+        if FEATURES[one](job) and FEATURES[other](job):
+            raise InvalidJob(f"{one} and {other} cannot be combined: {why}", hint="leave one of them out")
+
+
+def table() -> str:
+    """The pairs as Markdown."""
+    rows = [f"| {one} | {other} | {why} |" for one, other, why in IMPOSSIBLE]
+    return "\n".join(["| this | cannot be with | because |", "|---|---|---|", *rows])

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import msrt.training
+from msrt.errors import InvalidJob
+from msrt.training.settings import JobConfig, parse_config
+from msrt.training.settings.combinations import FEATURES, IMPOSSIBLE, table
+
+HEAD = 'name = "toy"\ntask = "task:Toy"\n'
+SPELT = {
+    "`pace.buffer`": "pace.buffer = 3",
+    '`pace.late = "next"`': 'pace.late = "next"',
+    "`pace.steps` above 1": "pace.steps = 2",
+}
+"""How a job.toml has each feature, and nothing else."""
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_job_has_what_it_spells_and_nothing_else(feature: str) -> None:
+    """Each feature alone is a job; a plain one has none of them."""
+    has: Callable[[JobConfig], bool] = FEATURES[feature]
+    assert has(parse_config(HEAD + SPELT[feature]))
+    assert not has(parse_config(HEAD))
+
+
+@pytest.mark.parametrize(("one", "other", "why"), IMPOSSIBLE)
+def test_an_impossible_pair_is_refused_with_its_reason(one: str, other: str, why: str) -> None:
+    """When it is submitted: both the command and the cloud read job.toml this way."""
+    with pytest.raises(InvalidJob) as caught:
+        parse_config(f"{HEAD}{SPELT[one]}\n{SPELT[other]}\n")
+    assert all(word in caught.value.text for word in (one, other, why))
+
+
+def test_the_readme_shows_the_table() -> None:
+    """As the code has it."""
+    assert table() in Path(msrt.training.__path__[0], "README.md").read_text()
