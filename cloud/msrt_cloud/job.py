@@ -16,7 +16,7 @@ from msrt.journal.facts import JobCreated
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard
 from msrt.learning.notes import worst_decile
-from msrt.learning.pacing import Durations, Pace
+from msrt.learning.pacing import Durations, Pace, patient
 from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.vector import l2_norm, load, peek
 from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, UpdateMeta
@@ -180,16 +180,19 @@ class RunningJob:
 
     def _plan(self, number: int) -> Plan:
         pace = self._config.pace
-        alone = pace.buffer > 0
         return Plan(
-            self._config.links.region, pace.since(number), alone, pace.deviations, pace.steps,
-            clip=self._config.aggregate.clip,
+            self._config.links.region, pace.since(number), pace.buffer > 0, pace.deviations, pace.steps,
+            clip=self._config.aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
         )  # fmt: skip
 
     def _machine(self, number: int, participants: dict[str, int], checkpoint: Checkpoint) -> GlobalRound:
         config, now = self._config, self._t.world.now()
         quorum = max(1, round(config.quorum * len(participants)))
-        pace = Pace(now, now + config.deadline_s, quorum, usual=self._durations.usual)
+        usual = self._durations.usual
+        least = patient(config.train.within_s)
+        if config.pace.partial:
+            least = max(least, config.deadline_s if usual is None else patient(usual))
+        pace = Pace(now, now + config.deadline_s, quorum, usual=usual, least=least)
         terms = Terms(
             config.max_samples, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
             clip=config.aggregate.clip,
@@ -228,6 +231,7 @@ class RunningJob:
             "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
             "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(current.machine.notes.values()),
+            "work": metrics.get("work"),
         }  # fmt: skip
         await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))
         await t.writer.append(fact)

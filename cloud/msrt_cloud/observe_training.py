@@ -23,6 +23,7 @@ LAST: Final[dict[str, str]] = {
     "loss": "Mean loss of the last round.",
     "accuracy": "Mean accuracy of the last round.",
     "worst_decile": "Mean accuracy of the tenth of the nodes that the model served worst in the last round.",
+    "work": "Mean share of their epochs that nodes did in the last round.",
     "nodes": "Nodes whose updates are in the last round.",
     "late": "Nodes in the last round with an update of an earlier one.",
     "failed": "Nodes that failed in the last round.",

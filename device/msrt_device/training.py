@@ -16,7 +16,7 @@ from msrt.buffers import Buffer, read_file
 from msrt.hop import Peer
 from msrt.protocol import wire
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
-from msrt.training.pipe import Trained
+from msrt.training.pipe import Asked, Trained
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer
 from msrt.training.weights import bring
@@ -28,6 +28,8 @@ __all__ = ["Training"]
 log = structlog.get_logger()
 T = TypeVar("T")
 RESEND_S: Final = 2.0
+LEAST_S: Final = 0.001
+"""Of work, where fetching took all the time that a node may work: one batch."""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -150,7 +152,8 @@ class Training:
 
     async def _one_round(self, message: RoundOpen) -> None:
         rounds = message.round - message.plan.since + 1 if message.plan.since else 1
-        deadline = self._world.now() + message.deadline_s * rounds
+        opened = self._world.now()
+        deadline = opened + message.deadline_s * rounds
         parent = self._peer
         first = f"{parent.node}/{parent.session.peer_boot}" if parent is not None else ""
         meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
@@ -158,7 +161,7 @@ class Training:
             trainer = await self._trainer(message, deadline)
             async with self._artifacts.keeping(message.weights):
                 await self._patient(deadline, lambda: bring(self._world, self._artifacts, self._fetch, message))
-                done = await self._run(trainer, message, deadline)
+                done = await self._run(trainer, message, opened, deadline)
         except errors.MsrtError as error:
             log.warning("training.failed", job=message.job, round=message.round, error=str(error))
             await self._drop_trainer(message.job)
@@ -171,13 +174,16 @@ class Training:
         meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
         await self._keep(meta, done.payload)
 
-    async def _run(self, trainer: Trainer, message: RoundOpen, deadline: float) -> Trained:
+    async def _run(self, trainer: Trainer, message: RoundOpen, opened: float, deadline: float) -> Trained:
         index = message.participants.get(self._node.id, 0)
         node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
-        within = max(0.1, deadline - self._world.now())
+        now = self._world.now()
+        within = max(0.1, deadline - now)
+        work_s = message.plan.work_s
+        asked = Asked(work_s=max(LEAST_S, work_s - (now - opened)) if work_s else 0.0)
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
         weights = self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
-        return await trainer.train(node, turn, weights, message.compression, within)
+        return await trainer.train(node, turn, weights, message.compression, within, asked)
 
     async def _trainer(self, message: RoundOpen, deadline: float) -> Trainer:
         """The job's process, started if need be. Raises what is wrong with the job."""

@@ -18,7 +18,7 @@ from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.compress import Codec
-from msrt.learning.pacing import Durations, Pace
+from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound
 from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
@@ -117,7 +117,12 @@ class RegionTraining:
         job, now, here = message.job, self._world.now(), self._devices()
         mine = [node for node in message.participants if node in here]
         share = MARGIN / (message.plan.steps - message.plan.step)
-        pace = Pace(now, now + left * share, max(1, len(mine) // 2), PATIENCE, GRACE_S, model.durations.usual)
+        usual, window = model.durations.usual, left * share
+        if message.plan.partial:
+            plan = msgspec.structs.replace(message.plan, work_s=allowance(window, usual))
+            message = msgspec.structs.replace(message, plan=plan)
+        least = patient(message.plan.work_s)
+        pace = Pace(now, now + window, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual, least)
         size = model.layout.size
         one = RegionRound(job, message.round, size, self._me, mine, pace, model.guard, terms_of(message))
         opened = OpenRound(message, now, now + left, one, RunningSum(size), model, stretch)
@@ -229,7 +234,7 @@ class RegionTraining:
         if opened is None or not _welcome(meta, opened.message):
             return
         if meta.round == opened.message.round:
-            opened.model.durations.add(self._world.now() - opened.began)
+            opened.model.durations.add(self._world.now() - opened.began, meta.metrics.get("work", 1.0))
         norm, fault = 0.0, meta.error
         if not fault:
             try:

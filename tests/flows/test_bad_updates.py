@@ -25,8 +25,8 @@ class LyingTrainer(SimulatedTrainer):
         super().__init__(lambda _node, _round: 0.4)
         self.lie, self.since, self.told = lie, since, 0
 
-    async def train(self, node, round_, weights, encoding, within):
-        done = await super().train(node, round_, weights, encoding, within)
+    async def train(self, node, round_, weights, encoding, within, *more):
+        done = await super().train(node, round_, weights, encoding, within, *more)
         if round_ < self.since:
             return done
         self.told += 1

@@ -12,7 +12,7 @@ from msrt.errors import JobFailed
 from msrt.learning.compress import open_codec
 from msrt.learning.vector import Layout, Vector, load, save
 from msrt.training.bundle import open_bundle
-from msrt.training.pipe import Baselined, Evaluated, Trained
+from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Trained
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt.training.trainer import Export
@@ -49,12 +49,16 @@ class SimulatedTrainer:
         self.config = open_bundle(bundle).config
         return self.config
 
-    async def train(self, node: Node, round_: int, weights: bytes, encoding: str, within: float) -> Trained:
+    async def train(
+        self, node: Node, round_: int, weights: bytes, encoding: str, within: float, asked: Asked = WHOLE
+    ) -> Trained:
         if self.config is None:
             raise JobFailed("no job is open")
+        whole = self.lasts(node, round_)
+        spent = min(whole, asked.work_s or whole)
         try:
             async with asyncio.timeout(within):
-                await asyncio.sleep(self.lasts(node, round_))
+                await asyncio.sleep(spent)
                 await self._running.wait()
         except TimeoutError:
             raise JobFailed(f"train took longer than {within:.0f} s and was killed") from None
@@ -62,6 +66,7 @@ class SimulatedTrainer:
         assert load(weights)[1].size == delta.size
         self.trained.append((node.id, round_))
         metrics = {"loss": 1.0 / round_, "accuracy": 1.0 - 1.0 / (round_ + 1)}
+        metrics |= {"work": spent / whole if whole else 1.0}
         return Trained(samples, delta.size, encoding, metrics, open_codec(encoding, SIZE).encode(delta))
 
     def pause(self) -> None:

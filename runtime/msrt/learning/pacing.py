@@ -9,12 +9,14 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Durations", "Pace"]
+__all__ = ["Durations", "Pace", "allowance", "patient"]
 
 MEMORY: Final = 512
 """Reports remembered."""
 ENOUGH: Final = 8
 """Reports that must have been seen before their spread means something."""
+WAIT: Final = 1.25
+"""A round waits so many times longer than its stragglers may work."""
 NORMAL: Final = 1.4826
 """A median absolute deviation times this is a standard deviation, where times are spread normally."""
 
@@ -27,9 +29,10 @@ class Durations:
         self.deviations = deviations
         self._seen: deque[float] = deque(maxlen=MEMORY)
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, work: float = 1.0) -> None:
+        """A report. Who did a share of its work only would have needed so much longer for all of it."""
         if seconds >= 0 and math.isfinite(seconds):
-            self._seen.append(seconds)
+            self._seen.append(seconds / work if 0 < work <= 1 else seconds)
 
     @property
     def usual(self) -> float | None:
@@ -53,11 +56,28 @@ class Pace(msgspec.Struct, frozen=True):
     grace: float = 1.5
     usual: float | None = None
     """Seconds."""
+    least: float = 0.0
+    """Seconds that are waited in any case while somebody is missing: until then stragglers send what they have."""
 
     def until(self, met: float | None) -> float:
         """The moment to stop, when the quorum was met at `met`."""
         if met is None:
             return self.deadline
         if self.usual is not None:
-            return min(self.deadline, max(met, self.opened + self.usual) + self.grace)
-        return min(self.deadline, self.opened + self.patience * (met - self.opened) + self.grace)
+            enough = max(met, self.opened + self.usual)
+        else:
+            enough = self.opened + self.patience * (met - self.opened)
+        return min(self.deadline, max(enough, self.opened + self.least) + self.grace)
+
+
+def allowance(window: float, usual: float | None) -> float:
+    """Seconds after which a straggler sends what it has, where its region waits `window` seconds at most.
+
+    Who is usual does all its work; before it is known what that is, whoever needs half of the window does.
+    """
+    return min(window / WAIT, usual) if usual is not None else window / 2
+
+
+def patient(work_s: float) -> float:
+    """Seconds to wait for who stops its work after so many: the batch under way, and the way up."""
+    return WAIT * work_s

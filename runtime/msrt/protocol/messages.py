@@ -517,6 +517,10 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """Edge to device: which of them, 0 .. steps - 1."""
     clip: float = 0.0
     """A node's update that is longer (L2) counts as one of this length in its direction; 0: none is."""
+    work_s: float = 0.0
+    """After so many seconds of a round a node sends what it has done of its epochs; 0: it does them all."""
+    partial: bool = False
+    """An edge tells its devices the `work_s` that follows from how long it will wait."""
 
 
 class RoundOpen(_Session, frozen=True, tag="round.open"):

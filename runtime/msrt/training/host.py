@@ -80,7 +80,13 @@ class TrainerHost:
         return config
 
     async def train(
-        self, node: Node, round_: int, weights: Buffer | Path, encoding: str, within: float
+        self,
+        node: Node,
+        round_: int,
+        weights: Buffer | Path,
+        encoding: str,
+        within: float,
+        asked: pipe.Asked = pipe.WHOLE,
     ) -> pipe.Trained:
         """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed."""
         began = self.world.now()
@@ -90,7 +96,7 @@ class TrainerHost:
                 source = weights
             else:
                 await self.world.offload(write_file, source, weights)
-            command = pipe.DoTrain(round_, node, str(source), str(target), encoding)
+            command = pipe.DoTrain(round_, node, str(source), str(target), encoding, asked)
             trained = await self._ask(command, pipe.Trained, within)
         metrics = trained.metrics | {"seconds": self.world.now() - began}
         return msgspec.structs.replace(trained, payload=target, metrics=metrics)

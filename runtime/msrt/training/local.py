@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,22 +17,45 @@ import torch
 from msrt.errors import InvalidJob
 from msrt.learning.vector import Array, Vector
 from msrt.training.flat import FlatModel
+from msrt.training.methods import FedAvg, Method, method_of
 from msrt.training.settings import JobConfig
 from msrt.training.task import Batch, Data, Node, Task
 
-__all__ = ["Local", "load_task"]
+__all__ = ["Bound", "Local", "load_task"]
 
 EVAL_BATCH: Final = 1024
+
+
+class Bound(NamedTuple):
+    """Where a node stops early, at the end of a batch; never before its first."""
+
+    work: float = 1.0
+    """Share of the batches of all its epochs."""
+    until: float = math.inf
+    """On the clock."""
+
+
+class Fitted(NamedTuple):
+    """What training showed: mean loss of the last epoch, share of all epochs done, steps."""
+
+    loss: float
+    work: float
+    steps: int
+
+
+PLAIN: Final = FedAvg()
+WHOLE: Final = Bound()
 
 
 class Local:
     """A task with its settings; keeps one model and each node's data between rounds.
 
-    Everything is deterministic in (seed, round, node index): a round trained again gives the same update.
+    Everything is deterministic in (seed, round, node index): a round trained again gives the same update, unless time
+    was what ended it. `now` is the clock for that, in seconds.
     """
 
-    def __init__(self, task: Task, config: JobConfig) -> None:
-        self.task, self.config = task, config
+    def __init__(self, task: Task, config: JobConfig, now: Callable[[], float] = lambda: 0.0) -> None:
+        self.task, self.config, self._now = task, config, now
         torch.manual_seed(config.seed)
         self.model = task.model()
         self._flat = FlatModel(self.model)
@@ -55,14 +79,24 @@ class Local:
             self._data[key] = (_prepared(train), _prepared(test))
         return self._data[key]
 
-    def train(self, weights: Vector, node: Node, round_: int) -> tuple[Vector, int, dict[str, float]]:
-        """(delta of the weights, samples, metrics). Raises InvalidJob where the node has no data."""
+    def train(
+        self, weights: Vector, node: Node, round_: int, *, work: float = 1.0, within: float = 0.0
+    ) -> tuple[Vector, int, dict[str, float]]:
+        """(delta of the weights, samples, metrics). Raises InvalidJob where the node has no data.
+
+        A straggler does the share `work` of its epochs, or what it can in `within` seconds (0: all); the metric `work`
+        is what it has done.
+        """
+        soonest = min((limit for limit in (within, self.config.train.within_s) if limit), default=math.inf)
+        bound = Bound(work, self._now() + soonest)
         train, test = self.data(node)
         if not _length(train):
             raise InvalidJob(f"node {node.id} has no training data")
         self.put(weights)
         metrics = self._judge(test)
-        metrics["train_loss"] = self._fit(train, self.config.train.epochs, (self.config.seed, round_, node.index))
+        seed = (self.config.seed, round_, node.index)
+        fitted = self._fit(train, self.config.train.epochs, seed, method_of(self.config.train), bound)
+        metrics |= {"train_loss": fitted.loss, "work": fitted.work}
         return self._flat.vector() - weights, _length(train), metrics
 
     def evaluate(self, weights: Vector, nodes: Sequence[Node]) -> tuple[int, dict[str, float]]:
@@ -93,8 +127,10 @@ class Local:
     def _accuracy(self, nodes: Sequence[Node]) -> float:
         return self.evaluate(self._flat.vector().copy(), nodes)[1].get("accuracy", 0.0)
 
-    def _fit(self, train: Data, epochs: int, seed: tuple[int, int, int]) -> float:
-        """Train the model in place; returns the mean loss of the last epoch."""
+    def _fit(
+        self, train: Data, epochs: int, seed: tuple[int, int, int], method: Method = PLAIN, bound: Bound = WHOLE
+    ) -> Fitted:
+        """Train the model in place."""
         settings = self.config.train
         if seed[1] > 1:
             settings = msgspec.structs.replace(settings, lr=settings.lr * settings.decay ** (seed[1] - 1))
@@ -102,9 +138,13 @@ class Local:
         generator = torch.Generator().manual_seed(number)
         torch.manual_seed(number)
         optimiser = self.task.optimiser(self.model, settings)
+        method.begin(self.model)
         self.model.train()
-        mean = 0.0
-        for _ in range(epochs):
+        total, seen, steps = 0.0, 0, 0
+        whole = epochs * math.ceil(_length(train) / settings.batch)
+        most = min(whole, max(1, round(bound.work * whole)))
+        over = not most
+        while not over:
             total, seen = 0.0, 0
             for batch in _batches(train, settings.batch, generator):
                 optimiser.zero_grad()
@@ -112,11 +152,15 @@ class Local:
                 loss.backward()  # type: ignore[no-untyped-call]
                 if settings.clip:
                     torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+                method.adjust()
                 optimiser.step()
                 total += float(loss.detach()) * len(batch[0])
                 seen += len(batch[0])
-            mean = total / max(seen, 1)
-        return mean
+                steps += 1
+                over = steps >= most or self._now() >= bound.until
+                if over:
+                    break
+        return Fitted(total / max(seen, 1), steps / whole if whole else 0.0, steps)
 
     def _judge(self, test: Data) -> dict[str, float]:
         if not _length(test):

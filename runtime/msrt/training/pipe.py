@@ -10,7 +10,9 @@ from msrt.training.task import Node
 
 __all__ = [
     "FRAME_LIMIT",
+    "WHOLE",
     "Answer",
+    "Asked",
     "Baselined",
     "Command",
     "DoBaseline",
@@ -47,6 +49,16 @@ class DoInitial(_Tagged, frozen=True):
     weights: str
 
 
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a round asks of one node, beyond the weights to begin with."""
+
+    work_s: float = 0.0
+    """After so many seconds it sends what it has done; 0: it does all its epochs."""
+
+
+WHOLE: Final = Asked()
+
+
 class DoTrain(_Tagged, frozen=True):
     """Judge the weights on the node's test data, train on its own, write the payload of the update."""
 
@@ -55,6 +67,7 @@ class DoTrain(_Tagged, frozen=True):
     weights: str
     update: str
     encoding: str
+    asked: Asked = WHOLE
 
 
 class DoEvaluate(_Tagged, frozen=True):
@@ -93,7 +106,7 @@ class Trained(_Tagged, frozen=True):
     size: int
     encoding: str
     metrics: dict[str, float]
-    """loss and accuracy of the weights it was given, train_loss, seconds."""
+    """loss and accuracy of the weights it was given, train_loss, seconds; work: the share of its epochs it has done."""
     payload: Any = b""
     """A Buffer, or the Path of a file that holds it. Filled in by the host; never crosses the pipe."""
 

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 import zlib
 from argparse import ArgumentParser
@@ -149,7 +150,7 @@ class Runner:
         except ModuleNotFoundError as error:
             raise InvalidJob(f"this node has no {error.name}", hint="pip install 'msrt[train]'") from error
         task = load_task(self.config.task, sources, self.config.options)
-        self.local = Local(task, self.config)
+        self.local = Local(task, self.config, time.monotonic)  # noqa: TID251 - no simulation reaches this process
         self.residuals = Residuals(Path(command.work))
         return pipe.Done(self.local.layout.size)
 
@@ -161,7 +162,7 @@ class Runner:
 
     def _train(self, local: Local, residuals: Residuals, command: pipe.DoTrain) -> pipe.Trained:
         weights = self._weights(local, command.weights)
-        delta, samples, metrics = local.train(weights, command.node, command.round)
+        delta, samples, metrics = local.train(weights, command.node, command.round, within=command.asked.work_s)
         seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
         feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
         payload = feedback.encode(delta, command.round)

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from msrt.buffers import Buffer
-from msrt.training.pipe import Baselined, Evaluated, Trained
+from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Trained
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 
@@ -30,7 +30,9 @@ class Trainer(Protocol):
     async def start(self, bundle: Buffer) -> JobConfig:
         """Load a job's zip. Raises InvalidJob or JobFailed."""
 
-    async def train(self, node: Node, round_: int, weights: Buffer | Path, encoding: str, within: float) -> Trained:
+    async def train(
+        self, node: Node, round_: int, weights: Buffer | Path, encoding: str, within: float, asked: Asked = WHOLE
+    ) -> Trained:
         """One round; the payload is in the answer, or a file that is the caller's from then on. Killed after `within`
         seconds.
         """

@@ -19,6 +19,10 @@ class TrainSettings(Table, frozen=True):
     weight_decay: NotNegative = 0.0
     clip: NotNegative = 0.0
     """Largest gradient norm, 0 for none."""
+    proximal: NotNegative = 0.0
+    """FedProx: mu. Holds a node near the weights it was given; 0: FedAvg."""
+    within_s: NotNegative = 0.0
+    """A node that has trained for so long sends what it has done of its epochs; 0: it does them all."""
 
 
 class Limits(Table, frozen=True):

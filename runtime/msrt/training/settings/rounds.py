@@ -36,6 +36,12 @@ class Pacing(Table, frozen=True):
     """Asynchronous (FedBuff): a round ends when so many updates are here, and nodes go on at their own pace. 0: off."""
     steps: Positive = 1
     """A region does so many rounds of its own between two of the cloud's."""
+    partial: bool = False
+    """A straggler sends what it has done of its epochs while its region still waits, instead of nothing in time."""
+
+    def __post_init__(self) -> None:
+        if self.partial and self.buffer:
+            raise ValueError("[pace] partial: with a `buffer` nobody is late, so nobody need stop early")
 
     @property
     def keeps_late(self) -> bool:
