@@ -500,6 +500,36 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     codec: str
 
 
+class SecurePlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How devices mask their updates, so that an edge learns nothing but their sum."""
+
+    clip: float
+    """Largest Euclidean norm of an update; a device shortens a longer one itself."""
+    span: float = 0.0
+    """Largest magnitude of one parameter; 0: as large as `clip`."""
+    bits: int = 32
+    """Of a masked parameter: 16 or 32."""
+    threshold: float = 0.5
+    """Share of a device's neighbours that bring its secrets back; more than half in any case."""
+    dropouts: float = 0.2
+    """Share of a region's devices that a round must survive the loss of."""
+    neighbours: int = 0
+    """Devices with which one shares masks; 0: as many as `dropouts` asks for."""
+    opening: int = 0
+    """How often this round was opened before, and given up."""
+    session: str = ""
+    """Edge to device: the name of this exchange of keys, unique to job, round, step, process of the edge and try."""
+
+
+class Secured(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an update says of its masks."""
+
+    session: str = ""
+    """Of a device's update: the exchange of keys that it is masked for."""
+    samples: int = 0
+    """Of a region's sum: of all its nodes together, where nobody knows a single one's."""
+
+
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job does its rounds."""
 
@@ -521,6 +551,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """After so many seconds of a round a node sends what it has done of its epochs; 0: it does them all."""
     partial: bool = False
     """An edge tells its devices the `work_s` that follows from how long it will wait."""
+    secure: SecurePlan | None = None
+    """Updates are masked; None: they are not."""
 
 
 class RoundOpen(_Session, frozen=True, tag="round.open"):
@@ -587,6 +619,8 @@ class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the region's own rounds within this one."""
     notes: bytes = b""
     """With a sum: loss, accuracy and seconds of each of `nodes` as float32, in their order."""
+    secure: Secured = Secured()
+    """Where updates are masked: for which exchange of keys, or how many samples a sum has in all."""
 
 
 class TrainProgress(_Message, frozen=True, tag="train.progress"):
@@ -598,6 +632,89 @@ class TrainProgress(_Message, frozen=True, tag="train.progress"):
     expected: int
     missing: tuple[str, ...] = ()
     """Ids of the nodes that are waited for, once they are few."""
+
+
+# --- secure aggregation: keys, shares and what is asked for them (see msrt.learning.secure_aggregation) --------------
+
+
+class SecureKeys(_Session, frozen=True, tag="secure.keys"):
+    """Device to edge: my fresh public keys for one exchange, signed by my identity."""
+
+    job: str
+    session: str
+    certificate: bytes
+    cipher: bytes
+    """X25519, 32 bytes: shares to me are sealed with it."""
+    mask: bytes
+    """X25519, 32 bytes: masks are agreed on with it."""
+    commitment: bytes
+    """SHA-256 of the seed of my own mask."""
+    signature: bytes
+    """Of session, cipher, mask and commitment, by the identity that the certificate names."""
+
+
+class SecureMember(msgspec.Struct, frozen=True, array_like=True):
+    """One device of an exchange, as its neighbours are told of it."""
+
+    index: int
+    certificate: bytes
+    cipher: bytes
+    mask: bytes
+    commitment: bytes
+    signature: bytes
+
+
+class SecureRoster(_Session, frozen=True, tag="secure.roster"):
+    """Edge to device: who you are in this exchange, and your neighbours in it."""
+
+    job: str
+    session: str
+    index: int
+    count: int
+    """Of all devices in it: their sum must not overflow."""
+    neighbours: tuple[SecureMember, ...]
+
+
+class SecureShare(msgspec.Struct, frozen=True, array_like=True):
+    """A share, sealed or not."""
+
+    index: int
+    """Of the device that it is for, where a device sends it sealed; else of the one whose secret it is of."""
+    data: bytes
+
+
+class SecureShares(_Session, frozen=True, tag="secure.shares"):
+    """Device to edge: shares of my secrets, sealed for each neighbour. Edge to device: those for you, all there are."""
+
+    job: str
+    session: str
+    shares: tuple[SecureShare, ...]
+
+
+class SecureUnmask(_Session, frozen=True, tag="secure.unmask"):
+    """Edge to device: which of your neighbours are in the sum, and which dropped out after they had shared."""
+
+    job: str
+    session: str
+    survivors: tuple[int, ...]
+    dropped: tuple[int, ...]
+
+
+class SecureReveal(_Session, frozen=True, tag="secure.reveal"):
+    """Device to edge: my shares of the survivors' own masks, and of the keys of those who dropped out."""
+
+    job: str
+    session: str
+    seeds: tuple[SecureShare, ...]
+    keys: tuple[SecureShare, ...]
+
+
+class SecureOut(_Session, frozen=True, tag="secure.out"):
+    """Either way: the device takes no part in this exchange, or no longer, and why."""
+
+    job: str
+    session: str
+    reason: str
 
 
 # --- events ----------------------------------------------------------------------------------------------------
@@ -628,6 +745,7 @@ Message = (
     | Assign | DeviceReport | Load | FleetReport | ServingReport
     | Follow | JournalBlock | FollowRefused
     | RoundOpen | RoundClosed | TrainProgress
+    | SecureKeys | SecureRoster | SecureShares | SecureUnmask | SecureReveal | SecureOut
     | Event
 )  # fmt: skip
 """All of them: what is not here cannot be said."""

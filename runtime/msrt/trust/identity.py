@@ -42,6 +42,8 @@ class Purpose(enum.StrEnum):
     """The cloud: a model's manifest."""
     BUNDLE = "bundle"
     """The cloud: the digest of a job bundle."""
+    SECURE = "secure"
+    """A device: these keys of one secure aggregation are mine."""
 
 
 class _Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
