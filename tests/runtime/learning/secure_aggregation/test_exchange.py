@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from msrt.errors import BadUpdate, Conflict
 from msrt.learning.secure_aggregation import client as client_module
+from msrt.learning.secure_aggregation import events as e
 from msrt.learning.secure_aggregation.client import Leave, Say
 from msrt.learning.secure_aggregation.client import Stage as Mine
 from msrt.learning.secure_aggregation.fixed import add, parts
@@ -124,7 +125,7 @@ def test_a_device_masks_once():
 def test_a_device_answers_one_question():
     """The same one again has the same answer; one that calls another neighbour lost has none."""
     one = Exchange(7, neighbours=6).keys().upload()
-    node, client = next(iter(one.clients.items()))
+    client = next(iter(one.clients.values()))
     others = [member.index for member in client._members.values()]
     asked = SecureUnmask("job", client.session, tuple(others), ())
     (first,) = client.handle(asked)
@@ -186,7 +187,7 @@ def test_an_edge_cannot_put_its_own_keys_between(field):
 def test_keys_are_for_one_exchange():
     """Signed for another session, or by a node that is no device, they are refused, and their owner is told."""
     one = Exchange(4)
-    node, client = next(iter(one.clients.items()))
+    node = next(iter(one.clients))
     other = Exchange(4, session="job/2.0/edge/1/0")
     one.hear(node, other.clients[node].keys)
     assert "signature" in one.excluded[node]
@@ -216,23 +217,23 @@ def test_a_device_that_lost_its_keys_is_out_but_its_sum_is_not():
 
 
 def test_what_was_not_heard_is_said_again():
-    """A device whose link was away hears the roster, its shares and the question again, and says the same."""
-    one = Bare(6)
+    """A device whose link was away hears the roster, its shares and the question again when it is back."""
+    one = Bare(6, {"share": [0], "reveal": [0]})
     node, client = next(iter(one.clients.items()))
-    one.alive = lambda who, stage: who != node or stage == "upload"
-    one.keys()
-    del one.alive
-    assert one.server.stage is Stage.COLLECT
-    assert node in one.excluded
-    fresh = Bare(6, seed=2)
-    fresh.lost = {"reveal": {0}}
-    fresh.keys().upload()
-    node = next(iter(fresh.clients))
-    from msrt.learning.secure_aggregation import events as e  # noqa: PLC0415 - beside its use
-
-    fresh.tell(e.Sealed(frozenset(fresh.payloads), 99.0))
-    assert fresh.server.stage is Stage.DONE  # five of six are enough
-    assert bytes(fresh.total()) == fresh.wanted()
+    for other in one.clients:
+        one.hear(other, one.clients[other].keys)
+    assert one.server.stage is Stage.SHARE
+    one.lost = {"reveal": {0, 1, 2}}
+    one.tell(e.Joined(node))
+    assert client.stage is Mine.READY
+    one.upload()
+    one.tell(e.Sealed(frozenset(one.payloads), 99.0))
+    assert one.server.stage is Stage.REVEAL
+    one.lost = {}
+    one.tell(e.Joined(node))
+    assert client.stage is Mine.REVEALED
+    assert one.server.stage is Stage.DONE
+    assert bytes(one.total()) == one.wanted()
 
 
 def test_a_wrong_share_is_found():
