@@ -24,6 +24,8 @@ from msrt.training.task import Batch, Data, Node, Task
 __all__ = ["Bound", "Local", "load_task"]
 
 EVAL_BATCH: Final = 1024
+GATHER: Final = 4 << 20
+"""Bytes of shuffled rows that are gathered at once: for each small batch by itself it costs as much as the batch."""
 
 
 class Bound(NamedTuple):
@@ -239,7 +241,15 @@ def _batches(data: Data, batch: int, generator: torch.Generator | None) -> Itera
         yield from torch.utils.data.DataLoader(data, batch, shuffle=generator is not None, generator=generator)
         return
     length = _length(data)
-    order = torch.arange(length) if generator is None else torch.randperm(length, generator=generator)
-    for start in range(0, length, batch):
-        chosen = order[start : start + batch]
-        yield tuple(column[chosen] for column in data)
+    if generator is None:
+        for start in range(0, length, batch):
+            yield tuple(column[start : start + batch].clone() for column in data)
+        return
+    order = torch.randperm(length, generator=generator)
+    row = sum(column[:1].nbytes for column in data)
+    stretch = batch * max(1, GATHER // max(batch * row, 1))
+    for first in range(0, length, stretch):
+        chosen = order[first : first + stretch]
+        columns = [column[chosen] for column in data]
+        for start in range(0, len(chosen), batch):
+            yield tuple(column[start : start + batch] for column in columns)
