@@ -15,7 +15,7 @@ import msgspec
 from msrt.buffers import Buffer
 from msrt.journal.facts import JobAdvanced
 from msrt.journal.state import Job
-from msrt.learning.compress import ErrorFeedback, open_codec
+from msrt.learning.compress import change, open_codec
 from msrt.learning.events import Finish
 from msrt.learning.optimise import moved
 from msrt.learning.vector import Vector, load, save
@@ -122,8 +122,5 @@ class Checkpoint:
 def _change(served: Buffer, weights: Buffer, codec: str, number: int) -> tuple[Buffer, Buffer]:
     """(payload of what changed since what the nodes have, what they have after it). Blocking."""
     layout, have = load(served)
-    packed = open_codec(codec, layout)
-    payload = ErrorFeedback(packed).encode(load(weights)[1] - have, number)
-    moved = have.copy()
-    packed.add(payload, 1.0, moved)
+    payload, moved = change(open_codec(codec, layout), have, load(weights)[1], number)
     return payload, save(layout, moved)

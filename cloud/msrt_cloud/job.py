@@ -18,6 +18,7 @@ from msrt.learning.aggregate import NormGuard
 from msrt.learning.notes import worst_decile
 from msrt.learning.pacing import Durations, Pace, patient
 from msrt.learning.rounds import GlobalRound, Terms
+from msrt.learning.selection import draw
 from msrt.learning.vector import l2_norm, load, peek
 from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, UpdateMeta
 from msrt.training.settings import JobConfig
@@ -25,7 +26,7 @@ from msrt.training.task import Node
 from msrt_cloud.checkpoint import Checkpoint
 from msrt_cloud.finishing import finish
 from msrt_cloud.job_views import absent
-from msrt_cloud.muster import candidates, draw, muster
+from msrt_cloud.muster import candidates, muster
 from msrt_cloud.open_round import OpenRound
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ class RunningJob:
 
     # --- a round -------------------------------------------------------------------------------------------------
 
-    async def _gather(self, number: int) -> dict[str, int]:
-        """Wait for enough devices; node id to its index."""
+    async def _gather(self, number: int) -> tuple[dict[str, int], int]:
+        """Wait for enough devices; node id of who takes part to its index among all of them, and how many they are."""
         t, config = self._t, self._config
         due = muster(t.writer.state, t.writer.state.jobs[self.name], config.min_nodes, config.select, self._until)
         while True:
@@ -155,12 +156,13 @@ class RunningJob:
             devices = [device.node for device in t.participants(config.select)]
             self.waiting = due.missing(t.fleet.heard(), devices, t.world.now())
             if not self.waiting:
-                return {node: index for index, node in enumerate(draw(devices, config.max_nodes, self.name, number))}
+                drawn = set(draw(devices, config.max_nodes, self.name, number))
+                return {node: index for index, node in enumerate(devices) if node in drawn}, len(devices)
             await asyncio.sleep(GATHER_S)
 
     async def _one_round(self, number: int, checkpoint: Checkpoint) -> tuple[e.Finish | e.Abandon, list[Node]]:
-        participants = await self._gather(number)
-        message = self._message(number, checkpoint, len(participants))
+        participants, count = await self._gather(number)
+        message = self._message(number, checkpoint, count)
         machine = self._machine(number, participants, checkpoint)
         self._round = current = OpenRound(self._t, message, machine, participants, self._layout, self._durations)
         self.waiting = ""
@@ -168,7 +170,7 @@ class RunningJob:
         if isinstance(outcome, e.Finish):
             await self._checkpoint(current, outcome, checkpoint)
             current.say_closed(outcome, self._config.pace.since(number + 1))
-        nodes = [Node(id=node, index=index, count=len(participants)) for node, index in participants.items()]
+        nodes = [Node(id=node, index=index, count=count) for node, index in participants.items()]
         return outcome, nodes
 
     def _message(self, number: int, checkpoint: Checkpoint, count: int) -> RoundOpen:

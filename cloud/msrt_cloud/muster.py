@@ -6,8 +6,7 @@ edges come back one by one, so for a while it waits for those it knew.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import msgspec
 
@@ -15,7 +14,7 @@ from msrt.journal.state import Job, Node, State
 from msrt.protocol.address import Selector
 from msrt.trust.roles import Role
 
-__all__ = ["Muster", "candidates", "draw", "muster"]
+__all__ = ["Muster", "candidates", "muster"]
 
 
 class Muster(msgspec.Struct, frozen=True):
@@ -42,15 +41,6 @@ def muster(state: State, job: Job, least: int, select: str, until: float) -> Mus
     edges = frozenset(node for node in enrolled if state.nodes[node].role == Role.EDGE)
     devices = candidates(state, select) & enrolled
     return Muster(least, until, edges, devices.intersection(job.advanced.included) if job.advanced else devices)
-
-
-def draw(devices: Sequence[str], most: int, job: str, number: int) -> list[str]:
-    """At most so many of them, in their order; others in every round, the same ones when a round is opened again."""
-    if len(devices) <= most:
-        return list(devices)
-    lots = sorted(devices, key=lambda node: hashlib.sha256(f"{job}/{number}/{node}".encode()).digest())
-    drawn = set(lots[:most])
-    return [node for node in devices if node in drawn]
 
 
 def candidates(state: State, select: str) -> frozenset[str]:

@@ -19,13 +19,13 @@ from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.compress import Codec
 from msrt.learning.pacing import Durations, Pace, allowance, patient
-from msrt.learning.rounds import RegionRound
+from msrt.learning.rounds import RegionRound, Stretch
 from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.weights import bring
 from msrt.world.world import World
 from msrt_edge.feedback import Feedbacks
-from msrt_edge.region import Model, OpenRound, Stretch, terms_of
+from msrt_edge.region import Model, OpenRound, terms_of
 
 __all__ = ["RegionTraining"]
 

@@ -26,7 +26,7 @@ def mnist(folder: str, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def _idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file: two zeros, the type (8: bytes), the number of axes, their lengths as big-endian u32, the elements."""
+    """An idx file: two zeros, the type (8: bytes), the number of axes, each length as big-endian u32, the elements."""
     if not path.exists():
         raise FileNotFoundError(f"no {path}: put MNIST's four files there, and set `data` (or MSRT_DATA) to the folder")
     raw = gzip.decompress(path.read_bytes())

@@ -14,6 +14,7 @@ from msrt.operator.train_compare import compare
 from msrt.operator.train_export import FILE, export, write_csv, write_json
 from msrt.operator.train_list import list_jobs
 from msrt.operator.train_logs import logs
+from msrt.operator.train_simulate import simulate
 from msrt.operator.train_watch import size, watch_job
 from msrt.training.bundle import pack
 
@@ -167,5 +168,5 @@ def stop(state: Path | None, job: str) -> None:
     console().print(f"{job} is stopped")
 
 
-for command in (list_jobs, logs, compare, export):
+for command in (list_jobs, logs, compare, export, simulate):
     train.add_command(command)

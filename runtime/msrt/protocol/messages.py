@@ -571,7 +571,7 @@ class RoundOpen(_Session, frozen=True, tag="round.open"):
     participants: dict[str, int] = {}
     """Node id to its index among all: those that are the receiver's. More of them may follow in the same words."""
     count: int = 0
-    """Of all participants, wherever they are."""
+    """Of all that could take part, wherever they are; a round may draw some of them."""
     compression: str = "int8"
     """Codec of a device's update."""
     max_samples: int = 0

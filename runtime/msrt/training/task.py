@@ -27,7 +27,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     labels: dict[str, str] = {}
     index: int = 0
-    """Its place among the participants of the round, 0 .. count - 1."""
+    """Its place among all that could take part when the round opened, 0 .. count - 1."""
     count: int = 1
     data: str = ""
     """Directory of this node's data (MSRT_DATA), empty where there is none."""

@@ -12,7 +12,7 @@ feedback  what a biased codec left out is added to the next vector
 from __future__ import annotations
 
 from msrt.learning.compress.codec import SPAN, Codec
-from msrt.learning.compress.feedback import ErrorFeedback
+from msrt.learning.compress.feedback import ErrorFeedback, change
 from msrt.learning.compress.names import open_codec
 
-__all__ = ["SPAN", "Codec", "ErrorFeedback", "open_codec"]
+__all__ = ["SPAN", "Codec", "ErrorFeedback", "change", "open_codec"]

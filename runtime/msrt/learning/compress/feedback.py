@@ -9,7 +9,7 @@ from msrt.errors import BadUpdate, Corrupt
 from msrt.learning.compress.codec import Codec, slices
 from msrt.learning.vector import Vector
 
-__all__ = ["ErrorFeedback"]
+__all__ = ["ErrorFeedback", "change"]
 
 
 class ErrorFeedback:
@@ -66,3 +66,14 @@ class ErrorFeedback:
             raise Corrupt("an error feedback that is not finite")
         feedback.residual, feedback.memory = values[:size].copy(), values[size:].copy()
         return feedback
+
+
+def change(codec: Codec, have: Vector, weights: Vector, turn: int) -> tuple[Buffer, Vector]:
+    """(payload of the way from what receivers have to the weights, what they have once they followed it). Blocking.
+
+    What the codec left out is in the next change: that begins with what they have.
+    """
+    payload = ErrorFeedback(codec).encode(weights - have, turn)
+    moved = have.copy()
+    codec.add(payload, 1.0, moved)
+    return payload, moved

@@ -13,6 +13,7 @@ Senders keep their updates until RoundClosed, so a master that dies begins again
 
 base    what both share: identity of the round, checks, weights
 region  an edge's
+stretch a region's own rounds between two of the cloud's
 cloud   the cloud's
 """
 
@@ -22,5 +23,6 @@ from msrt.learning.pacing import Pace
 from msrt.learning.rounds.base import Phase, Terms
 from msrt.learning.rounds.cloud import GlobalRound
 from msrt.learning.rounds.region import RegionRound
+from msrt.learning.rounds.stretch import Stretch
 
-__all__ = ["GlobalRound", "Pace", "Phase", "RegionRound", "Terms"]
+__all__ = ["GlobalRound", "Pace", "Phase", "RegionRound", "Stretch", "Terms"]

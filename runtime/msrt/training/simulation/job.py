@@ -1,0 +1,201 @@
+"""The cloud's part of a simulated job: what `msrt_cloud.job` does, without anybody to wait for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from msrt.errors import BadUpdate, InvalidJob, JobFailed
+from msrt.learning import events as e
+from msrt.learning.aggregate import NormGuard
+from msrt.learning.compress import ErrorFeedback, change, open_codec
+from msrt.learning.optimise import Optimiser
+from msrt.learning.pacing import Pace
+from msrt.learning.rounds import GlobalRound, Terms
+from msrt.learning.selection import draw
+from msrt.learning.vector import Vector, l2_norm, save
+from msrt.protocol.messages import UpdateMeta
+from msrt.training.local import Local
+from msrt.training.simulation.cloud import CloudRound
+from msrt.training.simulation.limits import check_config
+from msrt.training.simulation.master import OPEN, OVER, Master, Opened, Packet
+from msrt.training.simulation.shape import Shape
+from msrt.training.task import Node
+
+__all__ = ["Chances", "Simulation"]
+
+RETRIES: Final = 5
+"""Rounds without quorum in a row, after which the job fails, as on the cloud."""
+
+
+class Chances(msgspec.Struct, frozen=True):
+    """What goes wrong by chance, drawn from the job's seed."""
+
+    stragglers: float = 0.0
+    """Share of a round's participants that have time for 1 .. epochs - 1 of their epochs (as Li 2020 draws them), and
+    send nothing in time."""
+
+
+CALM: Final = Chances()
+
+
+class Simulation:
+    """One job. `now` gives seconds of any clock, `wall` seconds since 1970; `data` is every node's data directory.
+
+    It keeps one model, the data of all nodes once they took part, and what a biased codec left out at each of them.
+    """
+
+    def __init__(
+        self, local: Local, shape: Shape, now: Callable[[], float], wall: Callable[[], float], data: str = "",
+        chances: Chances = CALM,
+    ) -> None:  # fmt: skip
+        check_config(local.config, shape.nodes)
+        self.local, self.config, self.shape = local, local.config, shape
+        self._now, self._wall, self._chances = now, wall, chances
+        wide = len(str(shape.nodes - 1))
+        nodes = [Node(f"n{i:0{wide}}", index=i, count=shape.nodes, data=data) for i in range(shape.nodes)]
+        self.nodes = {node.id: node for node in nodes}
+        layout, links = local.layout, self.config.links
+        self._codecs = open_codec(links.device, layout), open_codec(links.region, layout)
+        self.weights = self.served = local.initial()
+        """What is checkpointed, and what the nodes have of it."""
+        norm = l2_norm(self.weights)
+        self._guard = NormGuard.for_weights(norm)
+        self._optimiser = Optimiser(self.config.server.recipe, layout.size)
+        self._masters = [
+            Master((home,), self._codecs, NormGuard.for_weights(norm)) for home in range(shape.masters[0])
+        ]  # fmt: skip
+        self._feedback: dict[str, ErrorFeedback] = {}
+        self._bytes_from_nodes = 0
+        self.lines: list[dict[str, Any]] = []
+        self.end: dict[str, Any] = {}
+
+    # --- rounds --------------------------------------------------------------------------------------------------
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """The line of each round, as a real job's report has it. Raises JobFailed, and what user code raises."""
+        failures = 0
+        while len(self.lines) < self.config.rounds:
+            number, began = len(self.lines) + 1, self._now()
+            self._bytes_from_nodes = 0
+            opened = self._one_round(number, failures)
+            outcome = opened.end()
+            if isinstance(outcome, e.Abandon):
+                failures += 1
+                if failures >= RETRIES:
+                    raise JobFailed(f"{RETRIES} rounds in a row were given up: {_why(outcome)}")
+                continue
+            failures = 0
+            down = self._advance(number, opened.sum.mean())
+            line = opened.line(outcome) | {
+                "wall": self._wall(), "seconds": round(self._now() - began, 3),
+                "bytes_down": down * len(self._masters), "bytes_from_nodes": self._bytes_from_nodes,
+            }  # fmt: skip
+            self.lines.append(line)
+            yield line
+
+    def _one_round(self, number: int, attempt: int) -> CloudRound:
+        config = self.config
+        taking = draw(list(self.nodes), config.max_nodes, config.name, number)
+        pace, terms = Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)))), Terms(config.max_samples)
+        size = self.local.layout.size
+        machine = GlobalRound(config.name, number, size, taking, pace, self._guard, terms=terms)
+        opened = CloudRound(machine, self._codecs)
+        below: dict[int, list[Node]] = {}
+        for name in taking:
+            node = self.nodes[name]
+            below.setdefault(self.shape.homes(node.index)[0], []).append(node)
+        work = self._stragglers(taking, number, attempt)
+
+        def train(node: Node, weights: Vector, step: int, parent: str) -> Packet | None:
+            return self._train(node, weights, (number, step), parent, work.get(node.id, 1.0))
+
+        for home, nodes in sorted(below.items()):
+            layout, steps = self.local.layout, config.pace.steps
+            told = Opened(config.name, number, layout, self.served, nodes, steps, terms, train)
+            for packet in self._masters[home].round(told):
+                opened.arrived(packet)
+        return opened
+
+    def _stragglers(self, taking: Sequence[str], number: int, attempt: int) -> dict[str, float]:
+        """Who is one, to the share of its work that it has time for."""
+        rng = np.random.default_rng([self.config.seed & 0xFFFF_FFFF, number, attempt])
+        chosen = rng.choice(len(taking), round(self._chances.stragglers * len(taking)), replace=False)
+        epochs = self.config.train.epochs
+        return {taking[at]: int(rng.integers(1, max(2, epochs))) / max(2, epochs) for at in sorted(chosen)}
+
+    def _train(self, node: Node, weights: Vector, turn: tuple[int, int], parent: str, work: float) -> Packet | None:
+        """A node's update, or what went wrong there; nothing from a straggler."""
+        (number, step), config = turn, self.config
+        if work < 1.0:
+            return None
+        meta = UpdateMeta(config.name, number, {node.id: 1}, parent, self._codecs[0].name, 0, step=step)
+        dice = (number - 1) * config.pace.steps + step + 1
+        try:
+            delta, samples, metrics = self.local.train(weights, node, dice)
+            payload = self._remembered(node).encode(delta, dice)
+        except (InvalidJob, BadUpdate) as error:
+            return Packet(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"), b"")
+        self._bytes_from_nodes += len(payload)
+        metrics = metrics | {"update_bytes": float(len(payload))}
+        meta = msgspec.structs.replace(meta, nodes={node.id: samples}, size=delta.size, metrics=metrics)
+        return Packet(meta, payload)
+
+    def _remembered(self, node: Node) -> ErrorFeedback:
+        """What its codec left out so far; of one that leaves nothing out none is kept."""
+        found = self._feedback.get(node.id)
+        if found is None:
+            found = ErrorFeedback(self._codecs[0], zlib.crc32(f"{self.config.seed}/{node.id}".encode()))
+            if not found.empty:
+                self._feedback[node.id] = found
+        return found
+
+    def _advance(self, number: int, mean: Vector) -> int:
+        """New weights, and what the nodes have of them; the bytes that a master fetches."""
+        fresh, layout = np.empty_like(self.weights), self.local.layout
+        self._optimiser.step(self.weights, mean, self.config.server.rate(number - 1, self.config.rounds), out=fresh)
+        self.weights, down = fresh, self.config.links.down
+        if down == "fp32":
+            self.served = fresh
+            return len(save(layout, fresh))
+        payload, self.served = change(open_codec(down, layout), self.served, fresh, number)
+        return len(payload)
+
+    # --- judging -------------------------------------------------------------------------------------------------
+
+    def judge(self) -> dict[str, float]:
+        """Means over the test data of all nodes together, of the weights as they are now."""
+        return self.local.evaluate(self.weights, list(self.nodes.values()))[1]
+
+    def finish(self) -> None:
+        """Judge the last weights; with [baseline] train each node alone and all data pooled as well."""
+        self.end["accuracy"] = self.judge().get("accuracy")
+        if self.config.baseline is not None:
+            alone, pooled = self.local.baseline(list(self.nodes.values()))
+            self.end |= {"alone_mean": fmean(alone), "pooled": pooled}
+
+    def report(self) -> dict[str, Any]:
+        """In the words of `msrt train status JOB --report`."""
+        last = self.lines[-1] if self.lines else {}
+        return {
+            "rounds": self.lines, "accuracy": self.end.get("accuracy", last.get("accuracy")),
+            "alone_mean": self.end.get("alone_mean"), "pooled": self.end.get("pooled"),
+            "parameters": self.local.layout.size, "published": None, "refused": None,
+            "update_bytes_ratio": last.get("update_bytes_ratio"), "config": msgspec.to_builtins(self.config),
+            "trigger": None, "job": self.config.name, "reason": "", "by": "simulation", "cause": "", "after": "",
+            "state": "finished" if len(self.lines) == self.config.rounds else "stopped",
+            "simulated": msgspec.to_builtins(self.shape) | msgspec.to_builtins(self._chances),
+        }  # fmt: skip
+
+
+def _why(given_up: e.Abandon) -> str:
+    """The reason, and what one of those who failed said."""
+    if not given_up.failed:
+        return given_up.reason
+    node, fault = min(given_up.failed.items())
+    return f"{given_up.reason}; {node} said: {fault}"
