@@ -54,9 +54,9 @@ class CloudRound:
     def _perform(self, actions: Sequence[e.RoundAction]) -> None:
         for action in actions:
             match action:
-                case e.Add(key, weight):
+                case e.Add(key, weight, scale):
                     meta, payload = self._held.pop(key)
-                    self.sum.add(payload, self._codecs[meta.is_sum], weight)
+                    self.sum.add(payload, self._codecs[meta.is_sum], weight, scale)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
                     self._held.pop(key, None)
                 case e.Finish() | e.Abandon():

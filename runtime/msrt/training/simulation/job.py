@@ -37,8 +37,8 @@ class Chances(msgspec.Struct, frozen=True):
     """What goes wrong by chance, drawn from the job's seed."""
 
     stragglers: float = 0.0
-    """Share of a round's participants that have time for 1 .. epochs - 1 of their epochs (as Li 2020 draws them), and
-    send nothing in time."""
+    """Share of a round's participants that have time for 1 .. epochs - 1 of their epochs, as Li 2020 draws them (for a
+    half, where there is one). They send what they have done with [pace] partial, else nothing in time."""
 
 
 CALM: Final = Chances()
@@ -102,7 +102,10 @@ class Simulation:
     def _one_round(self, number: int, attempt: int) -> CloudRound:
         config = self.config
         taking = draw(list(self.nodes), config.max_nodes, config.name, number)
-        pace, terms = Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)))), Terms(config.max_samples)
+        pace, terms = (
+            Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)))),
+            Terms(config.max_samples, clip=config.aggregate.clip),
+        )
         size = self.local.layout.size
         machine = GlobalRound(config.name, number, size, taking, pace, self._guard, terms=terms)
         opened = CloudRound(machine, self._codecs)
@@ -130,14 +133,14 @@ class Simulation:
         return {taking[at]: int(rng.integers(1, max(2, epochs))) / max(2, epochs) for at in sorted(chosen)}
 
     def _train(self, node: Node, weights: Vector, turn: tuple[int, int], parent: str, work: float) -> Packet | None:
-        """A node's update, or what went wrong there; nothing from a straggler."""
+        """A node's update, or what went wrong there; nothing from a straggler whose part nobody wants."""
         (number, step), config = turn, self.config
-        if work < 1.0:
+        if work < 1.0 and not config.pace.partial:
             return None
         meta = UpdateMeta(config.name, number, {node.id: 1}, parent, self._codecs[0].name, 0, step=step)
         dice = (number - 1) * config.pace.steps + step + 1
         try:
-            delta, samples, metrics = self.local.train(weights, node, dice)
+            delta, samples, metrics = self.local.train(weights, node, dice, work=work)
             payload = self._remembered(node).encode(delta, dice)
         except (InvalidJob, BadUpdate) as error:
             return Packet(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"), b"")

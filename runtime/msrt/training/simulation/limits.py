@@ -14,10 +14,11 @@ __all__ = ["check_config"]
 KNOWN: Final = {
     "": {
         "name", "task", "rounds", "deadline_s", "quorum", "min_nodes", "max_nodes", "max_samples", "select",
-        "compression", "seed", "checkpoints", "train", "server", "pace", "limits", "baseline", "publish", "trigger",
-        "options",
+        "compression", "seed", "aggregate", "checkpoints", "train", "server", "pace", "limits", "baseline", "publish",
+        "trigger", "options",
     },
     "train": {"epochs", "batch", "lr", "decay", "momentum", "weight_decay", "clip", "proximal"},
+    "aggregate": {"clip"},
     "pace": {"deviations", "late", "staleness", "discount", "steps", "partial"},
 }  # fmt: skip
 """Settings by table that are simulated, or that say nothing where there is no time and no fleet."""

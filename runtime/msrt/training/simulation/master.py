@@ -79,8 +79,8 @@ class Master:
             sealed = None
             for action, packet in self._one(opened, weights, terms):
                 match action:
-                    case e.Add(_, weight):
-                        total.add(packet.payload, self._codec, weight)
+                    case e.Add(_, weight, scale):
+                        total.add(packet.payload, self._codec, weight, scale)
                     case e.Forward():
                         yield packet
                     case e.Tell(node, error):

@@ -50,6 +50,23 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert {line["absent"] for line in one.lines} == {2}
 
 
+def test_stragglers_send_what_they_have_done_where_the_job_takes_it() -> None:
+    """All of them are in the line, with the share of their epochs that was done; else they are absent."""
+    for partial, nodes in (("true", 6), ("false", 3)):
+        job = simulation(f"[train]\nepochs = 4\n[pace]\npartial = {partial}\n", rounds=2, chances=Chances(0.5))
+        lines = list(job.run())
+        assert [line["nodes"] for line in lines] == [nodes, nodes]
+        assert all((line["work"] < 1) == (partial == "true") for line in lines)
+
+
+def test_a_long_update_is_clipped() -> None:
+    """One round with [aggregate] clip moves the model no further than that."""
+    job = simulation("[train]\nlr = 1.0\n[aggregate]\nclip = 0.25\n", rounds=1)
+    start = job.weights
+    list(job.run())
+    assert 0 < np.linalg.norm(job.weights - start) <= 0.26
+
+
 def test_with_a_baseline_nodes_are_judged_alone_and_pooled() -> None:
     """A node alone knows less than all of them together."""
     job = simulation("[baseline]\n", rounds=8)
