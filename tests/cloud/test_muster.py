@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msrt.journal import facts
 from msrt.journal.state import State
-from msrt_cloud.muster import Muster, draw, muster
+from msrt_cloud.muster import Muster, muster
 
 NAMES = {"e1": "edge", "e2": "edge", "d1": "device", "d2": "device", "d3": "device", "o": "operator"}
 
@@ -67,13 +67,3 @@ def test_a_selector_names_who_is_expected():
     """By the labels in force now; what only a device itself knows, its class, is not asked."""
     assert expected(select="site=b").devices == {"d3"}
     assert expected(facts.NodeLabelled("d1", {"site": "b"}), select="site=b,class=arm64").devices == {"d1", "d3"}
-
-
-def test_a_round_of_too_many_takes_a_part_of_them_and_the_next_one_others():
-    """The same ones when it is opened again, in the order of all; few are taken whole."""
-    devices = [f"d{n:03d}" for n in range(300)]
-    first = draw(devices, 30, "job", 1)
-    assert (len(first), first) == (30, sorted(first))
-    assert first == draw(devices, 30, "job", 1)
-    assert len({*first, *draw(devices, 30, "job", 2), *draw(devices, 30, "job", 3)}) > 60
-    assert draw(devices, 300, "job", 1) == devices
