@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from msrt import errors
 from msrt.operator.show import console, json_option, print_json, table
 from msrt.operator.train_export import FILE, write_csv, write_json
 from msrt.operator.train_watch import size, view
-from msrt.training.bundle import pack, unpack
+from msrt.training.bundle import pack
 from msrt.training.settings import JobConfig
 
 if TYPE_CHECKING:
@@ -59,10 +58,9 @@ def simulate(folder: Path, report: Path | None, csv: Path | None, *, as_json: bo
     you and without the limits of a node.
     """
     asked = msgspec.convert(options, Asked)
-    bundle = pack(folder)
-    with tempfile.TemporaryDirectory(prefix="msrt-simulate-") as sources, _told():
-        unpack(bundle.data, Path(sources))
-        job = _open(asked.changed(bundle.config), Path(sources), asked)
+    config = asked.changed(pack(folder).config)
+    with _told():
+        job = _open(config, folder, asked)
         try:
             _run(job, asked.judge, quiet=as_json)
         finally:
