@@ -233,7 +233,7 @@ class Training:
         if running is None or not running.wants(meta):
             raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is not open")
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
-        return Gather(what, self.world.offload, partial(running.arrived, peer, meta))
+        return Gather(what, self.world.offload, partial(running.arrived, peer, meta), opened.size)
 
     # --- views -------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ T = TypeVar("T")
 RESEND_S: Final = 2.0
 LEAST_S: Final = 0.001
 """Of work, where fetching took all the time that a node may work: one batch."""
+INLINE: Final = 64 << 10
+"""Bytes of an update that lies beside its meta; a larger one is an artifact, not synced: it can be made again."""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -37,10 +39,12 @@ class _Kept(msgspec.Struct, frozen=True):
 
     meta: UpdateMeta
     payload: bytes = b""
-    """Itself, only where the disk took no artifact."""
+    """Itself, where it is small or the disk took no artifact."""
     digest: str = ""
     """Of the artifact that it is."""
     size: int = 0
+    lost: bool = False
+    """A power failure took the artifact: it is trained again, with the stamp it had, as an edge may have added it."""
 
 
 class Training:
@@ -66,6 +70,8 @@ class Training:
         self._next: dict[str, tuple[RoundOpen, float]] = {}
         """By job: what was opened meanwhile, where a late update still counts, and when."""
         self._pushing: set[str] = set()
+        self._told: dict[str, RoundOpen] = {}
+        """By job: what was opened last."""
         self.paused = False
 
     @property
@@ -86,12 +92,14 @@ class Training:
     def opened(self, message: RoundOpen) -> None:
         """A round begins, or is announced again."""
         this, here = (message.round, message.plan.step), False
+        self._told[message.job] = message
         for key, kept in list(self._kept.items()):
             meta = kept.meta
             if meta.job != message.job or not _counts(meta, message):
                 continue
-            here = here or (meta.round, meta.step) == this
-            self._push_later(key)
+            if not kept.lost:
+                here = here or (meta.round, meta.step) == this
+                self._push_later(key)
         if here:
             return
         running = self._training.get(message.job)
@@ -124,8 +132,8 @@ class Training:
         if running is not None and (ended or (round_ <= message.round and not _late(round_, message))):
             running[1].cancel()
         if ended:
-            self._next.pop(message.job, None)
-            self._training.pop(message.job, None)
+            for table in (self._next, self._training, self._told):
+                table.pop(message.job, None)
             await self._drop_trainer(message.job)
 
     async def stop(self) -> None:
@@ -154,8 +162,7 @@ class Training:
         rounds = message.round - message.plan.since + 1 if message.plan.since else 1
         opened = self._world.now()
         deadline = opened + message.deadline_s * rounds
-        parent = self._peer
-        first = f"{parent.node}/{parent.session.peer_boot}" if parent is not None else ""
+        first = self._stamp(_key(message.job, message.round, message.plan.step))
         meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
         try:
             trainer = await self._trainer(message, deadline)
@@ -168,11 +175,17 @@ class Training:
             await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
         log.info("training.round_done", job=message.job, round=message.round, step=message.plan.step, **done.metrics)
-        size = done.payload.stat().st_size if isinstance(done.payload, Path) else len(done.payload)
-        metrics = done.metrics | {"update_bytes": float(size)}
+        metrics = done.metrics | {"update_bytes": float(_length(done.payload))}
         samples = {self._node.id: done.samples}
         meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
         await self._keep(meta, done.payload)
+
+    def _stamp(self, key: str) -> str:
+        """The parent that an update goes to first, or went to before it was lost."""
+        lost, parent = self._kept.get(key), self._peer
+        if lost is not None:
+            return lost.meta.first_parent
+        return f"{parent.node}/{parent.session.peer_boot}" if parent is not None else ""
 
     async def _run(self, trainer: Trainer, message: RoundOpen, opened: float, deadline: float) -> Trained:
         index = message.participants.get(self._node.id, 0)
@@ -182,7 +195,7 @@ class Training:
         work_s = message.plan.work_s
         asked = Asked(work_s=max(LEAST_S, work_s - (now - opened)) if work_s else 0.0)
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
-        weights = self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
+        weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
         return await trainer.train(node, turn, weights, message.compression, within, asked)
 
     async def _trainer(self, message: RoundOpen, deadline: float) -> Trainer:
@@ -216,22 +229,31 @@ class Training:
 
     async def _keep(self, meta: UpdateMeta, payload: Buffer | Path) -> None:
         """On disk first: a restart sends the same update again instead of another one."""
-        key = f"update/{meta.job}/{meta.round:08d}.{meta.step}"
-        try:
-            if isinstance(payload, Path):
-                digest, size = await self._artifacts.adopt(payload)
-            else:
-                digest, size = await self._artifacts.put_bytes(payload), len(payload)
-            kept = _Kept(meta, b"", digest, size)
-        except errors.DiskFull as error:
-            log.warning("training.update_not_on_disk", error=error.text)
+        key = _key(meta.job, meta.round, meta.step)
+        kept = None
+        if _length(payload) > INLINE:
+            try:
+                kept = await self._as_artifact(meta, payload)
+            except errors.DiskFull as error:
+                log.warning("training.update_not_on_disk", error=error.text)
+        if kept is None:
             data = await self._world.offload(read_file, payload) if isinstance(payload, Path) else payload
             kept = _Kept(meta, bytes(data))
+        await self._note(key, kept)
+        self._push_later(key)
+
+    async def _as_artifact(self, meta: UpdateMeta, payload: Buffer | Path) -> _Kept:
+        if isinstance(payload, Path):
+            digest, size = await self._artifacts.adopt(payload, sync=False)
+        else:
+            digest, size = await self._artifacts.put_bytes(payload, sync=False), len(payload)
+        return _Kept(meta, b"", digest, size)
+
+    async def _note(self, key: str, kept: _Kept) -> None:
         self._kept[key] = kept
         self._pin()
         self._store.put(key, wire.pack(kept))
         await self._commit()
-        self._push_later(key)
 
     def _pin(self) -> None:
         """What is not counted yet may not be evicted."""
@@ -250,15 +272,14 @@ class Training:
 
     async def _push(self, key: str, peer: Peer) -> None:
         try:
-            while (kept := self._kept.get(key)) is not None and peer is self._peer:
+            while (kept := self._kept.get(key)) is not None and not kept.lost and peer is self._peer:
                 try:
                     await self._send(peer, kept)
                 except errors.Disconnected:
                     return
                 except (errors.NotFound, errors.Corrupt) as error:
                     log.warning("training.update_lost", job=kept.meta.job, round=kept.meta.round, error=error.text)
-                    self._kept.pop(key, None)
-                    return
+                    await self._lost(key)
                 except (errors.BadUpdate, errors.StreamCancelled) as error:
                     log.warning("training.update_refused", job=kept.meta.job, round=kept.meta.round, error=str(error))
                     return
@@ -270,6 +291,14 @@ class Training:
         finally:
             self._pushing.discard(key)
 
+    async def _lost(self, key: str) -> None:
+        """A power failure took an update: it is trained again while its round lasts, and is the same."""
+        meta = self._kept[key].meta
+        await self._note(key, _Kept(meta, lost=True))
+        told = self._told.get(meta.job)
+        if told is not None and _key(told.job, told.round, told.plan.step) == key:
+            self._begin(told)
+
     async def _send(self, peer: Peer, kept: _Kept) -> None:
         meta = msgspec.to_builtins(kept.meta)
         if not kept.digest:
@@ -278,6 +307,15 @@ class Training:
             return
         async with self._artifacts.lend(kept.digest) as lent:
             await peer.push("update", meta, lent.read, size=kept.size, digest=kept.digest)
+
+
+def _key(job: str, round_: int, step: int) -> str:
+    """Of an update in the store."""
+    return f"update/{job}/{round_:08d}.{step}"
+
+
+def _length(payload: Buffer | Path) -> int:
+    return payload.stat().st_size if isinstance(payload, Path) else len(payload)
 
 
 def _counts(meta: UpdateMeta, opened: RoundOpen) -> bool:

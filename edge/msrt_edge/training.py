@@ -13,7 +13,7 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore, Fetch
-from msrt.buffers import Buffer
+from msrt.buffers import Buffer, Rooms
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard, RunningSum, check
@@ -60,6 +60,7 @@ class RegionTraining:
         self._feedback = Feedbacks(world, me)
         self._cloud: Peer | None = None
         self._slots = asyncio.Semaphore(streams)
+        self._rooms = Rooms(streams)
         self._locks: dict[str, asyncio.Lock] = {}
         self._came: dict[str, float] = {}
         """When a device joined."""
@@ -149,6 +150,7 @@ class RegionTraining:
             for table in (self._models, self._locks):
                 table.pop(message.job, None)
             await self._feedback.forget(message.job)
+            self._rooms.clear()
         for peer in peers:
             if peer.live:
                 peer.send(_told(message, peer))
@@ -207,7 +209,8 @@ class RegionTraining:
         self._check_part(peer, current.message)
         self._check_size(peer, meta, opened.size, current.codec)
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
-        return _UpdateSink(self._slots, what, self._world.offload, partial(self.arrived, peer, meta))
+        use = partial(self.arrived, peer, meta)
+        return _UpdateSink(self._slots, what, self._world.offload, use, opened.size, self._rooms)
 
     def _check_part(self, peer: Peer, message: RoundOpen) -> None:
         """Only who was asked is added: one stranger in it, and the cloud refuses a region's whole sum."""
@@ -261,6 +264,7 @@ class RegionTraining:
                 case e.Add(key, weight, scale):
                     _, payload = opened.payloads.pop(key)
                     await self._add(opened, payload, weight, scale)
+                    self._rooms.give(payload)
                 case e.Forward(key):
                     opened.outbox[key] = opened.payloads.pop(key)
                 case e.Drop(key, _) | e.Refuse(key, _, _):

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-__all__ = ["SLICE", "Buffer", "joined", "read_file", "room_for", "write_file"]
+__all__ = ["SLICE", "Buffer", "Rooms", "joined", "read_file", "room_for", "write_file"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 SLICE: Final = 1 << 20
@@ -44,6 +44,36 @@ def room_for(size: int) -> memoryview:
         with contextlib.suppress(OSError):  # a kernel without them
             room.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(room)
+
+
+class Rooms:
+    """Large buffers used again: the kernel zeroes fresh pages, which takes longer than filling them. Of one size at a
+    time, as the updates of a job are.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: so many are kept."""
+        self._most, self._free, self._size = most, list[memoryview](), 0
+
+    def take(self, size: int) -> memoryview:
+        """One to write to, with what its last user left in it."""
+        if size == self._size and self._free:
+            return self._free.pop()
+        return room_for(size)
+
+    def give(self, room: Buffer) -> None:
+        """Its last user is done with it. What was not taken here is not kept."""
+        if not isinstance(room, memoryview) or room.readonly or not isinstance(room.obj, mmap.mmap):
+            return
+        if len(room) != self._size:
+            self._size = len(room)
+            self._free.clear()
+        if len(self._free) < self._most:
+            self._free.append(room)
+
+    def clear(self) -> None:
+        """Nothing more is expected."""
+        self._free.clear()
 
 
 def read_file(path: Path) -> Buffer:

@@ -125,6 +125,27 @@ def test_an_update_survives_a_reboot_until_it_is_counted(bundle):
     simulate(scenario, trainer=trainers)
 
 
+def test_an_update_that_a_power_failure_took_is_made_again(bundle, monkeypatch):
+    """Large ones are not synced. The same bytes with the first stamp: the edge that had it may have added it."""
+    monkeypatch.setattr("msrt_device.training.INLINE", 0)
+    trainers = Trainers()
+
+    async def scenario(rig):
+        job = Job(rig, bundle)
+        await job.open(1)
+        await until(job.updates)
+        rig.sim.crash("d")
+        rig.sim.restart("d")
+        await rig.there()
+        await job.open(1)
+        await until(lambda: len(job.updates()) == 2)
+        (first, one), (second, two) = rig.edge.updates
+        assert (first, one.data) == (second, two.data)
+        assert trainers.rounds == [1, 1]
+
+    simulate(scenario, trainer=trainers)
+
+
 def test_an_update_goes_to_the_next_edge_with_its_first_stamp(bundle):
     """Training goes on while no edge is there; the stamp says who alone may sum it."""
     trainers = Trainers(seconds=3.0)

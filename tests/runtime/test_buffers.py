@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msrt.buffers import SLICE, joined, read_file, write_file
+from msrt.buffers import SLICE, Rooms, joined, read_file, write_file
 
 
 @given(st.lists(st.binary(max_size=9)))
@@ -51,3 +51,17 @@ def test_a_file_is_read_as_it_was_written(size, tmp_path):
     write_file(path, b"something longer than nothing")
     write_file(path, memoryview(data)[:size])
     assert bytes(read_file(path)) == data[:size] == path.read_bytes()
+
+
+def test_a_room_is_used_again():
+    """One that is given back is the next of its size; of another size, or not of here, none is kept."""
+    rooms = Rooms(1)
+    first = rooms.take(8192)
+    first[:3] = b"old"
+    rooms.give(first)
+    assert rooms.take(8192) is first
+    rooms.give(first)
+    rooms.give(memoryview(bytearray(8192)))
+    assert len(rooms.take(4096)) == 4096
+    rooms.clear()
+    assert rooms.take(8192) is not first

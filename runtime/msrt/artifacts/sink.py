@@ -21,12 +21,15 @@ log = structlog.get_logger()
 class BlobSink:
     """One artifact coming in. What was written stays for the next try, whatever ends this one.
 
-    `limit`: its size, or the most that may come; -1: no limit. `suspect`: a first try brought bad bytes.
+    `limit`: its size, or the most that may come; -1: no limit. `suspect`: a first try brought bad bytes. `sync`: a
+    power failure shall not undo it.
     """
 
-    def __init__(self, store: ArtifactStore, digest: str, have: int, limit: int, *, suspect: bool = False) -> None:
+    def __init__(
+        self, store: ArtifactStore, digest: str, have: int, limit: int, *, suspect: bool = False, sync: bool = True
+    ) -> None:
         self.have = have
-        self.suspect = suspect
+        self.suspect, self._sync = suspect, sync
         self.corrupt = False
         """The bytes that came are not the artifact."""
         self._store, self._digest, self._limit = store, digest, limit
@@ -54,13 +57,13 @@ class BlobSink:
             if not self.have:
                 await store.offload(store.blobs.write, self._digest, 0, b"")
             try:
-                await store.offload(store.blobs.finish, self._digest)
+                await store.offload(lambda: store.blobs.finish(self._digest, sync=self._sync))
             except Corrupt as error:
                 self.corrupt = True
                 self.have = 0
                 store.lost(self._digest, error)
                 raise
-            store.room.add(self._digest, self.have)
+            store.came(self._digest, self.have)
 
     def abort(self, error: Exception) -> None:
         """The stream ended early."""

@@ -7,6 +7,7 @@ read is hashed each time, a lent artifact (served by offset) once per process an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import mmap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -88,11 +89,11 @@ class ArtifactStore:
 
     # --- in ----------------------------------------------------------------------------------------------------
 
-    async def put_bytes(self, data: Buffer) -> str:
-        """Store; the digest. Raises DiskFull."""
+    async def put_bytes(self, data: Buffer, *, sync: bool = True) -> str:
+        """Store; the digest. Without `sync` a power failure may undo it. Raises DiskFull."""
         digest: str = await self.offload(lambda: hashlib.sha256(data).hexdigest())
         view = memoryview(data).cast("B")
-        return await self._put(digest, len(view), lambda: self._write(digest, slices_of(view)))
+        return await self._put(digest, len(view), lambda: self._write(digest, slices_of(view), sync=sync))
 
     async def put_file(self, path: Path) -> str:
         """Store a file's bytes; the digest. Raises NotFound, DiskFull, Corrupt (it changed meanwhile)."""
@@ -104,7 +105,7 @@ class ArtifactStore:
         except OSError as error:
             raise LocalError(f"{path}: {error.strerror or error}") from error
 
-    async def adopt(self, path: Path) -> tuple[str, int]:
+    async def adopt(self, path: Path, *, sync: bool = True) -> tuple[str, int]:
         """Take over a file of this node's own, which is moved; its digest and size. Raises LocalError, DiskFull."""
         try:
             digest, size = await self.offload(hash_file, path)
@@ -112,13 +113,20 @@ class ArtifactStore:
             raise LocalError(f"{path}: {error.strerror or error}") from error
         async with self.lock(digest):
             await self.room.make(digest, size)
-            await self.retrying(lambda: self._disk.adopt(path, digest))
-            self.room.add(digest, size)
-            self._lendable.add(digest)
+            await self.retrying(lambda: self._disk.adopt(path, digest, sync=sync))
+            self.came(digest, size)
         return digest, size
 
-    def file(self, digest: str) -> Path | None:
-        """Where an artifact that is here lies in the file system; None in simulation."""
+    def came(self, digest: str, size: int) -> None:
+        """It is whole and was verified just now."""
+        self.room.add(digest, size)
+        self._lendable.add(digest)
+
+    async def file(self, digest: str) -> Path | None:
+        """Where a sound artifact that is here lies in the file system; None in simulation. Raises NotFound, Corrupt."""
+        self._check_here(digest)
+        if digest not in self._lendable:
+            await self.verify(digest)
         return self._disk.file(digest)
 
     async def _put(self, digest: str, size: int, write: Callable[[], None]) -> str:
@@ -132,10 +140,10 @@ class ArtifactStore:
                     return digest
             await self.room.make(digest, size)
             await self.retrying(write)
-            self.room.add(digest, size)
+            self.came(digest, size)
         return digest
 
-    def _write(self, digest: str, pieces: Iterable[memoryview | bytes]) -> None:
+    def _write(self, digest: str, pieces: Iterable[memoryview | bytes], *, sync: bool = True) -> None:
         self.blobs.delete(digest)
         offset = 0
         for piece in pieces:
@@ -143,7 +151,7 @@ class ArtifactStore:
             offset += len(piece)
         if not offset:
             self.blobs.write(digest, 0, b"")
-        self.blobs.finish(digest)
+        self.blobs.finish(digest, sync=sync)
 
     def _write_file(self, digest: str, path: Path) -> None:
         with path.open("rb") as file:
@@ -253,7 +261,7 @@ class ArtifactStore:
 
     def _map(self, digest: str) -> memoryview | None:
         """As it lies in the page cache, where it was just read or written: no copy, no thread. It outlives the file."""
-        path = self.file(digest)
+        path = self._disk.file(digest)
         if path is None:
             return None
         with path.open("rb") as file:
@@ -269,30 +277,34 @@ class ArtifactStore:
 
     # --- fetching ----------------------------------------------------------------------------------------------
 
-    async def ensure(self, digest: str, fetch: Fetch, size: int = -1) -> None:
+    async def ensure(self, digest: str, fetch: Fetch, size: int = -1, *, sync: bool = True) -> None:
         """Have it on disk: callers for one digest share one fetch, which resumes where an earlier one broke off.
 
-        Damage found on arrival is reported, and fetched again once. Raises Corrupt, DiskFull, and what `fetch` raises.
+        Damage found on arrival is reported, and fetched again once. Without `sync` a power failure may undo it, and
+        what an earlier process left is looked at first. Raises Corrupt, DiskFull, and what `fetch` raises.
         """
+        if not sync and self.has(digest) and digest not in self._lendable:
+            with contextlib.suppress(Corrupt, NotFound):
+                await self.verify(digest)
         if not self.has(digest):
-            await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch))
+            await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch, sync=sync))
 
-    async def _fetch(self, digest: str, size: int, fetch: Fetch) -> None:
+    async def _fetch(self, digest: str, size: int, fetch: Fetch, *, sync: bool) -> None:
         async with self.lock(digest):
             if self.has(digest):
                 return
             await self.room.make(digest, max(size, 0))
-            if not await self._try(digest, size, fetch, suspect=False):
-                await self._try(digest, size, fetch, suspect=True)
+            if not await self._try(digest, size, fetch, suspect=False, sync=sync):
+                await self._try(digest, size, fetch, suspect=True, sync=sync)
         await self.room.trim(digest)
 
-    async def _try(self, digest: str, size: int, fetch: Fetch, *, suspect: bool) -> bool:
+    async def _try(self, digest: str, size: int, fetch: Fetch, *, suspect: bool, sync: bool) -> bool:
         """One fetch; False if the bytes that came are not the artifact and another try may help."""
         have = await self.offload(self.blobs.partial, digest)
         if 0 <= size < have:
             await self.offload(self.blobs.delete, digest)
             have = 0
-        sink = BlobSink(self, digest, have, size, suspect=suspect)
+        sink = BlobSink(self, digest, have, size, suspect=suspect, sync=sync)
         try:
             await fetch(digest, have, sink)
         except MsrtError:

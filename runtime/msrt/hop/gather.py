@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from msrt.buffers import Buffer, joined
+from msrt.buffers import SLICE, Buffer, Rooms, joined, room_for
 from msrt.errors import Corrupt
 
 __all__ = ["Gather"]
@@ -17,35 +17,51 @@ log = structlog.get_logger()
 
 
 class Gather:
-    """A `StreamSink` that hands the whole, verified payload to `use`. The pieces stay the link's own buffers until
-    then; joining and hashing (tens of milliseconds for 10 M parameters) happen off the loop.
+    """A `StreamSink` that hands the whole, verified payload to `use`.
+
+    A large one of known size is copied into its room piece by piece as it comes, so that the link has its own buffers
+    back at once; hashing (tens of milliseconds for 10 M parameters) happens off the loop.
     """
 
     have = 0
 
     def __init__(
-        self, what: str, offload: Callable[..., Awaitable[Any]], use: Callable[[Buffer], Awaitable[None]]
+        self,
+        what: str,
+        offload: Callable[..., Awaitable[Any]],
+        use: Callable[[Buffer], Awaitable[None]],
+        size: int = -1,
+        rooms: Rooms | None = None,
     ) -> None:
-        """`what` names it in errors and logs."""
+        """`what` names it in errors and logs; `size` in bytes, -1 where it grows. From `rooms` it takes its room, which
+        `use` may give back.
+        """
         self._what, self._offload, self._use = what, offload, use
         self._pieces: list[Buffer] = []
+        self._size, self._rooms = size, rooms
+        self._room: memoryview | None = None
 
-    async def write(self, _offset: int, data: Buffer) -> None:
-        self._pieces.append(data)
+    async def write(self, offset: int, data: Buffer) -> None:
+        if self._size <= SLICE:
+            self._pieces.append(data)
+            return
+        if self._room is None:
+            self._room = self._rooms.take(self._size) if self._rooms else room_for(self._size)
+        self._room[offset : offset + len(data)] = data
 
     async def complete(self, _size: int, digest: str) -> None:
         """Raises Corrupt, and what `use` raises to refuse it."""
-        payload: Buffer = await self._offload(_whole, self._pieces, digest, self._what)
+        payload: Buffer = await self._offload(_verified, self._room, self._pieces, digest, self._what)
+        self._pieces, self._room = [], None
         await self._use(payload)
 
     def abort(self, error: Exception) -> None:
-        self._pieces.clear()
+        self._pieces, self._room = [], None
         log.info("stream.aborted", what=self._what, error=str(error))
 
 
-def _whole(pieces: list[Buffer], digest: str, what: str) -> memoryview:
-    payload = joined(pieces)
-    pieces.clear()
+def _verified(room: memoryview | None, pieces: list[Buffer], digest: str, what: str) -> memoryview:
+    payload = room if room is not None else joined(pieces)
     if hashlib.sha256(payload).hexdigest() != digest:
         raise Corrupt(f"{what}: its bytes do not match its digest")
     return payload

@@ -32,8 +32,6 @@ __all__ = ["Reader", "Streams"]
 
 LINGER_S: Final = s.DEFAULT_PATIENCE_S + 5.0
 """How long an ended half answers a peer that did not hear the end: longer than the other half goes on asking."""
-CHUNK: Final = wire.chunk_limit(wire.MQTT_LIMIT)
-"""Bytes of a chunk on every link: on a slow one a larger chunk would hold heartbeats and messages up for too long."""
 MAX_INCOMING: Final = 64
 """Streams received at once from one peer; more are refused."""
 FETCH_S: Final = 3600.0
@@ -167,7 +165,8 @@ class Streams:
 
     @property
     def _chunk(self) -> int:
-        return min(CHUNK, wire.chunk_limit(self.peer.limit))
+        """Most bytes of one on the present link."""
+        return wire.chunk_limit(self.peer.limit)
 
     def fail(self, error: Exception) -> None:
         """The session is void: the other end forgot these streams."""

@@ -6,6 +6,8 @@ from msrt.buffers import Buffer
 from msrt.errors import Corrupt, DeadlineExceeded, OutOfOrder
 from msrt.protocol.messages import Message, StreamCancel, StreamChunk, StreamCredit, StreamDone, StreamEnd, StreamOpen
 from msrt.protocol.stream_half import (
+    CHUNK_FIRST,
+    CHUNK_S,
     DEFAULT_PATIENCE_S,
     KEEPALIVE_S,
     NEVER,
@@ -25,8 +27,9 @@ __all__ = ["StreamSender"]
 
 class StreamSender(Half):
     """The sending half. `size` and `digest` (SHA-256 hex) of the whole; size -1 for a source that grows, whose shell
-    calls `end` with both. `chunk_limit`: bytes of one chunk (see wire.chunk_limit). `patience`: seconds without
-    progress after which it fails with DeadlineExceeded; a growing source that has nothing to say is not counted.
+    calls `end` with both. `chunk_limit`: most bytes of one chunk (see wire.chunk_limit); it begins with CHUNK_FIRST at
+    most and grows where the link is quick. `patience`: seconds without progress after which it fails with
+    DeadlineExceeded; a growing source that has nothing to say is not counted.
     """
 
     from_sender = True
@@ -51,7 +54,8 @@ class StreamSender(Half):
         self.limit = 0
         """The receiver lets us send up to here."""
         self.sent = 0
-        self._size, self._digest, self._chunk = size, digest, chunk_limit
+        self._size, self._digest = size, digest
+        self._chunk, self._largest = min(CHUNK_FIRST, chunk_limit), chunk_limit
         self._opening = True
         self._ended = False
         self._reading = -1
@@ -61,7 +65,8 @@ class StreamSender(Half):
         self._rtt = 0.0
         self._deviation = 0.0
         self._rto = RTO_FIRST_S
-        self._timed: tuple[int, float] | None = None
+        self._timed: tuple[int, float, int] | None = None
+        """Offset, when it was sent, bytes on their way then."""
         self._timer = now
 
     @property
@@ -106,7 +111,7 @@ class StreamSender(Half):
             self._timer = now + self._rto
             self._progress_at = now if fresh else self._progress_at
         if fresh and self._timed is None:
-            self._timed = (offset + len(data), now)
+            self._timed = (offset + len(data), now, offset + len(data) - self.acked)
         self.sent += len(data)
         self._top = max(self._top, self.sent)
         return [Send(StreamChunk(self.stream, offset), (data,)), *self._pump(now)]
@@ -144,7 +149,8 @@ class StreamSender(Half):
         """The session is live again, perhaps over another link: open again, go on where the receiver stands."""
         if self.over:
             return []
-        self._chunk = chunk_limit or self._chunk
+        self._largest = chunk_limit or self._largest
+        self._chunk = min(CHUNK_FIRST, self._largest)
         was = self.open
         self.open = StreamOpen(
             was.stream, was.kind, was.meta, was.size, was.digest, self.acked, was.answers, was.attempt + 1
@@ -169,7 +175,7 @@ class StreamSender(Half):
         self.limit = max(self.limit, credit.limit)
         if credit.offset > self.acked:
             if self._timed and credit.offset >= self._timed[0]:
-                self._measure(now - self._timed[1])
+                self._measure(now - self._timed[1], self._timed[2])
             self.acked, self._repeats = credit.offset, 0
             self.sent = max(self.sent, self.acked)
             self._advance(now)
@@ -184,13 +190,18 @@ class StreamSender(Half):
         self._rto = min(max(self._rtt + 4 * self._deviation, RTO_MIN_S), RTO_MAX_S) if self._rtt else RTO_FIRST_S
         self._timer = now + self._rto
 
-    def _measure(self, sample: float) -> None:
+    def _measure(self, sample: float, flight: int) -> None:
         if self._rtt:
             self._deviation += (abs(sample - self._rtt) - self._deviation) / 4
             self._rtt += (sample - self._rtt) / 8
         else:
             self._rtt, self._deviation = sample, sample / 2
         self._timed = None
+        quick = flight * CHUNK_S / max(sample, 1e-6)
+        if quick >= 2 * self._chunk:
+            self._chunk = min(2 * self._chunk, self._largest)
+        elif quick < self._chunk:
+            self._chunk = max(self._chunk // 2, min(CHUNK_FIRST, self._largest))
 
     def _go_back(self, now: float) -> list[Action]:
         self._recover, self._repeats, self._timed, self._ended = self._top, 0, None, False

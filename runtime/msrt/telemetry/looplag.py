@@ -9,9 +9,9 @@ from typing import Final
 
 __all__ = ["LoopLag"]
 
-INTERVAL_S: Final = 0.02
-SAMPLES: Final = 1 << 14
-"""Kept for `quantile`: five minutes and a half."""
+INTERVAL_S: Final = 0.05
+SAMPLES: Final = 6000
+"""Kept for `quantile`: five minutes."""
 
 
 class LoopLag:

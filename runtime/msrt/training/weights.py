@@ -41,14 +41,14 @@ async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: R
             base = await artifacts.read(chain[0].base)
             deltas = [(change.codec, await artifacts.get(change.delta, fetch)) for change in chain]
             whole: Buffer = await world.offload(changed, base, deltas)
-            digest = await artifacts.put_bytes(whole)
+            digest = await artifacts.put_bytes(whole, sync=False)
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
         else:
             if digest == message.weights:
                 return
             log.warning("weights.change_differs", job=message.job, round=message.round, got=digest)
-    await artifacts.ensure(message.weights, fetch)
+    await artifacts.ensure(message.weights, fetch, sync=False)
 
 
 def _ahead(artifacts: ArtifactStore, message: RoundOpen) -> tuple[Change, ...]:

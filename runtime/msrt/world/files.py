@@ -71,7 +71,7 @@ class FileBlobs:
                 os.close(fd)
         self._hashed(digest, offset, data)
 
-    def finish(self, digest: str) -> None:
+    def finish(self, digest: str, *, sync: bool = True) -> None:
         """Verify, fsync, publish by rename. A blob that is already whole stays as it is."""
         path, whole = self._piece(digest), self._whole(digest)
         with self._lock:
@@ -86,7 +86,8 @@ class FileBlobs:
             try:
                 size = os.fstat(fd).st_size
                 running = known[1] if known and known[0] == size else _hash_file(fd, size)
-                os.fsync(fd)
+                if sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             if running.hexdigest() != digest:
@@ -94,7 +95,7 @@ class FileBlobs:
                 raise Corrupt(
                     f"blob {digest[:12]} has another digest: {running.hexdigest()[:12]}", hint="fetch it again"
                 )
-            self._publish(path, whole)
+            self._publish(path, whole, sync=sync)
 
     def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
         path = self._whole(digest)
@@ -109,22 +110,24 @@ class FileBlobs:
     def file(self, digest: str) -> Path:
         return self._whole(digest)
 
-    def adopt(self, path: Path, digest: str) -> None:
+    def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
         """Fsync and rename. Raises DiskFull, LocalError."""
         with _errors(path):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            self._publish(path, self._whole(digest))
+            if sync:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            self._publish(path, self._whole(digest), sync=sync)
 
-    def _publish(self, path: Path, whole: Path) -> None:
+    def _publish(self, path: Path, whole: Path, *, sync: bool) -> None:
         if not whole.parent.exists():
             whole.parent.mkdir(mode=0o700, exist_ok=True)
             sync_directory(self._root)
         path.rename(whole)
-        sync_directory(whole.parent)
+        if sync:
+            sync_directory(whole.parent)
 
     def delete(self, digest: str) -> None:
         with self._lock:
@@ -193,8 +196,8 @@ class FieldDisk:
     def file(self, digest: str) -> Path:
         return self.blobs().file(digest)
 
-    def adopt(self, path: Path, digest: str) -> None:
-        self.blobs().adopt(path, digest)
+    def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
+        self.blobs().adopt(path, digest, sync=sync)
 
     def close(self) -> None:
         """Close the stores; what was not committed is dropped."""

@@ -62,12 +62,13 @@ class MemoryStore(BufferedStore):
 
 
 class MemoryBlobs:
-    """Blobs in memory. Unfinished ones are not synced: a crash leaves any beginning of them."""
+    """Blobs in memory. A crash leaves any beginning of unfinished ones, and of whole ones that were not synced."""
 
     def __init__(self, disk: MemoryDisk) -> None:
         self._disk = disk
         self.whole: dict[str, bytes] = {}
         self.pieces: dict[str, bytearray] = {}
+        self.unsynced: set[str] = set()
 
     def size(self, digest: str) -> int | None:
         check_digest(digest)
@@ -87,7 +88,7 @@ class MemoryBlobs:
             raise Conflict(f"a piece at byte {offset} of blob {digest[:12]} leaves a gap after {len(piece)}")
         piece[offset : offset + len(data)] = data
 
-    def finish(self, digest: str) -> None:
+    def finish(self, digest: str, *, sync: bool = True) -> None:
         check_digest(digest)
         piece = self.pieces.get(digest)
         if piece is None:
@@ -99,7 +100,12 @@ class MemoryBlobs:
         found = hashlib.sha256(piece).hexdigest()
         if found != digest:
             raise Corrupt(f"blob {digest[:12]} has another digest: {found[:12]}", hint="fetch it again")
-        self.whole[digest] = bytes(piece)
+        self.put(digest, bytes(piece), sync=sync)
+
+    def put(self, digest: str, blob: bytes, *, sync: bool) -> None:
+        self.whole[digest] = blob
+        if not sync:
+            self.unsynced.add(digest)
 
     def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
         check_digest(digest)
@@ -112,6 +118,7 @@ class MemoryBlobs:
         check_digest(digest)
         self.whole.pop(digest, None)
         self.pieces.pop(digest, None)
+        self.unsynced.discard(digest)
 
     def flip(self, digest: str, at: int) -> None:
         """Damage a whole blob: invert one byte, as a bad disk does."""
@@ -150,9 +157,9 @@ class MemoryDisk:
     def file(self, _digest: str) -> None:
         return None
 
-    def adopt(self, path: Path, digest: str) -> None:
+    def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
         self.check_space()
-        self._blobs.whole[digest] = path.read_bytes()
+        self._blobs.put(digest, path.read_bytes(), sync=sync)
         path.unlink()
 
     def check_space(self) -> None:
@@ -165,6 +172,11 @@ class MemoryDisk:
         heir = MemoryDisk(self._rng)
         heir.full, heir._images = self.full, self._images
         heir._blobs.whole = dict(self._blobs.whole)
+        for digest in sorted(self._blobs.unsynced & self._blobs.whole.keys()):
+            blob = heir._blobs.whole.pop(digest)
+            kept = self._rng.randint(0, len(blob)) if self._rng else 0
+            if kept:
+                heir._blobs.whole[digest] = blob[:kept]
         for digest, piece in self._blobs.pieces.items():
             kept = self._rng.randint(0, len(piece)) if self._rng else len(piece)
             heir._blobs.pieces[digest] = bytearray(piece[:kept])

@@ -52,8 +52,11 @@ class Blobs(Protocol):
     def write(self, digest: str, offset: int, data: bytes | memoryview) -> None:
         """Write a piece of an unfinished blob. Raises DiskFull."""
 
-    def finish(self, digest: str) -> None:
-        """Verify and publish (fsync, rename). Raises Corrupt and forgets the partial when the digest differs."""
+    def finish(self, digest: str, *, sync: bool = True) -> None:
+        """Verify and publish (fsync, rename). Raises Corrupt and forgets the partial when the digest differs.
+
+        Without `sync` a power failure may tear it: for what can be had again, and is verified when it is read.
+        """
 
     def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
         """Bytes of a whole blob. Raises NotFound. Does not verify; see msrt.artifacts."""
@@ -78,7 +81,7 @@ class Disk(Protocol):
     def file(self, digest: str) -> Path | None:
         """Where a whole blob lies in the file system, to be read only; None in simulation."""
 
-    def adopt(self, path: Path, digest: str) -> None:
+    def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
         """Make a file of this file system a whole blob: it is moved. The caller vouches for its digest. Blocking."""
 
 

@@ -312,3 +312,28 @@ def test_no_message_of_a_peer_breaks_a_half(messages, frame):
                 written += len(action.data)
         assert written <= 9
         receiver.tick(at / 10)
+
+
+def _chunks(seconds: float) -> list[int]:
+    """Lengths of the chunks of a sender whose every chunk is credited after so long."""
+    size, now = 32 << 20, 0.0
+    sender = StreamSender(1, "blob", {}, size, "", (1 << 20) - 1024, now)
+    lengths, actions = [], sender.tick(now)
+    while not sender.over and sender.sent < size:
+        chunks = [a for a in actions if isinstance(a, Send) and isinstance(a.message, StreamChunk)]
+        lengths += [len(chunk.frames[0]) for chunk in chunks]
+        reads = [a for a in actions if isinstance(a, Read)]
+        if reads:
+            actions = sender.data(reads[0].offset, memoryview(bytes(reads[0].size)), now)
+        else:
+            now += seconds
+            actions = sender.handle(StreamCredit(1, sender.sent, sender.sent + (4 << 20)), now)
+    return lengths
+
+
+def test_chunks_grow_on_a_quick_link_and_stay_small_on_a_slow_one():
+    """A quarter of a MiB first; the link's limit where four MiB take 5 ms, still a quarter where they take 1 s."""
+    quick, slow = _chunks(0.005), _chunks(1.0)
+    assert quick[0] == slow[0] == (256 << 10) - 1024
+    assert max(quick) == (1 << 20) - 1024
+    assert max(slow) == (256 << 10) - 1024
