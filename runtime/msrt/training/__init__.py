@@ -3,7 +3,9 @@
 task     msrt.Task and Node, what a user writes against
 settings job.toml as frozen structs, a table each
 bundle   a directory with job.toml as one deterministic zip
-local    the numerics of one node: train, evaluate, export, baselines; the only file that imports torch
+local    the numerics of one node: train, evaluate, export, baselines; imports torch
+cluster  the same by a group of processes on torch.distributed
+limits   what a job's process may take
 pipe     what crosses the pipes between host and runner
 runner   the process of its own: limits, clean environment, low priority
 host     the asyncio shell that starts, asks, pauses and kills it

@@ -29,7 +29,9 @@ class Descent:
     ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self._velocity: dict[torch.nn.Parameter, torch.Tensor] = {}
+        self.velocity: dict[torch.nn.Parameter, torch.Tensor] = {}
+        self.param_groups = [{"params": self.parameters}]
+        """As torch.optim has them: torch.amp.GradScaler looks there."""
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
@@ -45,9 +47,9 @@ class Descent:
                 if self.weight_decay:
                     gradient = gradient.add(parameter, alpha=self.weight_decay)
                 if self.momentum:
-                    velocity = self._velocity.get(parameter)
+                    velocity = self.velocity.get(parameter)
                     if velocity is None:
-                        velocity = self._velocity[parameter] = gradient.clone()
+                        velocity = self.velocity[parameter] = gradient.clone()
                     else:
                         velocity.mul_(self.momentum).add_(gradient)
                     gradient = velocity

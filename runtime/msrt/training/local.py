@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 
@@ -21,7 +20,7 @@ from msrt.training.methods import FedAvg, Method, method_of
 from msrt.training.settings import JobConfig
 from msrt.training.task import Batch, Data, Node, Task
 
-__all__ = ["Bound", "Local", "load_task"]
+__all__ = ["Bound", "Local", "load_task", "number_of"]
 
 EVAL_BATCH: Final = 1024
 GATHER: Final = 4 << 20
@@ -133,10 +132,8 @@ class Local:
         self, train: Data, epochs: int, seed: tuple[int, int, int], method: Method = PLAIN, bound: Bound = WHOLE
     ) -> Fitted:
         """Train the model in place."""
-        settings = self.config.train
-        if seed[1] > 1:
-            settings = msgspec.structs.replace(settings, lr=settings.lr * settings.decay ** (seed[1] - 1))
-        number = hash(seed) & 0x7FFF_FFFF_FFFF_FFFF
+        settings = self.config.train.at(seed[1])
+        number = number_of(*seed)
         generator = torch.Generator().manual_seed(number)
         torch.manual_seed(number)
         optimiser = self.task.optimiser(self.model, settings)
@@ -196,6 +193,11 @@ class Local:
         calibration, evaluation = map(_prepared, found)
         features, labels = evaluation[0], evaluation[1]
         return calibration[0].numpy(), (features.numpy(), labels.numpy())
+
+
+def number_of(*seed: int) -> int:
+    """What a generator is seeded with."""
+    return hash(seed) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def load_task(spec: str, sources: Path, options: Mapping[str, Any]) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BufferedIOBase
 from typing import Any, BinaryIO, Final, TypeAlias
 
 import msgspec
@@ -148,7 +149,7 @@ def encode(message: Command | Answer) -> bytes:
     return len(body).to_bytes(4, "little") + body
 
 
-def read(stream: BinaryIO) -> bytes | None:
+def read(stream: BufferedIOBase | BinaryIO) -> bytes | None:
     """One body from a blocking stream, None at its end."""
     head = stream.read(4)
     if len(head) < 4:

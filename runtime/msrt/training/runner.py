@@ -7,12 +7,9 @@ rounds only the error feedback is kept on disk: a file a round, so that a round 
 
 from __future__ import annotations
 
-import ctypes
 import io
 import mmap
 import os
-import resource
-import signal
 import sys
 import time
 import traceback
@@ -28,45 +25,14 @@ from msrt.errors import Corrupt, InvalidJob
 from msrt.learning import vector
 from msrt.learning.compress import Codec, ErrorFeedback, open_codec
 from msrt.training import pipe
-from msrt.training.settings import CONFIG, JobConfig, Limits, parse_config
+from msrt.training.limits import allow_cpu, die_with, limit
+from msrt.training.settings import CONFIG, JobConfig, parse_config
 
 if TYPE_CHECKING:
     from msrt.training.local import Local
 
-PR_SET_PDEATHSIG: Final = 1
 NICE: Final = 10
-FILES: Final = 256
 TRACE: Final = 4000
-
-
-def _settle(parent: int) -> None:
-    """Die with the parent (checked after asking for it: it may be gone already) and give way to it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    os.nice(NICE)
-
-
-def _limit(limits: Limits) -> None:
-    """Bound memory (RLIMIT_DATA: torch maps far more address space than it uses), files and core dumps for good."""
-    memory, size = limits.memory_mb << 20, limits.file_mb << 20
-    for what, value in (
-        (resource.RLIMIT_DATA, memory),
-        (resource.RLIMIT_FSIZE, size),
-        (resource.RLIMIT_NOFILE, FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (bound, bound))
-
-
-def _allow_cpu(seconds: int) -> None:
-    """So many more CPU seconds from now; past them the kernel sends SIGXCPU."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = int(usage.ru_utime + usage.ru_stime) + seconds + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -125,7 +91,7 @@ class Runner:
             return self._open(command)
         if self.local is None or self.residuals is None or self.config is None:
             raise InvalidJob("no job is open")
-        _allow_cpu(self.config.limits.cpu_s)
+        allow_cpu(self.config.limits.cpu_s)
         match command:
             case pipe.DoInitial(weights):
                 Path(weights).write_bytes(vector.save(self.local.layout, self.local.initial()))
@@ -143,14 +109,20 @@ class Runner:
     def _open(self, command: pipe.Open) -> pipe.Answer:
         sources = Path(command.sources)
         self.config = parse_config((sources / CONFIG).read_text())
-        _limit(self.config.limits)
-        _allow_cpu(self.config.limits.cpu_s)
+        limit(self.config.limits)
+        allow_cpu(self.config.limits.cpu_s)
         try:
             from msrt.training.local import Local, load_task  # noqa: PLC0415 - brings torch, after the limits
         except ModuleNotFoundError as error:
             raise InvalidJob(f"this node has no {error.name}", hint="pip install 'msrt[train]'") from error
         task = load_task(self.config.task, sources, self.config.options)
-        self.local = Local(task, self.config, time.monotonic)  # noqa: TID251 - no simulation reaches this process
+        now = time.monotonic  # noqa: TID251 - no simulation reaches this process
+        if self.config.cluster is None:
+            self.local = Local(task, self.config, now)
+        else:
+            from msrt.training.cluster.local import ClusterLocal  # noqa: PLC0415 - only a cluster needs it
+
+            self.local = ClusterLocal(task, self.config, now, sources, Path(command.work))
         self.residuals = Residuals(Path(command.work))
         return pipe.Done(self.local.layout.size)
 
@@ -207,7 +179,8 @@ def main() -> None:
     """Settle in, then serve."""
     parser = ArgumentParser(prog="msrt.training.runner", description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="process id of the host")
-    _settle(parser.parse_args().parent)
+    die_with(parser.parse_args().parent)
+    os.nice(NICE)
     serve(*_pipes())
 
 

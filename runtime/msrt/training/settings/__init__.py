@@ -5,6 +5,7 @@ job           JobConfig, the whole file; `parse_config`
 local         [train], [limits]: what one node does in one round
 aggregate     [aggregate]: how the updates of a round become one
 combinations  what cannot be in one job, with the reason
+cluster       [cluster]: the node is a group of processes on torch.distributed
 rounds        [compression], [pace]: how updates travel, when a round ends
 server        [server]: how what the nodes did becomes the next model
 ends          [baseline], [publish], [trigger]: what becomes of a job that is over
@@ -13,6 +14,7 @@ ends          [baseline], [publish], [trigger]: what becomes of a job that is ov
 from __future__ import annotations
 
 from msrt.training.settings.aggregate import Aggregation
+from msrt.training.settings.cluster import ClusterSettings
 from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.job import CONFIG, JobConfig, parse_config
 from msrt.training.settings.local import Limits, TrainSettings
@@ -20,6 +22,6 @@ from msrt.training.settings.rounds import Compression, Pacing
 from msrt.training.settings.server import ServerSettings
 
 __all__ = [
-    "CONFIG", "Aggregation", "Baseline", "Compression", "JobConfig", "Limits", "Pacing", "Publish", "ServerSettings",
-    "TrainSettings", "Trigger", "parse_config",
+    "CONFIG", "Aggregation", "Baseline", "ClusterSettings", "Compression", "JobConfig", "Limits", "Pacing", "Publish",
+    "ServerSettings", "TrainSettings", "Trigger", "parse_config",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import msgspec
 from msrt.errors import InvalidJob
 from msrt.training.settings.aggregate import Aggregation
 from msrt.training.settings.base import Codec, Positive, Seconds, Share, Table
+from msrt.training.settings.cluster import ClusterSettings
 from msrt.training.settings.combinations import refuse
 from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.local import Limits, TrainSettings
@@ -51,6 +52,7 @@ class JobConfig(Table, frozen=True):
     aggregate: Aggregation = Aggregation()
     pace: Pacing = Pacing()
     limits: Limits = Limits()
+    cluster: ClusterSettings | None = None
     baseline: Baseline | None = None
     publish: Publish | None = None
     trigger: Trigger | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from msrt.training.settings.base import Decay, NotNegative, Positive, Rate, Share, Table
 
 __all__ = ["Limits", "TrainSettings"]
@@ -23,6 +25,10 @@ class TrainSettings(Table, frozen=True):
     """FedProx: mu. Holds a node near the weights it was given; 0: FedAvg."""
     within_s: NotNegative = 0.0
     """A node that has trained for so long sends what it has done of its epochs; 0: it does them all."""
+
+    def at(self, round_: int) -> TrainSettings:
+        """Those of a round: its learning rate has decayed."""
+        return msgspec.structs.replace(self, lr=self.lr * self.decay ** max(0, round_ - 1))
 
 
 class Limits(Table, frozen=True):

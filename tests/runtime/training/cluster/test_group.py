@@ -1,0 +1,107 @@
+"""Groups of two processes: equal to one process, over the death of a worker, and in words when user code fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from msrt.errors import InvalidJob, JobFailed
+from msrt.training.bundle import pack
+from msrt.training.host import TrainerHost
+from msrt.training.task import Node
+from msrt.world.field import field_world
+from tests.bench.tree import until
+from tests.runtime.training.cluster.jobs import NODE
+
+
+def test_a_killed_worker_changes_nothing(job):
+    """Two processes train what one does; SIGKILLed in the middle of a round and started again, to the last bit what
+    they would have trained undisturbed, and the metrics say how often.
+    """
+    small = job("accumulate = 3\ncheckpoint_steps = 4", "clip = 0.5\nproximal = 0.3")
+    assert small.distance(1) < 1e-5
+    assert [small.metrics[name] for name in ("processes", "steps", "restarts", "work")] == [2, 14, 0, 1]
+    weights = small.one.initial()
+    undisturbed, _, told = small.many.train(weights, NODE, 2)
+    door = Path(small.config.options["doors"]) / f"step-{2 * 42 + 30}"  # of round 3: step 10 of 14, three parts a step
+    door.write_text("kill")
+    again, _, metrics = small.many.train(weights, NODE, 2)
+    assert not door.exists()
+    assert metrics["restarts"] == 1
+    assert (again == undisturbed).all()
+    assert metrics["train_loss"] == pytest.approx(told["train_loss"])
+    assert list((small.work / "cluster" / "saved").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_fault_of_user_code_is_told_at_once(job):
+    """Which rank, what it raised and where, without restarts that would find it again; the next round has new ones."""
+    small = job()
+    (Path(small.config.options["doors"]) / "step-5").write_text("raise")
+    with pytest.raises(JobFailed, match=r"rank 1: ValueError: the tape is torn") as failure:
+        small.many.train(small.one.initial(), NODE, 1)
+    assert "small.py" in failure.value.hint
+    assert "raise ValueError" in failure.value.hint
+    assert small.distance(1) < 1e-5
+
+
+@pytest.mark.slow
+def test_what_the_backend_lacks_is_refused(job):
+    """With the setting in the sentence."""
+    small = job('hook = "bf16"')
+    with pytest.raises(InvalidJob, match="hook = 'bf16' needs NCCL"):
+        small.many.train(small.one.initial(), NODE, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "near"),
+    [
+        ('hook = "fp16"', 1e-2),
+        ('hook = "powersgd:2"', 0.3),
+        ('precision = "bf16"', 0.1),
+        ('precision = "fp16"', 0.1),
+        ("checkpoint_activations = true", 1e-5),
+    ],
+)
+@pytest.mark.slow
+def test_a_variant_trains_nearly_the_same(job, more, near):
+    """Compressed gradients, half precision, and activations that are computed again."""
+    assert 0 < job(more).distance(1) < near
+
+
+def litter():
+    """What Python and torch leave outside a job's directory when nobody cleans up."""
+    named = [*Path("/tmp").glob("pymp-*"), *Path("/tmp").glob("torch*"), *Path("/dev/shm").glob("sem.*")]
+    return {str(path) for path in named}
+
+
+def test_a_runner_takes_its_group_with_it(job, tmp_path):
+    """Paused it stands still; killed, nothing of it is left: no process, no semaphore, no temporary file."""
+    small = job()
+    before = litter()
+
+    async def scenario():
+        host = TrainerHost(field_world(tmp_path / "state"), tmp_path / "host")
+        try:
+            await host.start(pack(small.sources).data)
+            weights = await host.initial(60)
+            await host.train(Node("n0"), 1, weights, "fp32", 100)
+            workers = psutil.Process(host.pid).children(recursive=True)
+            assert len(workers) >= 4  # agent, tracker, server of forks, two workers
+            host.pause()
+            mine = [one for one in workers if os.getpgid(one.pid) == host.pid]
+            assert len(mine) == len(workers) - 1
+            until("all stand still", lambda: all(one.status() == psutil.STATUS_STOPPED for one in mine))
+            host.resume()
+            await host.train(Node("n0"), 2, weights, "fp32", 100)
+        finally:
+            await host.stop()
+        return workers
+
+    workers = asyncio.run(scenario())
+    until("its processes are gone", lambda: not any(one.is_running() for one in workers))
+    until("nothing is left", lambda: litter() <= before)
