@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +29,22 @@ class _Blocks(Codec):
     def _split(self, payload: Buffer, dtype: Any) -> tuple[Vector, NDArray[Any]]:
         """Scales and codes, without a copy."""
         return np.frombuffer(payload, "<f4", self.blocks), np.frombuffer(payload, dtype, offset=4 * self.blocks)
+
+    @abc.abstractmethod
+    def _widened(self, payload: Buffer, factor: np.float32) -> Callable[[int, Vector], None]:
+        """What writes the elements from a multiple of BLOCK on, times `factor`, into a vector."""
+
+    def add(self, payload: Buffer, weight: float, target: Vector) -> None:
+        widen, room = self._widened(payload, np.float32(weight)), scratch(self.size)
+        for start, rows, width in rows_of(self.size):
+            part = room[: rows * width]
+            widen(start, part)
+            np.add(target[start : start + part.size], part, out=target[start : start + part.size])
+
+    def part(self, payload: Buffer, start: int, out: Vector) -> None:
+        widen = self._widened(payload, np.float32(1))
+        for at, rows, width in rows_of(out.size):
+            widen(start + at, out[at : at + rows * width])
 
 
 class Int8(_Blocks):
@@ -77,15 +95,21 @@ class Int8(_Blocks):
                 total += float(np.dot(np.einsum("ij,ij->i", grid, grid).astype(np.float64), scale * scale))
         return total
 
-    def add(self, payload: Buffer, weight: float, target: Vector) -> None:
+    def _widened(self, payload: Buffer, factor: np.float32) -> Callable[[int, Vector], None]:
         scales, codes = self._split(payload, np.int8)
-        factors, room = scales * np.float32(weight), scratch(self.size)
-        for start, rows, width in rows_of(self.size):
-            part = room[: rows * width]
-            np.copyto(part, codes[start : start + rows * width])
-            grid = part.reshape(rows, width)
-            np.multiply(grid, factors[start // BLOCK : start // BLOCK + rows, None], out=grid)
-            np.add(target[start : start + rows * width], part, out=target[start : start + rows * width])
+
+        def widen(start: int, out: Vector) -> None:
+            np.copyto(out, codes[start : start + out.size])
+            _scale(scales, factor, start, out)
+
+        return widen
+
+
+def _scale(scales: Vector, factor: np.float32, start: int, out: Vector) -> None:
+    """Codes times the scale of their block and the factor, in place; whole blocks, or one that is short."""
+    rows = -(-out.size // BLOCK)
+    grid = out.reshape(rows, -1)
+    np.multiply(grid, (scales[start // BLOCK : start // BLOCK + rows] * factor)[:, None], out=grid)
 
 
 def _lift(rng: np.random.Generator, count: int) -> Vector:
@@ -136,16 +160,13 @@ class Sign(_Blocks):
         found = float(np.dot(np.square(scales.astype(np.float64)), widths))
         return found if math.isfinite(found) else math.inf
 
-    def add(self, payload: Buffer, weight: float, target: Vector) -> None:
+    def _widened(self, payload: Buffer, factor: np.float32) -> Callable[[int, Vector], None]:
         scales, codes = self._split(payload, np.uint8)
-        factors, room = scales * np.float32(weight), scratch(self.size)
-        for start, rows, width in rows_of(self.size):
-            count = rows * width
-            bits = np.unpackbits(codes[start // 8 : start // 8 + -(-count // 8)], count=count)
-            part = room[:count]
-            np.copyto(part, bits)
-            np.multiply(part, np.float32(2), out=part)
-            np.subtract(part, np.float32(1), out=part)
-            grid = part.reshape(rows, width)
-            np.multiply(grid, factors[start // BLOCK : start // BLOCK + rows, None], out=grid)
-            np.add(target[start : start + count], part, out=target[start : start + count])
+
+        def widen(start: int, out: Vector) -> None:
+            np.copyto(out, np.unpackbits(codes[start // 8 : start // 8 + -(-out.size // 8)], count=out.size))
+            np.multiply(out, np.float32(2), out=out)
+            np.subtract(out, np.float32(1), out=out)
+            _scale(scales, factor, start, out)
+
+        return widen

@@ -58,6 +58,12 @@ class Codec(abc.ABC):
     def add(self, payload: Buffer, weight: float, target: Vector) -> None:
         """Target += weight * vector. The payload went through `squares`."""
 
+    @abc.abstractmethod
+    def part(self, payload: Buffer, start: int, out: Vector) -> None:
+        """The elements from `start` on, as many as `out` has room for. `start` is a multiple of BLOCK, and of the
+        payload, which went through `squares`, little more is read.
+        """
+
     def encode(self, flat: Vector, seed: int = 0) -> memoryview:
         """The payload of a vector without a past. Raises BadUpdate when it is not finite."""
         payload = memoryview(bytearray(self.bytes))

@@ -64,6 +64,9 @@ class _Dense(Codec):
             np.multiply(self._widen(source[span], room), factor, out=room)
             np.add(target[span], room, out=target[span])
 
+    def part(self, payload: Buffer, start: int, out: Vector) -> None:
+        np.copyto(out, self._widen(np.frombuffer(payload, self.dtype)[start : start + out.size], out))
+
 
 class Float32(_Dense):
     """The elements, little endian."""

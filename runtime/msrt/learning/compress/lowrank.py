@@ -105,6 +105,21 @@ class PowerSgd(Codec):
         for where, part in self._rest(values):
             target[where] += part * factor
 
+    def part(self, payload: Buffer, start: int, out: Vector) -> None:
+        values, stop = np.frombuffer(payload, "<f4"), start + out.size
+        for where, left, right in self._factors(values):
+            first, last = max(where.start, start), min(where.stop, stop)
+            if first < last:
+                columns = right.shape[0]
+                top, bottom = (first - where.start) // columns, -(-(last - where.start) // columns)
+                rows = (left[top:bottom] @ right.T).reshape(-1)
+                skipped = first - where.start - top * columns
+                out[first - start : last - start] = rows[skipped : skipped + last - first]
+        for where, part in self._rest(values):
+            first, last = max(where.start, start), min(where.stop, stop)
+            if first < last:
+                out[first - start : last - start] = part[first - where.start : last - where.start]
+
 
 def _orthonormal(columns: Vector) -> Vector:
     """An orthonormal basis of the columns (QR). All zeros stay zeros."""

@@ -54,3 +54,9 @@ class TopK(Codec):
     def add(self, payload: Buffer, weight: float, target: Vector) -> None:
         indices, values = self._split(payload)
         target[indices] += values * np.float32(weight)
+
+    def part(self, payload: Buffer, start: int, out: Vector) -> None:
+        indices, values = self._split(payload)
+        first, last = np.searchsorted(indices, (start, start + out.size))
+        out.fill(0)
+        out[indices[first:last] - np.uint32(start)] = values[first:last]
