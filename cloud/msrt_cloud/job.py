@@ -150,7 +150,7 @@ class RunningJob:
     async def _gather(self, number: int) -> tuple[dict[str, int], int]:
         """Wait for enough devices; node id of who takes part to its index among all of them, and how many they are."""
         t, config = self._t, self._config
-        due = muster(t.writer.state, t.writer.state.jobs[self.name], config.min_nodes, config.select, self._until)
+        due = muster(t.writer.state, t.writer.state.jobs[self.name], config.least_nodes, config.select, self._until)
         while True:
             await self._unheld()
             devices = [device.node for device in t.participants(config.select)]
@@ -164,12 +164,18 @@ class RunningJob:
         participants, count = await self._gather(number)
         message = self._message(number, checkpoint, count)
         machine = self._machine(number, participants, checkpoint)
-        self._round = current = OpenRound(self._t, message, machine, participants, self._layout, self._durations)
+        rule = self._config.aggregate.opened
+        self._round = current = OpenRound(
+            self._t, message, machine, participants, self._layout, self._durations, rule
+        )  # fmt: skip
         self.waiting = ""
-        outcome = await current.run()
-        if isinstance(outcome, e.Finish):
-            await self._checkpoint(current, outcome, checkpoint)
-            current.say_closed(outcome, self._config.pace.since(number + 1))
+        try:
+            outcome = await current.run()
+            if isinstance(outcome, e.Finish):
+                await self._checkpoint(current, outcome, checkpoint)
+                current.say_closed(outcome, self._config.pace.since(number + 1))
+        finally:
+            current.close()
         nodes = [Node(id=node, index=index, count=count) for node, index in participants.items()]
         return outcome, nodes
 
@@ -177,27 +183,30 @@ class RunningJob:
         config, created = self._config, self._created
         return RoundOpen(
             self.name, number, created.bundle, created.signature, checkpoint.served, config.deadline_s, {}, count,
-            config.links.device, config.max_samples, checkpoint.chain, self._plan(number),
+            config.links.device, config.heaviest, checkpoint.chain, self._plan(number),
         )  # fmt: skip
 
     def _plan(self, number: int) -> Plan:
         pace = self._config.pace
+        aggregate = self._config.aggregate
         return Plan(
-            self._config.links.region, pace.since(number), pace.buffer > 0, pace.deviations, pace.steps,
-            clip=self._config.aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
+            self._config.links.region, pace.since(number), pace.buffer > 0 or aggregate.alone, pace.deviations,
+            pace.steps, clip=aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
+            rule=aggregate.regional,
         )  # fmt: skip
 
     def _machine(self, number: int, participants: dict[str, int], checkpoint: Checkpoint) -> GlobalRound:
         config, now = self._config, self._t.world.now()
-        quorum = max(1, round(config.quorum * len(participants)))
+        rule = config.aggregate.opened
+        quorum = max(1, round(config.quorum * len(participants)), rule.least)
         usual = self._durations.usual
         least = patient(config.train.within_s)
         if config.pace.partial:
             least = max(least, config.deadline_s if usual is None else patient(usual))
         pace = Pace(now, now + config.deadline_s, quorum, usual=usual, least=least)
         terms = Terms(
-            config.max_samples, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
-            clip=config.aggregate.clip,
+            config.heaviest, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
+            alone=config.pace.buffer > 0 or config.aggregate.alone, least=rule.least, clip=config.aggregate.clip,
         )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
         return GlobalRound(self.name, number, self._layout.size, participants, pace, self._guard, known, terms)
@@ -224,7 +233,7 @@ class RunningJob:
     async def _checkpoint(self, current: OpenRound, outcome: e.Finish, checkpoint: Checkpoint) -> None:
         """New weights on disk, then one journal entry: from then on the senders may forget."""
         t, number, metrics = self._t, current.message.round, outcome.metrics
-        mean = await t.world.offload(current.sum.mean)
+        mean = await t.world.offload(current.mean)
         whole = len(checkpoint.data)
         fact = await checkpoint.advance(number, mean, outcome)
         row = {

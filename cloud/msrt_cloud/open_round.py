@@ -17,8 +17,10 @@ from msrt.learning.aggregate import RunningSum, check
 from msrt.learning.compress import Codec, open_codec
 from msrt.learning.pacing import Durations
 from msrt.learning.rounds import GlobalRound
-from msrt.learning.vector import Layout
+from msrt.learning.rules import Robust, Rule
+from msrt.learning.vector import Layout, Vector
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
+from msrt.training.spool import Spool
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -38,19 +40,22 @@ class OpenRound:
 
     def __init__(
         self, training: Training, message: RoundOpen, machine: GlobalRound, participants: dict[str, int],
-        layout: Layout, durations: Durations,
+        layout: Layout, durations: Durations, rule: Rule,
     ) -> None:  # fmt: skip
         self._t, self.message, self.machine, self.indices = training, message, machine, participants
         self.opened = training.world.now()
         self.deadline = self.opened + message.deadline_s
-        self.sum = RunningSum(machine.size)
+        self._sum = RunningSum(machine.size)
+        self._codecs = open_codec(message.compression, layout), open_codec(message.plan.upward, layout)
+        self._spool = Spool(training.world, self._codecs[False].bytes)
+        self._singles = Robust(rule, machine.size, self._spool.release) if rule.robust else self._sum
         self.bytes_up = 0
         self.ratio: float | None = None
         """Bytes of one update, its meta included, against the same vector in float32."""
         self.over: asyncio.Future[e.Finish | e.Abandon] = asyncio.get_running_loop().create_future()
-        self._codecs = open_codec(message.compression, layout), open_codec(message.plan.upward, layout)
         self._durations = durations
         self._payloads: dict[str, tuple[UpdateMeta, Buffer]] = {}
+        """By key: what came and is not yet added or refused; singles wait on the disk."""
         self._lock = asyncio.Lock()
         self._keys = 0
         self._away: dict[str, float] = {}
@@ -147,6 +152,8 @@ class OpenRound:
                 fault = error.text
         self._keys += 1
         key = str(self._keys)
+        if not fault and not meta.is_sum:
+            payload = await self._spool.keep(key, payload)
         self._payloads[key] = (meta, payload)
         self._note(meta, payload)
         actions = self.machine.handle(e.Arrived(key, meta, norm, fault), self._t.world.now())
@@ -182,13 +189,35 @@ class OpenRound:
         for action in actions:
             match action:
                 case e.Add(key, weight, scale):
-                    meta, payload = self._payloads.pop(key)
-                    async with self._lock:
-                        await self._t.world.offload(self.sum.add, payload, self.codec(meta), weight, scale)
+                    await self._add(key, weight, scale)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
                     self._payloads.pop(key, None)
+                    self._spool.drop(key)
                     if isinstance(action, e.Refuse):
                         log.warning("round.update_refused", job=self.message.job, nodes=action.nodes, why=action.error)
                 case e.Finish() | e.Abandon():
                     if not self.over.done():
                         self.over.set_result(action)
+
+    async def _add(self, key: str, weight: float, scale: float) -> None:
+        meta, payload = self._payloads.pop(key)
+        total = self._sum if meta.is_sum else self._singles
+        async with self._lock:
+            await self._t.world.offload(total.add, payload, self.codec(meta), weight, scale)
+        if total is self._sum:
+            self._spool.drop(key)
+            self._spool.release()
+
+    def mean(self) -> Vector:
+        """What the round moves the weights by. Blocking. A robust rule's word on the singles counts as one region's."""
+        if self._singles is self._sum or not self._singles.weight:
+            return self._sum.mean()
+        if not self._sum.weight:
+            return self._singles.mean()
+        self._sum.add_vector(self._singles.mean(), self._singles.weight)
+        return self._sum.mean()
+
+    def close(self) -> None:
+        """It is checkpointed, or given up."""
+        self._payloads.clear()
+        self._spool.close()

@@ -11,8 +11,10 @@ from msrt.learning.aggregate import NormGuard, RunningSum
 from msrt.learning.compress import open_codec
 from msrt.learning.pacing import Durations
 from msrt.learning.rounds import RegionRound, Stretch, Terms
+from msrt.learning.rules import Robust, open_rule
 from msrt.learning.vector import Layout
 from msrt.protocol.messages import RoundOpen, UpdateMeta
+from msrt.training.spool import Spool
 
 __all__ = ["Model", "OpenRound", "terms_of"]
 
@@ -34,8 +36,9 @@ class OpenRound:
     began: float
     deadline: float
     round: RegionRound
-    sum: RunningSum
     model: Model
+    spool: Spool
+    """Where payloads lie that are not added as they come."""
     stretch: Stretch | None = None
     """What the steps before this one did, where a region does several."""
     payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
@@ -50,10 +53,27 @@ class OpenRound:
         """Of the devices' updates."""
         self.upward = open_codec(message.plan.upward or message.compression, layout)
         """Of the region's sum."""
+        rule = open_rule(message.plan.rule)
+        size, release = self.round.size, self.spool.release
+        self.sum: RunningSum | Robust = Robust(rule, size, release) if rule.robust else RunningSum(size)
+
+    def let_go(self, key: str) -> None:
+        """Of what was refused, or added."""
+        self.payloads.pop(key, None)
+        self.spool.drop(key)
+
+    def close(self) -> None:
+        """Over: nothing of it is kept any more."""
+        self.payloads.clear()
+        self.outbox.clear()
+        self.spool.close()
 
 
 def terms_of(message: RoundOpen) -> Terms:
     """What the cloud said of the round, for the machine that decides."""
     plan = message.plan
-    terms = Terms(since=plan.since, alone=plan.alone, clip=plan.clip, steps=plan.steps, step=plan.step)
+    terms = Terms(
+        since=plan.since, alone=plan.alone, least=open_rule(plan.rule).least, clip=plan.clip, steps=plan.steps,
+        step=plan.step,
+    )  # fmt: skip
     return msgspec.structs.replace(terms, most=message.max_samples) if message.max_samples else terms

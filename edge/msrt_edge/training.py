@@ -16,12 +16,13 @@ from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, Rooms
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
-from msrt.learning.aggregate import NormGuard, RunningSum, check
-from msrt.learning.compress import Codec
+from msrt.learning.aggregate import NormGuard, check
+from msrt.learning.compress import Codec, open_codec
 from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound, Stretch
 from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
+from msrt.training.spool import Spool
 from msrt.training.weights import bring
 from msrt.world.world import World
 from msrt_edge.feedback import Feedbacks
@@ -126,7 +127,10 @@ class RegionTraining:
         pace = Pace(now, now + window, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual, least)
         size = model.layout.size
         one = RegionRound(job, message.round, size, self._me, mine, pace, model.guard, terms_of(message))
-        opened = OpenRound(message, now, now + left, one, RunningSum(size), model, stretch)
+        spool = Spool(self._world, open_codec(message.compression, model.layout).bytes)
+        opened = OpenRound(message, now, now + left, one, model, spool, stretch)
+        if job in self._open:
+            self._open[job].spool.close()
         self._open[job] = opened
         log.info("round.opened", job=job, round=message.round, step=message.plan.step, devices=len(mine))
         self._announce(opened, here)
@@ -247,6 +251,8 @@ class RegionTraining:
                 fault = error.text
         self._keys += 1
         key = f"{peer.node}#{self._keys}"
+        if not fault and opened.round.waits(meta):
+            payload = await opened.spool.keep(key, payload)
         opened.payloads[key] = (meta, payload)
         actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
         await self._perform(opened, actions)
@@ -268,7 +274,7 @@ class RegionTraining:
                 case e.Forward(key):
                     opened.outbox[key] = opened.payloads.pop(key)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
-                    opened.payloads.pop(key, None)
+                    opened.let_go(key)
                     if isinstance(action, e.Refuse):
                         log.warning(
                             "round.update_refused", job=opened.message.job, nodes=action.nodes, why=action.error
@@ -280,8 +286,7 @@ class RegionTraining:
                 case e.SendSum(meta):
                     await self._seal(opened, meta)
                 case e.Forget():
-                    opened.payloads.clear()
-                    opened.outbox.clear()
+                    opened.close()
         if opened.outbox:
             await self._send_up(opened)
 

@@ -2,6 +2,7 @@
 
 vector     a model's named tensors as one flat float32 vector, and as bytes
 compress   a vector as a payload of fewer bytes, with error feedback
+rules      what most nodes say, whatever the others send: median, trimmed mean, Krum, Bulyan
 aggregate  a running sum of payloads by cache-sized blocks, and the checks an update must pass
 optimise   how the server moves the model by a mean, and what it remembers for the next one
 schedule   a learning rate over time

@@ -16,6 +16,7 @@ import numpy as np
 from msrt.buffers import Buffer
 from msrt.errors import BadUpdate
 from msrt.learning.compress import Codec
+from msrt.learning.compress.codec import slices
 from msrt.learning.vector import Vector, load
 
 __all__ = ["NormGuard", "RunningSum", "check"]
@@ -53,6 +54,12 @@ class RunningSum:
             raise BadUpdate(f"an update with a weight of {weight} and a scale of {scale}")
         codec.fits(payload)
         codec.add(payload, weight * scale, self._sum)
+        self.weight += weight
+
+    def add_vector(self, vector: Vector, weight: float) -> None:
+        """The same for what is decoded already."""
+        for span in slices(self.size):
+            self._sum[span] += vector[span] * np.float32(weight)
         self.weight += weight
 
     def mean(self) -> Vector:

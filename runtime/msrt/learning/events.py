@@ -74,7 +74,7 @@ class Forward(_Action, frozen=True):
 
 
 class Hold(_Action, frozen=True):
-    """Cloud: keep this single until the round ends."""
+    """Keep this until the round ends: on the cloud a single, on an edge an update of a job whose rule needs all."""
 
     key: str
 

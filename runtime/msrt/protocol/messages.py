@@ -538,7 +538,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int = 0
     """Updates of rounds from this one on are still welcome, alone; 0: of this round only."""
     alone: bool = False
-    """Edges make no sum: every update goes up as it is."""
+    """Edges make no sum: every update goes up as it is, and the cloud takes no sums."""
     deviations: float = 0.0
     """Of its nodes' times, beyond which a region does not wait for one; 0: it waits while there is time."""
     steps: int = 1
@@ -553,6 +553,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """An edge tells its devices the `work_s` that follows from how long it will wait."""
     secure: SecurePlan | None = None
     """Updates are masked; None: they are not."""
+    rule: str = ""
+    """What a region makes of its devices' updates (see msrt.learning.rules); empty: their weighted mean."""
 
 
 class RoundOpen(_Session, frozen=True, tag="round.open"):

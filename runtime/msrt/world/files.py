@@ -15,9 +15,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msrt.errors import Conflict, Corrupt, DiskFull, InvalidAddress, LocalError, NotFound
+
+if TYPE_CHECKING:
+    from msrt.world.world import Scratch
 
 __all__ = ["FieldDisk", "FileBlobs", "check_digest", "disk_error", "sync_directory"]
 
@@ -198,6 +201,11 @@ class FieldDisk:
 
     def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
         self.blobs().adopt(path, digest, sync=sync)
+
+    def scratch(self, each: int) -> Scratch:
+        from msrt.world.scratch import FileScratch  # noqa: PLC0415 - who never needs one runs without it
+
+        return FileScratch(self._root, each)
 
     def close(self) -> None:
         """Close the stores; what was not committed is dropped."""

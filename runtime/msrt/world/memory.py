@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msrt.buffers import Buffer
 from msrt.errors import Conflict, Corrupt, DiskFull, NotFound
 from msrt.world.buffered import Batch, BufferedStore, Record
 from msrt.world.files import check_digest
 
-__all__ = ["MemoryBlobs", "MemoryDisk", "MemoryStore"]
+__all__ = ["MemoryBlobs", "MemoryDisk", "MemoryScratch", "MemoryStore"]
 
 
 @dataclass(slots=True)
@@ -127,6 +128,27 @@ class MemoryBlobs:
         self.whole[digest] = bytes(blob)
 
 
+class MemoryScratch:
+    """A dictionary."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self._disk = disk
+        self._kept: dict[str, bytes] = {}
+
+    def put(self, key: str, data: Buffer) -> memoryview:
+        self._disk.check_space()
+        self._kept[key] = bytes(data)
+        return memoryview(self._kept[key])
+
+    def free(self, key: str) -> None:
+        self._kept.pop(key, None)
+
+    def release(self) -> None: ...
+
+    def close(self) -> None:
+        self._kept.clear()
+
+
 class MemoryDisk:
     """A simulated state directory, as one process sees it. After a crash `crash` gives the next process its own."""
 
@@ -161,6 +183,9 @@ class MemoryDisk:
         self.check_space()
         self._blobs.put(digest, path.read_bytes(), sync=sync)
         path.unlink()
+
+    def scratch(self, _each: int) -> MemoryScratch:
+        return MemoryScratch(self)
 
     def check_space(self) -> None:
         if self.full:

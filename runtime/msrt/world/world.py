@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from msrt.buffers import Buffer
 from msrt.links.link import Credentials, Link
 
 T = TypeVar("T")
@@ -65,6 +66,22 @@ class Blobs(Protocol):
         """Forget a blob, whole or partial."""
 
 
+class Scratch(Protocol):
+    """Room on the disk for what need not survive the process. Blocking: use `World.offload`."""
+
+    def put(self, key: str, data: Buffer) -> memoryview:
+        """Keep a copy; the same bytes as they lie there, to be read only. Raises DiskFull."""
+
+    def free(self, key: str) -> None:
+        """Nobody looks at it any more."""
+
+    def release(self) -> None:
+        """What was read may leave memory; it is read again where it is looked at again."""
+
+    def close(self) -> None:
+        """Forget everything."""
+
+
 class Disk(Protocol):
     """A node's state directory."""
 
@@ -83,6 +100,9 @@ class Disk(Protocol):
 
     def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
         """Make a file of this file system a whole blob: it is moved. The caller vouches for its digest. Blocking."""
+
+    def scratch(self, each: int) -> Scratch:
+        """Room for pieces of at most `each` bytes. Blocking. Raises DiskFull."""
 
 
 class Links(Protocol):

@@ -20,7 +20,7 @@ from msrt.learning.events import (
     Tell,
     Tick,
 )
-from msrt.learning.rounds import GlobalRound, Pace, Phase, RegionRound
+from msrt.learning.rounds import GlobalRound, Pace, Phase, RegionRound, Terms
 from msrt.protocol.messages import UpdateMeta
 
 ME, OTHER = "edge1/1", "edge2/7"
@@ -215,3 +215,52 @@ def test_who_took_part_before_the_cloud_died_still_counts() -> None:
     done = cloud.handle(Arrived("l", meta("b", parent=OTHER)), 1.3)[-1]
     assert isinstance(done, Finish)
     assert set(done.included) == {"a", "b", "x", "y"}
+
+
+def test_a_region_whose_rule_needs_all_holds_them_to_the_end() -> None:
+    """And then adds them at once, each shortened to the clip, and sends one sum."""
+    edge = RegionRound("j", 1, 64, ME, "ab", PACE, terms=Terms(most=1, least=2, clip=1.0))
+    assert edge.waits(meta("a"))
+    assert edge.handle(Arrived("k1", meta("a"), norm=4.0), 1.0) == [Hold("k1")]
+    held, *added, sent = edge.handle(Arrived("k2", meta("b", samples=30), norm=0.5), 1.1)
+    assert held == Hold("k2")
+    assert added == [Add("k1", 1, 0.25), Add("k2", 1, 1.0)]
+    assert isinstance(sent, SendSum)
+    assert sent.meta.nodes == {"a": 1, "b": 1}
+
+
+def test_a_region_with_too_few_for_its_rule_passes_them_on_alone() -> None:
+    """Now and what comes later: the cloud may have enough of them."""
+    edge = RegionRound("j", 1, 64, ME, "ab", PACE, terms=Terms(least=3))
+    edge.handle(Arrived("k1", meta("a")), 1.0)
+    assert edge.handle(Arrived("k2", meta("b")), 1.1) == [Hold("k2"), Forward("k1"), Forward("k2")]
+    assert edge.handle(Arrived("k3", meta("c")), 1.2) == [Forward("k3")]
+    assert edge.handle(Arrived("k4", meta("a")), 1.3) == [Drop("k4", "a duplicate")]
+    assert edge.reported == 3
+
+
+def test_singles_that_are_too_few_for_the_rule_do_not_count() -> None:
+    """Neither in the sum nor to the quorum: one alone could say anything."""
+    cloud = GlobalRound("j", 1, 64, "abcd", Pace(0.0, 10.0, 3), terms=Terms(least=3))
+    cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
+    cloud.handle(Arrived("k", meta("c")), 1.0)
+    assert cloud.handle(Left("d"), 2.0) == []
+    dropped, given_up = cloud.handle(Tick(), 10.0)
+    assert isinstance(dropped, Drop)
+    assert isinstance(given_up, Abandon)
+    assert given_up.reason == "2 of 4 nodes reported, the quorum is 3"
+    cloud = GlobalRound("j", 1, 64, "abcd", Pace(0.0, 10.0, 2), terms=Terms(least=3))
+    cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
+    cloud.handle(Arrived("k", meta("c")), 1.0)
+    dropped, done = cloud.handle(Tick(), 10.0)
+    assert dropped == Drop("k", "1 alone, the rule needs 3")
+    assert isinstance(done, Finish)
+    assert done.included == {"a": 10, "b": 10}
+
+
+def test_a_sum_is_refused_where_every_update_counts_alone() -> None:
+    """Nobody may speak for others there."""
+    cloud = GlobalRound("j", 1, 64, "abc", Pace(0.0, 10.0, 3), terms=Terms(alone=True, least=3))
+    (refused,) = cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
+    assert isinstance(refused, Refuse)
+    assert "every update counts alone" in refused.error

@@ -12,6 +12,9 @@ from msrt.training.settings.combinations import FEATURES, IMPOSSIBLE, table
 
 HEAD = 'name = "toy"\ntask = "task:Toy"\n'
 SPELT = {
+    "`aggregate.rule` but mean": 'aggregate.rule = "krum:1"',
+    "`aggregate.rule` median, trimmed or bulyan": 'aggregate.rule = "median"',
+    "`compression.device = topk`": 'compression.device = "topk:0.01"',
     "`pace.buffer`": "pace.buffer = 3",
     '`pace.late = "next"`': 'pace.late = "next"',
     "`pace.steps` above 1": "pace.steps = 2",

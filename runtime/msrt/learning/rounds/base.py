@@ -57,7 +57,9 @@ class Terms(msgspec.Struct, frozen=True):
     counted: Mapping[str, int] = {}
     """Cloud: node to the newest round whose update was counted."""
     alone: bool = False
-    """Region: it makes no sum."""
+    """No region makes a sum, and the cloud takes none."""
+    least: int = 0
+    """The job's rule needs all updates at once, and no fewer than this; 0: they are added as they come."""
     clip: float = 0.0
     """A node's update that is longer (L2) counts as one of this length in its direction; 0: none is."""
     steps: int = 1

@@ -53,6 +53,12 @@ class GlobalRound(Round):
         """Nodes whose update of this round is here."""
         return self.included.keys() | {node for node, round_ in self.held if round_ == self.round}
 
+    @property
+    def _countable(self) -> set[str]:
+        """Those of them that would be in the model if the round ended now: singles may be too few for the rule."""
+        singles = {node for node, round_ in self.held if round_ == self.round}
+        return self.included.keys() | (singles if len(singles) >= self.terms.least else set())
+
     def handle(self, event: Event, now: float) -> list[RoundAction]:
         """The actions that follow from one event."""
         actions: list[RoundAction] = []
@@ -75,6 +81,8 @@ class GlobalRound(Round):
         if repeated and not meta.error:
             return [Drop(key, repeated)]
         fault = self._fault(event, self._known)
+        if not fault and meta.is_sum and self.terms.alone:
+            fault = "a sum, where every update counts alone"
         if not fault and not meta.is_sum:
             try:
                 self.guard.admit(event.norm)
@@ -129,7 +137,7 @@ class GlobalRound(Round):
         if self.terms.goal:
             return self._end_buffered(now)
         here = self.here
-        counted = len(here & self.participants)
+        counted = len(self._countable & self.participants)
         enough = counted >= max(1, self.pace.quorum)
         if enough and self._met is None:
             self._met = now
@@ -158,6 +166,10 @@ class GlobalRound(Round):
     def _finish(self) -> list[RoundAction]:
         self.phase = Phase.CLOSED
         actions: list[RoundAction] = []
+        if len(self.held) < self.terms.least:
+            why = f"{len(self.held)} alone, the rule needs {self.terms.least}"
+            actions += [Drop(key, why) for key, _, _ in self.held.values()]
+            self.held.clear()
         late: dict[str, tuple[int, ...]] = {}
         for (node, round_), (key, meta, norm) in sorted(self.held.items()):
             samples, age = self._weights(meta)[node], self.round - round_

@@ -15,6 +15,7 @@ from msrt.learning.events import (
     Event,
     Forget,
     Forward,
+    Hold,
     Joined,
     Left,
     Refuse,
@@ -53,6 +54,8 @@ class RegionRound(Round):
         self.forwarded: set[tuple[str, int, str]] = set()
         """(node, round of its update, its stamp)"""
         self._notes: dict[str, Note] = {}
+        self._held: dict[str, tuple[str, float, str]] = {}
+        """Node to key, norm and stamp, where the job's rule needs all at once."""
 
     @property
     def reported(self) -> int:
@@ -107,16 +110,27 @@ class RegionRound(Round):
         if fault:
             return self._fail(key, node, meta, fault)
         self.failed.pop(node, None)
-        mine = meta.first_parent == self.me and meta.round == self.round
-        if self.terms.steps > 1 and not (mine and meta.step == self.terms.step and self.phase is Phase.OPEN):
+        if self.terms.steps > 1 and not (self._mine(meta) and meta.step == self.terms.step):
             return [Drop(key, "an update of another of the regions' own rounds")]
-        if self.phase is Phase.OPEN and mine and not self.terms.alone:
-            weight = self.added[node] = self._weights(meta)[node]
-            self._metrics.add(meta.metrics, weight)
-            self._notes[node] = Note.of(meta.metrics)
-            return [Add(key, weight, self.terms.scale(event.norm))]
-        self.forwarded.add((node, meta.round, meta.first_parent))
-        return [Forward(key)]
+        if not self._mine(meta):
+            self.forwarded.add((node, meta.round, meta.first_parent))
+            return [Forward(key)]
+        weight = self.added[node] = self._weights(meta)[node]
+        self._metrics.add(meta.metrics, weight)
+        self._notes[node] = Note.of(meta.metrics)
+        if self.terms.least:
+            self._held[node] = (key, event.norm, meta.first_parent)
+            return [Hold(key)]
+        return [Add(key, weight, self.terms.scale(event.norm))]
+
+    def _mine(self, meta: UpdateMeta) -> bool:
+        """Is it for this region's sum?"""
+        ours = meta.first_parent == self.me and meta.round == self.round
+        return ours and self.phase is Phase.OPEN and not self.terms.alone
+
+    def waits(self, meta: UpdateMeta) -> bool:
+        """Will this update, if it is not refused, be kept for a while?"""
+        return self.terms.least > 0 or not self._mine(meta)
 
     def _fail(self, key: str, node: str, meta: UpdateMeta, fault: str) -> list[RoundAction]:
         """Refuse it; and where it was an update of this round at all, say so upwards, once a fault."""
@@ -137,11 +151,27 @@ class RegionRound(Round):
         if not everybody and now < self.pace.until(self._met):
             return []
         self.phase = Phase.SEALED
+        if 0 < len(self._held) < self.terms.least:
+            return self._too_few()
         if not self.added:
             return []
+        held = [
+            Add(key, self.added[node], self.terms.scale(norm)) for node, (key, norm, _) in sorted(self._held.items())
+        ]
+        self._held.clear()
         nodes = dict(sorted(self.added.items()))
         meta = UpdateMeta(
             self.job, self.round, nodes, self.me, "", self.size, self._metrics.mean(), is_sum=True,
             step=self.terms.step, notes=pack(self._notes[node] for node in nodes),
         )  # fmt: skip
-        return [SendSum(meta)]
+        return [*held, SendSum(meta)]
+
+    def _too_few(self) -> list[RoundAction]:
+        """For the rule: they go up alone, and count there with the others that do."""
+        actions: list[RoundAction] = []
+        for node, (key, _, stamp) in sorted(self._held.items()):
+            del self.added[node]
+            self.forwarded.add((node, self.round, stamp))
+            actions.append(Forward(key))
+        self._held.clear()
+        return actions

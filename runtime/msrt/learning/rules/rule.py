@@ -30,6 +30,11 @@ class Rule(msgspec.Struct, frozen=True):
         return self.kind != "mean"
 
     @property
+    def by_coordinate(self) -> bool:
+        """Does it take the middle of each coordinate by itself?"""
+        return self.kind in ("median", "trimmed", "bulyan")
+
+    @property
     def least(self) -> int:
         """So few updates give what the rule promises; of fewer it is not taken.
 

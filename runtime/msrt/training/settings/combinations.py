@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "IMPOSSIBLE", "refuse", "table"]
 
 FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
+    "`aggregate.rule` but mean": lambda job: job.aggregate.opened.robust,
+    "`aggregate.rule` median, trimmed or bulyan": lambda job: job.aggregate.opened.by_coordinate,
+    "`compression.device = topk`": lambda job: job.links.device.startswith("topk"),
     "`pace.buffer`": lambda job: job.pace.buffer > 0,
     '`pace.late = "next"`': lambda job: job.pace.late == "next",
     "`pace.steps` above 1": lambda job: job.pace.steps > 1,
@@ -23,6 +26,11 @@ FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
 """As job.toml spells it, and whether a job has it."""
 
 IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("`aggregate.rule` but mean", "`pace.buffer`", "who is quick fills a buffer by itself: no majority is in it"),
+    ("`aggregate.rule` but mean", '`pace.late = "next"`', "late updates count less, and a rule weighs all the same"),
+    ("`aggregate.rule` but mean", "`pace.steps` above 1", "a region with too few for the rule has no sum of its own"),
+    ("`aggregate.rule` median, trimmed or bulyan", "`compression.device = topk`",
+     "what most nodes leave out is zero in the middle of all"),
     ("`pace.buffer`", "`pace.steps` above 1", "a buffer takes updates one by one, a region's own rounds end in a sum"),
     ('`pace.late = "next"`', "`pace.steps` above 1", "what is late for one of a region's own rounds is worth nothing"),
 )  # fmt: skip

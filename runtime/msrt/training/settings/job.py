@@ -60,6 +60,10 @@ class JobConfig(Table, frozen=True):
     """Passed to the Task as it is."""
 
     def __post_init__(self) -> None:
+        if self.max_nodes < self.aggregate.opened.least:
+            raise ValueError(
+                f"{self.aggregate.rule} needs {self.aggregate.opened.least} nodes, max_nodes is {self.max_nodes}"
+            )
         if self.trigger is not None and not (self.trigger.events or self.trigger.drift):
             raise ValueError("[trigger] starts nothing: give it `events`, `drift` or both")
         if self.trigger is not None and not self.watched:
@@ -70,6 +74,16 @@ class JobConfig(Table, frozen=True):
         """The model whose events may start the job again; empty: none."""
         published = self.publish.model if self.publish else ""
         return (self.trigger.model or published) if self.trigger else ""
+
+    @property
+    def least_nodes(self) -> int:
+        """Wait for so many: a rule may need more than the operator asks for."""
+        return max(self.min_nodes, self.aggregate.opened.least)
+
+    @property
+    def heaviest(self) -> int:
+        """Samples that one node may weigh: to a robust rule all weigh the same."""
+        return 1 if self.aggregate.opened.robust else self.max_samples
 
     @property
     def links(self) -> Compression:
