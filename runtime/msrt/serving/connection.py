@@ -4,6 +4,10 @@ Through ASGI a question to a model costs a task, a coroutine, three dicts and tw
 rest that an edge does for it. A small, whole POST to `infer` is answered here from a future's callback with one write;
 everything else (other routes, bodies in chunks or packed, what is pipelined behind a question, HTTP's odd corners)
 takes uvicorn's way.
+
+Who keeps a connection mostly says the same head every time. A head that was read once, and came whole with its body and
+nothing else, is known again by its bytes: the same bytes from the same state of the parser mean the same, so they are
+not read a second time.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -31,6 +35,9 @@ MOST: Final = 256 << 10
 STATUS: Final = {int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 LONG_WAY: Final = frozenset({b"accept-encoding", b"content-encoding", b"transfer-encoding", b"upgrade"})
 CLOSE: Final = b"connection: close\r\n"
+END: Final = b"\r\n\r\n"
+HEAD: Final = 2 << 10
+"""Bytes of a head that a connection remembers."""
 
 
 class _Unheard:
@@ -66,14 +73,30 @@ class _Question:
 _UNHEARD = _Unheard()
 
 
+class _Heard(NamedTuple):
+    """The head of this connection's last question, and what it means."""
+
+    head: bytes
+    size: int
+    """Of head and body."""
+    route: Route
+    headers: Mapping[bytes, bytes]
+
+
 class Connection(HttpToolsProtocol):
     """What is worked at for a caller that left is cancelled: nothing is computed for nobody."""
 
     app: Any
+    _between = True
+    """The parser has seen whole messages only."""
+    _heard: _Heard | None = None
+    _idle_at = 0.0
+    """When the last answer was written."""
 
     # --- in ------------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._between = False
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -98,7 +121,7 @@ class Connection(HttpToolsProtocol):
             return None
         app: App = self.app
         route = app.asking(self.url)
-        if route is None or (self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency):
+        if route is None or not self._has_room():
             return None
         length = -1
         for name, value in self.headers:
@@ -108,13 +131,40 @@ class Connection(HttpToolsProtocol):
                 return None
         return route if 0 <= length <= min(MOST, app.config.max_body) else None
 
+    def _has_room(self) -> bool:
+        return self.limit_concurrency is None or len(self.connections) < self.limit_concurrency
+
     def data_received(self, data: bytes) -> None:
+        heard, cycle = self._heard, self.cycle
+        if (
+            heard is not None and len(data) == heard.size and self._between and cycle.response_complete
+            and data.startswith(heard.head) and self._has_room()
+        ):  # fmt: skip
+            question = _Question(heard.route, heard.headers, keep_alive=True)
+            question.more_body = False
+            self.cycle = cast("RequestResponseCycle", question)
+            self._ask(question, data[len(heard.head) :])
+            return
+        alone = self._between and (cycle is None or cycle.response_complete)
         super().data_received(data)
-        question = cast("object", self.cycle)
-        if type(question) is _Question and question.more_body and question.late is None:
-            question.late = self.loop.call_later(self.app.config.body_s, self._too_slow, question)
+        asked = cast("object", self.cycle)
+        if type(asked) is not _Question:
+            return
+        if asked.more_body:
+            if asked.late is None:
+                asked.late = self.loop.call_later(self.app.config.body_s, self._too_slow, asked)
+        elif alone and self._between and asked is not cycle:
+            self._remember(asked, data)
+
+    def _remember(self, question: _Question, data: bytes) -> None:
+        """If these bytes were that question and nothing else."""
+        size = data.find(END) + len(END)
+        whole = len(data) == size + int(question.headers[b"content-length"])
+        if whole and size <= HEAD and question.keep_alive and data[:1].isalpha():
+            self._heard = _Heard(data[:size], len(data), question.route, question.headers)
 
     def on_message_complete(self) -> None:
+        self._between = True
         question = cast("object", self.cycle)
         if type(question) is not _Question:
             super().on_message_complete()
@@ -122,18 +172,16 @@ class Connection(HttpToolsProtocol):
             question.more_body = False
             if question.late is not None:
                 question.late.cancel()
-            self._ask(question)
+            self._ask(question, bytes(question.body))
 
     # --- out -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, question: _Question) -> None:
+    def _ask(self, question: _Question, body: bytes) -> None:
         app: App = self.app
         app.in_flight += 1
         try:
             client = self.client[0] if self.client else ""
-            question.ident, question.how, answer = app.ask(
-                question.route, question.headers, client, bytes(question.body)
-            )
+            question.ident, question.how, answer = app.ask(question.route, question.headers, client, body)
         except Exception as error:  # noqa: BLE001 - `_fail` says which
             self._fail(question, error)
             return
@@ -194,11 +242,47 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        super()._unsupported_upgrade_warning()
+        self._between = False  # the parser reads no further
+
+    # --- idle ----------------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """uvicorn's, but for the timer that closes an idle connection: that goes on over many answers."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_again(self.timeout_keep_alive)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Looked at when it is due."""
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        left = self._idle_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_again(left)
+        elif self.cycle.response_complete:  # else its answer begins anew
+            super().timeout_keep_alive_handler()
+
+    def _look_again(self, wait: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+
     # --- gone ----------------------------------------------------------------------------------------------------
 
     def connection_lost(self, exc: Exception | None) -> None:
         cycle = cast("object", self.cycle)
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         if type(cycle) is _Question:
             if cycle.late is not None:
                 cycle.late.cancel()
