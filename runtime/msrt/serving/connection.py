@@ -136,6 +136,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         heard, cycle = self._heard, self.cycle
+        before = cast("object", cycle)
         if (
             heard is not None and len(data) == heard.size and self._between and cycle.response_complete
             and data.startswith(heard.head) and self._has_room()
@@ -153,7 +154,7 @@ class Connection(HttpToolsProtocol):
         if asked.more_body:
             if asked.late is None:
                 asked.late = self.loop.call_later(self.app.config.body_s, self._too_slow, asked)
-        elif alone and self._between and asked is not cycle:
+        elif alone and self._between and asked is not before:
             self._remember(asked, data)
 
     def _remember(self, question: _Question, data: bytes) -> None:

@@ -5,13 +5,12 @@ JSON has no NaN and no infinity: a request with one is malformed, an output elem
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import re
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -21,8 +20,9 @@ from msrt.inference.tensors import ITEM_BYTES, pack_strings, strings_in
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import InferAnswer, InferRequest, ModelInfo
 from msrt.serving.bfloat16 import narrowed, widened
-from msrt.serving.oip_binary import MAX_DIMS, BadRequest, How, Tail, how_of, item_size, refuse_shared_memory, split
-from msrt.serving.parameters import apply_parameters
+from msrt.serving.oip_binary import MAX_DIMS, BadRequest, How, Tail, item_size, refuse_shared_memory, split
+from msrt.serving.oip_body import FORMATS, Input, data_decoder, extras, read_body
+from msrt.serving.oip_known import MAX_INPUTS, REMEMBERED, among_known, plan_of
 
 __all__ = [
     "EXTENSIONS",
@@ -36,32 +36,13 @@ __all__ = [
     "status_of",
 ]
 
-MAX_INPUTS: Final = 64
-REMEMBERED: Final = 1024
-"""Bytes of the JSON before binary tensors up to which its meaning is remembered ..."""
-PLANS: Final = 256
-"""... and of so many."""
 EXTENSIONS: Final = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
     "sequence", "statistics",
 )  # fmt: skip
 """What both fronts speak beyond the protocol itself."""
 
-_FORMATS: Final = {
-    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
-    "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
-}  # fmt: skip
 _OPENING: Final = re.compile(rb"[\[ \t\r\n]*")
-_JSON_TYPES: Final[dict[str, type]] = {
-    "BOOL": bool,
-    "BYTES": str,
-    "BF16": float,
-    "FP16": float,
-    "FP32": float,
-    "FP64": float,
-}
-"""Integers else."""
-
 _STATUS: Final = {
     "bad_request": 400,
     "conflict": 409,
@@ -91,37 +72,6 @@ def status_of(error: MsrtError) -> int:
 # --- the request ---------------------------------------------------------------------------------------------
 
 
-class _Input(msgspec.Struct, gc=False):
-    name: str
-    shape: list[int]
-    datatype: str
-    data: msgspec.Raw = msgspec.Raw()
-    parameters: dict[str, Any] | None = None
-
-
-class _Wanted(msgspec.Struct, gc=False):
-    name: str
-    parameters: dict[str, Any] | None = None
-
-
-class _Body(msgspec.Struct):
-    inputs: list[_Input]
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-    outputs: list[_Wanted] | None = None
-
-
-_body: Final = msgspec.json.Decoder(_Body)
-
-
-@functools.cache
-def _data_decoder(dtype: str, depth: int) -> msgspec.json.Decoder[Any]:
-    kind: Any = _JSON_TYPES.get(dtype, int)
-    for _ in range(depth):
-        kind = list[kind]
-    return msgspec.json.Decoder(kind)
-
-
 def decode_infer(
     body: Buffer, model: str, version: int = 0, *, timeout_s: float = 10.0, trace: str = "", length: bytes | None = None
 ) -> tuple[str, InferRequest, How | None]:
@@ -130,11 +80,14 @@ def decode_infer(
     tail = None
     if length is not None:
         body, tail = split(body, length)
-        plan = _plan(body.tobytes()) if body.nbytes <= REMEMBERED else None
+        plan = plan_of(body.tobytes()) if body.nbytes <= REMEMBERED else None
         pieces = tail.cut(plan.sizes) if plan is not None else None
         if plan is not None and pieces is not None:
             return plan.ident, plan.request(model, version, pieces, timeout_s, trace), plan.how
-    asked = _asked(body)
+    elif (found := among_known(body)) is not None:
+        plan, frame = found
+        return plan.ident, plan.request(model, version, (frame,), timeout_s, trace), plan.how
+    asked = read_body(body)
     if len(asked.inputs) > MAX_INPUTS:
         raise BadRequest(f"{len(asked.inputs)} inputs are more than {MAX_INPUTS}")
     specs: list[TensorSpec] = []
@@ -149,74 +102,10 @@ def decode_infer(
         raise InvalidTensor("an input's name appears twice")
     wanted = tuple([output.name for output in asked.outputs]) if asked.outputs else ()
     request = InferRequest(model, tuple(specs), tuple(frames), timeout_s, version, wanted, trace)
-    return asked.id or "", request, _extras(asked, request) if wanted or asked.parameters else None
+    return asked.id or "", request, extras(asked, request) if wanted or asked.parameters else None
 
 
-def _asked(body: Buffer) -> _Body:
-    try:
-        return _body.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _no_request(error) from None
-
-
-class _Plan(NamedTuple):
-    """What the JSON before binary tensors says: of the same caller, mostly the same words every time."""
-
-    ident: str
-    sample: InferRequest
-    """Without its frames."""
-    sizes: tuple[int, ...]
-    how: How | None
-
-    def request(
-        self, model: str, version: int, frames: tuple[Buffer, ...], timeout_s: float, trace: str
-    ) -> InferRequest:
-        said = self.sample
-        return InferRequest(
-            model, said.inputs, frames, min(timeout_s, said.timeout_s), version, said.outputs, trace, said.priority,
-            said.sequence, said.sequence_start, said.sequence_end,
-        )  # fmt: skip
-
-
-@functools.lru_cache(PLANS)
-def _plan(head: bytes) -> _Plan | None:
-    """None where a tensor is in the JSON, has no fixed size, or is at fault: then it is read word by word."""
-    asked = _asked(head)
-    specs = tuple([TensorSpec(given.name, given.datatype, tuple(given.shape)) for given in asked.inputs])
-    names, sizes = {spec.name for spec in specs}, []
-    if not 0 < len(specs) == len(names) <= MAX_INPUTS:
-        return None
-    for spec, given in zip(specs, asked.inputs, strict=True):
-        size = ITEM_BYTES.get(spec.dtype, 0) * math.prod(spec.shape)
-        if not size or len(spec.shape) > MAX_DIMS or (spec.shape and min(spec.shape) < 0) or given.data:
-            return None
-        if given.parameters != {"binary_data_size": size} or given.parameters["binary_data_size"] is True:
-            return None
-        sizes.append(size)
-    wanted = tuple([output.name for output in asked.outputs or ()])
-    sample = InferRequest("", specs, (), math.inf, 0, wanted)
-    return _Plan(asked.id or "", sample, tuple(sizes), _extras(asked, sample))
-
-
-def _no_request(error: Exception) -> BadRequest:
-    if isinstance(error, msgspec.ValidationError):
-        return BadRequest(f"the body is no inference request: {error}")
-    if isinstance(error, RecursionError):
-        return BadRequest("the body is nested too deeply")
-    return BadRequest(f"the body is not JSON: {error}")
-
-
-def _extras(asked: _Body, request: InferRequest) -> How | None:
-    """What parameters and wanted outputs say, written into the request; how the answer is wanted."""
-    if len(request.outputs) > 1 and len(set(request.outputs)) < len(request.outputs):
-        raise InvalidTensor("an output's name appears twice")
-    parameters = asked.parameters or {}
-    if parameters:
-        apply_parameters(request, parameters)
-    return how_of(parameters, [(output.name, output.parameters or {}) for output in asked.outputs or ()])
-
-
-def _beside(spec: TensorSpec, given: _Input, tail: Tail | None) -> Buffer:
+def _beside(spec: TensorSpec, given: Input, tail: Tail | None) -> Buffer:
     """The bytes of an input that says more of itself."""
     parameters = given.parameters or {}
     refuse_shared_memory(spec.name, parameters)
@@ -232,7 +121,7 @@ def _beside(spec: TensorSpec, given: _Input, tail: Tail | None) -> Buffer:
     return tail.take(spec, parameters["binary_data_size"])
 
 
-def _frame(spec: TensorSpec, given: _Input) -> bytes:
+def _frame(spec: TensorSpec, given: Input) -> bytes:
     """The tensor's bytes: `data` may be flat, in row-major order, or nested as its shape says."""
     shape, dtype = spec.shape, spec.dtype
     if dtype not in ITEM_BYTES:
@@ -244,7 +133,7 @@ def _frame(spec: TensorSpec, given: _Input) -> bytes:
     if not depth:
         raise InvalidTensor(f"{spec.name!r}: data is missing or no array")
     try:
-        values = _data_decoder(dtype, min(depth, MAX_DIMS)).decode(given.data)
+        values = data_decoder(dtype, min(depth, MAX_DIMS)).decode(given.data)
     except msgspec.DecodeError as error:
         raise InvalidTensor(f"{spec.name!r}: data is no array of {dtype}: {error}") from None
     if depth > 1:
@@ -254,7 +143,7 @@ def _frame(spec: TensorSpec, given: _Input) -> bytes:
         item_size(spec)  # nothing else bounds the other dimensions
     if len(values) != count:
         raise InvalidTensor(f"{spec.name!r}: shape {list(shape)} has {count} elements, data has {len(values)}")
-    kind = _FORMATS.get(dtype)
+    kind = FORMATS.get(dtype)
     try:
         if kind is None:
             return pack_strings(values) if dtype == "BYTES" else narrowed(values)
@@ -351,7 +240,7 @@ def _values(spec: TensorSpec, frame: Buffer) -> Sequence[object]:
     if spec.dtype == "BF16":
         return widened(frame)
     view = memoryview(frame)
-    return view.cast(_FORMATS[spec.dtype]).tolist()  # type: ignore[call-overload,no-any-return]
+    return view.cast(FORMATS[spec.dtype]).tolist()  # type: ignore[call-overload,no-any-return]
 
 
 def encode_error(error: MsrtError | str) -> bytes:
