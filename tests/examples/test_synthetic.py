@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+
+from msrt.training.task import Node
+from tests.examples.simulated import Chances, simulation, task_of
+
+
+def test_devices_differ_as_the_paper_makes_them() -> None:
+    """Thirty of them of very unequal size, their centres and the classes they see spread; a tenth judges."""
+    task, _ = task_of("synthetic")
+    parts = [task.data(Node("n", index=at, count=30)) for at in range(30)]
+    sizes = np.array([len(train[1]) + len(test[1]) for train, test in parts])
+    assert sizes.min() >= 50
+    assert sizes.max() > 5 * np.median(sizes)
+    assert all(len(train[1]) == int(0.9 * size) for (train, _), size in zip(parts, sizes, strict=True))
+    centres = np.array([train[0].mean() for train, _ in parts])
+    assert centres.std() > 0.5, "N(0, beta) moves all features of a device together"
+    spread = np.mean([train[0].std(axis=0) for train, _ in parts if len(train[1]) > 100], axis=0)
+    assert np.allclose(spread, np.arange(1, 61) ** -0.6, rtol=0.15)
+    common = [np.bincount(train[1], minlength=10).max() / len(train[1]) for train, _ in parts]
+    assert np.median(common) > 0.3, "a device sees few classes"
+
+
+def test_what_stragglers_did_counts() -> None:
+    """A round in which nine of ten do a part of their epochs: ten nodes are in it, and the model learns."""
+    job = simulation("synthetic", 30, chances=Chances(0.9), rounds=1)
+    before = job.judge()["loss"]
+    lines = list(job.run())
+    assert [line["nodes"] for line in lines] == [10]
+    assert all(line["work"] < 1 for line in lines)
+    assert job.judge()["loss"] < before
