@@ -1,4 +1,5 @@
-"""After the last round: judge, compare with nodes alone, and hand the model to the registry and the fleet.
+"""A job's two ends. Before the first round: its weights. After the last one: judge, compare with nodes alone, and hand
+the model to the registry and the fleet.
 
 What was found is kept step by step: a model that the gate refuses has its evaluation in the report all the same, and
 one that was registered before the cloud died is not registered twice.
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from msrt import errors
 from msrt.buffers import Buffer
+from msrt.journal.facts import JobCreated
 from msrt.learning.vector import peek
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
@@ -20,9 +22,18 @@ from msrt_cloud.publish import publish
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
 
-__all__ = ["finish"]
+__all__ = ["finish", "first_weights"]
 
 WORK_S: Final = 300.0
+
+
+async def first_weights(training: Training, created: JobCreated, workshop: Workshop, say: Callable[[str], None]) -> str:
+    """The task's own, or those of another job of the same model: their digest. Raises InvalidJob, JobFailed."""
+    say("making the first weights")
+    fresh, start = await workshop.initial(WORK_S), created.start
+    if start and peek(await training.artifacts.read(start))[0] != peek(fresh)[0]:
+        raise errors.InvalidJob(f"the weights of {created.after} are those of another model")
+    return start or await training.artifacts.put_bytes(fresh)
 
 
 async def finish(

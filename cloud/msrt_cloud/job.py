@@ -24,7 +24,7 @@ from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, 
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.checkpoint import Checkpoint
-from msrt_cloud.finishing import finish
+from msrt_cloud.finishing import finish, first_weights
 from msrt_cloud.job_views import absent
 from msrt_cloud.muster import candidates, muster
 from msrt_cloud.open_round import OpenRound
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["RunningJob"]
 
 log = structlog.get_logger()
-WORK_S: Final = 300.0
 GATHER_S: Final = 0.25
 RETRIES: Final = 5
 """Rounds without quorum in a row, after which the job fails."""
@@ -84,7 +83,10 @@ class RunningJob:
         await self._workshop.start(bundle)
         job = self._t.writer.state.jobs[self.name]
         checkpoint = Checkpoint(self._t, self._created.job, self._config)
-        await (checkpoint.resume(job) if job.weights else checkpoint.begin(await self._first_weights()))
+        if job.weights:
+            await checkpoint.resume(job)
+        else:
+            await checkpoint.begin(await first_weights(self._t, self._created, self._workshop, self._say))
         self._layout = peek(checkpoint.data)[0]
         norm = await self._t.world.offload(l2_norm, load(checkpoint.data)[1])
         self._guard = NormGuard.for_weights(norm)
@@ -122,14 +124,6 @@ class RunningJob:
     async def close(self) -> None:
         """End the workshop's process."""
         await self._workshop.stop()
-
-    async def _first_weights(self) -> str:
-        """The task's own, or those of another job of the same model."""
-        self.waiting = "making the first weights"
-        fresh, start = await self._workshop.initial(WORK_S), self._created.start
-        if start and peek(await self._t.artifacts.read(start))[0] != peek(fresh)[0]:
-            raise errors.InvalidJob(f"the weights of {self._created.after} are those of another model")
-        return start or await self._t.artifacts.put_bytes(fresh)
 
     async def _unheld(self) -> None:
         """While an operator holds the job no round opens, and the processes of all nodes are let go."""

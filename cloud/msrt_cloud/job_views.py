@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from msrt_cloud.parameters import ParameterJob
 from msrt_cloud.triggering import drifted, newest, trigger_of, watches
 
 if TYPE_CHECKING:
@@ -37,15 +38,18 @@ def row(training: Training, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def stragglers(training: Training, running: RunningJob) -> list[str]:
+def stragglers(training: Training, running: RunningJob | ParameterJob) -> list[str]:
     """Names of those whose update of the open round is in no hand yet, once they are few."""
+    names = training.writer.state.nodes
+    if isinstance(running, ParameterJob):
+        return sorted(names[node].name if node in names else node for node in running.slowest)[:FEW]
     current = running.live
     if current is None:
         return []
     reported, expected = running.progress
     if not 0 < expected - reported <= FEW:
         return []
-    number, names = current.message.round, training.writer.state.nodes
+    number = current.message.round
     silent = []
     for node in sorted(current.machine.participants - current.machine.here - current.machine.failed.keys()):
         home = training.fleet.home(node)

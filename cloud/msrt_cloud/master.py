@@ -254,6 +254,8 @@ class Cloud:
     def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
         if opened.kind == "update" and peer.role == Role.EDGE:
             return self.training.stream(peer, opened)
+        if opened.kind == "shard" and peer.role == Role.EDGE:
+            return self.training.shard_stream(peer, opened)
         if opened.kind == "artifact" and peer.role == Role.OPERATOR:
             if opened.size > UPLOAD_LIMIT:
                 raise errors.FrameTooLarge(opened.size, UPLOAD_LIMIT, "upload")

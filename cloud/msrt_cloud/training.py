@@ -21,7 +21,7 @@ from msrt.hop import Gather, Peer
 from msrt.journal.facts import Entry, JobCreated, JobEnded, JobHeld
 from msrt.journal.state import Job, State
 from msrt.journal.writer import Writer
-from msrt.protocol.messages import DeviceRecord, RoundClosed, StreamOpen, TrainProgress, UpdateMeta
+from msrt.protocol.messages import DeviceRecord, RoundClosed, ShardMeta, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.bundle import open_bundle
 from msrt.training.settings import JobConfig
 from msrt.training.trainer import Workshop
@@ -31,6 +31,7 @@ from msrt_cloud.curves import Curves
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.job import RunningJob
 from msrt_cloud.job_views import report, row
+from msrt_cloud.parameters import ParameterJob
 from msrt_cloud.registry import Registry
 from msrt_cloud.rollouts import Rollouts
 from msrt_cloud.tally import Tally
@@ -80,7 +81,7 @@ class Training:
         self._grace_s = means.grace_s
         self._until = 0.0
         """A round that opens before then waits for those who are not back yet."""
-        self._jobs: dict[str, RunningJob] = {}
+        self._jobs: dict[str, RunningJob | ParameterJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.curves = Curves(means.world.disk.store("curves"), means.world.offload)
 
@@ -129,10 +130,11 @@ class Training:
     def _start(self, name: str) -> None:
         fact = self.writer.state.jobs[name]
         config = msgspec.convert(fact.created.config, JobConfig)
-        running = self._jobs[name] = RunningJob(self, fact.created, config, self._until)
+        kind = RunningJob if config.parameter_server is None else ParameterJob
+        running = self._jobs[name] = kind(self, fact.created, config, self._until)
         self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name, running))
 
-    async def _run(self, name: str, running: RunningJob) -> None:
+    async def _run(self, name: str, running: RunningJob | ParameterJob) -> None:
         state, reason = "finished", ""
         try:
             await running.run()
@@ -235,9 +237,20 @@ class Training:
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
         return Gather(what, self.world.offload, partial(running.arrived, peer, meta), opened.size)
 
+    def shard_stream(self, peer: Peer, opened: StreamOpen) -> Gather:
+        """An edge sends a shard of a parameter server. Raises BadUpdate, StreamCancelled."""
+        try:
+            meta = msgspec.convert(opened.meta, ShardMeta)
+        except msgspec.ValidationError as error:
+            raise errors.BadUpdate(f"a malformed shard: {error}") from None
+        running = self._jobs.get(meta.job)
+        if not isinstance(running, ParameterJob) or not 0 <= opened.size <= UPDATE_LIMIT:
+            raise errors.StreamCancelled(f"no shard of {meta.job} is wanted")
+        return running.sink(peer, meta)
+
     # --- views -------------------------------------------------------------------------------------------------
 
-    def running(self, name: str) -> RunningJob | None:
+    def running(self, name: str) -> RunningJob | ParameterJob | None:
         """The job's own part of this process, while it has one."""
         return self._jobs.get(name)
 

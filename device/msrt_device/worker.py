@@ -22,6 +22,7 @@ from msrt.artifacts.transfer import fetch_from
 from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink, Uplink
 from msrt.hop.durable import DurableSender
+from msrt.hop.parcel import PULL
 from msrt.inference.budget import Budget
 from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper
@@ -39,8 +40,10 @@ from msrt.protocol.messages import (
     Load,
     Message,
     Parent,
+    Pulled,
     RoundClosed,
     RoundOpen,
+    ShardsOpen,
     StreamOpen,
 )
 from msrt.settings import DeviceConfig
@@ -50,6 +53,7 @@ from msrt.training.trainer import Trainer
 from msrt.trust.certificate import check_certificate
 from msrt.trust.identity import Identity, Purpose, verify
 from msrt.world.world import World
+from msrt_device.parameters import Workers
 from msrt_device.requests import Requests
 from msrt_device.sources.watch import Watch
 from msrt_device.training import Training
@@ -140,20 +144,24 @@ class Device:
             Watch(world, world.disk.store("events"), source, self.slots, self.events, who, self.keeper.wanted)
             for source in config.source
         ]
-        self.training = self._make_training() if setup.trainer and config.train else None
+        self.training: Training | None = None
+        self.workers: Workers | None = None
+        if setup.trainer is not None and config.train:
+            self._make_training(setup.trainer)
         self._report_due = asyncio.Event()
         self._parts = Assign(0, ())
         """What came of an assignment whose rest follows."""
 
-    def _make_training(self) -> Training:
-        assert self.setup.trainer is not None
+    def _make_training(self, trainer: Callable[[str], Trainer]) -> None:
         labels = {**self.certificate.labels, **self.setup.config.labels, "name": self.certificate.name}
         node = TaskNode(self.certificate.node, labels, data=self.setup.config.data)
         store = self.world.disk.store("training")
-        return Training(
-            self.world, store, node, self._cloud,
-            trainer=self.setup.trainer, artifacts=self.artifacts, fetch=self._fetch_blob,
-        )  # fmt: skip
+        self.training = Training(
+            self.world, store, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
+        )
+        self.workers = Workers(
+            self.world, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
+        )
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -175,6 +183,8 @@ class Device:
                     task.cancel()
                 if self.training is not None:
                     await self.training.stop()
+                if self.workers is not None:
+                    await self.workers.stop()
 
     def close(self) -> None:
         """Say goodbye; `run` returns."""
@@ -199,6 +209,8 @@ class Device:
         self.events.attach(peer)
         if self.training is not None:
             self.training.attach(peer)
+        if self.workers is not None:
+            self.workers.attach(peer)
         self.ready.set()
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
@@ -210,6 +222,8 @@ class Device:
         self.events.detach(peer)
         if self.training is not None:
             self.training.detach()
+        if self.workers is not None:
+            self.workers.detach()
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
         match message:
@@ -221,9 +235,14 @@ class Device:
                 self._assigned(message)
             case RoundOpen() if self.training is not None:
                 self.training.opened(message)
-            case RoundClosed() if self.training is not None:
+            case RoundClosed() if self.training is not None and self.workers is not None:
+                self.workers.closed(message)
                 peer.spawn(self.training.closed(message))
-            case RoundOpen() | RoundClosed():
+            case ShardsOpen() if self.workers is not None:
+                self.workers.opened(message)
+            case Pulled() if self.workers is not None:
+                self.workers.pulled(message, frames)
+            case RoundOpen() | RoundClosed() | ShardsOpen() | Pulled():
                 pass  # a device that does not train hears of rounds all the same
             case _:
                 log.warning("device.unexpected_message", type=type(message).__name__)
@@ -261,7 +280,9 @@ class Device:
             return self.setup.tails.told(params)
         raise errors.NotFound(f"a device has no method {method!r}")
 
-    def stream(self, _peer: Peer, opened: StreamOpen) -> StreamSink:
+    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
+        if opened.kind == PULL and self.workers is not None:
+            return self.workers.stream(peer, opened)
         raise errors.Forbidden(f"a device takes no stream {opened.kind}")
 
     async def stored(self, _peer: Peer, _messages: list[Message]) -> None:
@@ -315,7 +336,10 @@ class Device:
         limit_us = self.setup.config.train_pause_ms * 1000
         while self.training is not None and limit_us:
             await asyncio.sleep(YIELD_S)
-            self.training.pause(paused=self.requests.take_slowest_us() > limit_us)
+            paused = self.requests.take_slowest_us() > limit_us
+            self.training.pause(paused=paused)
+            if self.workers is not None:
+                self.workers.pause(paused=paused)
 
     def _values(self) -> dict[str, float]:
         return {
@@ -326,7 +350,7 @@ class Device:
             "sequences_lost": float(self.sequences.lost), "sequences_evicted": float(self.sequences.evicted),
             "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
             "drift": max((watch.meter.value for watch in self.watches), default=0.0),
-            "training": float(self.training is not None and self.training.working),
+            "training": float(any(part is not None and part.working for part in (self.training, self.workers))),
         }  # fmt: skip
 
     def _sources(self) -> dict[str, str]:

@@ -40,6 +40,7 @@ from msrt_edge.events import Events
 from msrt_edge.fleet import Fleet
 from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
+from msrt_edge.parameters import ParameterServers
 from msrt_edge.placement import wanted_digests
 from msrt_edge.served import Served
 from msrt_edge.service import Service
@@ -125,6 +126,7 @@ class Edge:
         )  # fmt: skip
         self.fleet.own = self.engine
         self._engine_works = False
+        self.parameters = ParameterServers(self)
         self.service = Service(self)
         me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(
@@ -153,7 +155,7 @@ class Edge:
                     group.create_task(work)
                     for work in (
                         self.follower.run(), self.training.run(), self.events.tidy(), self._report(), self._ask_edges(),
-                        self._prefetch(), self.engine.run(),
+                        self._prefetch(), self.engine.run(), self.parameters.run(),
                     )
                 ]  # fmt: skip
                 try:
@@ -228,6 +230,7 @@ class Edge:
                 serial = peer.certificate.serial if peer.certificate else 0
                 if state.is_revoked(peer.node, serial):
                     self.downlink.expel(peer.node, errors.Revoked(f"{peer.name} was removed from the tree"))
+        self.parameters.journal_changed()
         self._prefetch_due.set()
 
     async def _prefetch(self) -> None:

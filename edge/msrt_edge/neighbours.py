@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink, Uplink
+from msrt.hop.parcel import PULL
 from msrt.hop.uplink import Endpoint
-from msrt.protocol.messages import Hello, InferFailed, Inferred, Message, Parent, StreamOpen
+from msrt.protocol.messages import Hello, InferFailed, Inferred, Message, Parent, Pulled, StreamOpen
 from msrt.serving.relay import Relay
 from msrt.world.world import World
 
@@ -26,8 +27,13 @@ REACH_S = 1.0
 class Neighbours:
     """Implements msrt.hop.Handler for the links that it dials."""
 
-    def __init__(self, world: World, hello: Hello, endpoint: Endpoint, relay: Relay) -> None:
+    def __init__(
+        self, world: World, hello: Hello, endpoint: Endpoint, relay: Relay,
+        pulled: Callable[[Pulled, list[Buffer]], None], pull_stream: Callable[[Peer, StreamOpen], StreamSink],
+    ) -> None:  # fmt: skip
+        """`pulled` and `pull_stream` take what a parameter server answers to workers here."""
         self._world, self._hello, self._endpoint, self._relay = world, hello, endpoint, relay
+        self._pulled, self._pull_stream = pulled, pull_stream
         self._known: dict[str, Parent] = {}
         self._links: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
 
@@ -56,6 +62,12 @@ class Neighbours:
             found = self._links[node] = uplink, task
         return await found[0].wait(min(REACH_S, within_s))
 
+    def at_hand(self, node: str) -> Peer | None:
+        """The session with it, where there is one now."""
+        found = self._links.get(node)
+        peer = found[0].peer if found is not None else None
+        return peer if peer is not None and peer.live else None
+
     async def close(self) -> None:
         """Say goodbye to all."""
         links, self._links = list(self._links.values()), {}
@@ -81,13 +93,17 @@ class Neighbours:
                 self._relay.answered(peer, message, frames)
             case InferFailed():
                 self._relay.failed(peer, message)
+            case Pulled():
+                self._pulled(message, frames)
             case _:
                 log.warning("edge.unexpected_message", peer=peer.node, type=type(message).__name__)
 
     async def called(self, _peer: Peer, method: str, _params: dict[str, object]) -> object:
         raise errors.Forbidden(f"an edge has no method {method!r} for its neighbours")
 
-    def stream(self, _peer: Peer, opened: StreamOpen) -> StreamSink:
+    def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
+        if opened.kind == PULL:
+            return self._pull_stream(peer, opened)
         raise errors.Forbidden(f"an edge takes no stream {opened.kind} from its neighbours")
 
     async def stored(self, _peer: Peer, _messages: list[Message]) -> None:

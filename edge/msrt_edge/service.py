@@ -62,7 +62,9 @@ class Service:
         if self._tracing is not None:
             edge.requests.trails = self._tracing.trails
         self.relay = Relay(edge.world.now, tracer)
-        self.neighbours = Neighbours(edge.world, edge.hello, edge.endpoint, self.relay)
+        self.neighbours = Neighbours(
+            edge.world, edge.hello, edge.endpoint, self.relay, edge.parameters.pulled, edge.parameters.pull_stream
+        )
         self.overflowing = Overflowing(edge.world, self.relay, self._reach, self._overflows, edge.requests, tracer)
         edge.requests.spill = self.overflowing.spill
         self._asked = Asked(self._peer_asks)

@@ -12,6 +12,7 @@ from msrt import errors
 from msrt.artifacts.transfer import serve
 from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink
+from msrt.hop.parcel import PUSH
 from msrt.protocol.messages import (
     DeviceReport,
     FollowRefused,
@@ -22,9 +23,11 @@ from msrt.protocol.messages import (
     JournalBlock,
     Load,
     Message,
+    Push,
     RoundClosed,
     RoundOpen,
     StreamOpen,
+    WorkersHere,
 )
 from msrt.trust.roles import Role, check_call
 
@@ -47,6 +50,7 @@ class Above:
         self._edge.follower.attach(peer)
         self._edge.events.upward.attach(peer)
         self._edge.training.attach(peer)
+        self._edge.parameters.attach(peer)
         self._edge.fleet.telling.restart()
         self._edge.served.restart()
         self._edge.fleet.changed.set()
@@ -61,6 +65,7 @@ class Above:
             log.warning("edge.cloud_away", error=str(error or ""))
             self._edge.events.upward.detach(peer)
             self._edge.training.detach()
+            self._edge.parameters.detach()
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
         edge = self._edge
@@ -125,6 +130,7 @@ class Below:
         edge.requests.worker_up(peer)
         edge.fleet.assign()
         edge.training.device_joined(peer)
+        edge.parameters.device_joined(peer)
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
         edge = self._edge
@@ -139,6 +145,7 @@ class Below:
         edge.fleet.left(peer.node)
         edge.refresh_tables()
         if final:
+            edge.parameters.device_left(peer.node)
             task = asyncio.get_running_loop().create_task(edge.training.device_left(peer.node))
             task.add_done_callback(lambda done: done.cancelled() or done.result())
 
@@ -153,6 +160,10 @@ class Below:
                 self._edge.service.from_peer(peer, message, frames)
             case InferCancel() if not device:
                 self._edge.service.cancelled(peer, message)
+            case Push():
+                self._edge.parameters.pushed(peer, message, frames)
+            case WorkersHere() if peer.role == Role.EDGE:
+                self._edge.parameters.workers_here(message)
             case DeviceReport() if device:
                 self._reported(peer, message)
             case Load() if device:
@@ -186,6 +197,8 @@ class Below:
     def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
         if opened.kind == "update" and peer.role == Role.DEVICE:
             return self._edge.training.stream(peer, opened)
+        if opened.kind == PUSH and peer.role in (Role.DEVICE, Role.EDGE):
+            return self._edge.parameters.push_stream(peer, opened)
         raise errors.Forbidden(f"a {peer.role} may not send a stream {opened.kind}")
 
     async def stored(self, peer: Peer, messages: list[Message]) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 
 from msrt.errors import JobFailed
 from msrt.learning.compress import open_codec
+from msrt.learning.parameter_server.shard import codec_for
 from msrt.learning.vector import Layout, Vector, load, save
 from msrt.training.bundle import open_bundle
-from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Trained
+from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Stepped, Trained
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
-from msrt.training.trainer import Export
+from msrt.training.trainer import Export, Step
 
 SIZE = 64
 
@@ -42,6 +43,10 @@ class SimulatedTrainer:
         self.lasts = lasts
         self.config: JobConfig | None = None
         self.trained: list[tuple[str, int]] = []
+        self.size = SIZE
+        self.stepped: list[tuple[str, int, np.ndarray]] = []
+        """(node, clock, the weights that it was given) of each step of a parameter server's worker."""
+        self._rooms: dict[str, memoryview] = {}
         self._running = asyncio.Event()
         self._running.set()
 
@@ -68,6 +73,25 @@ class SimulatedTrainer:
         metrics = {"loss": 1.0 / round_, "accuracy": 1.0 - 1.0 / (round_ + 1)}
         metrics |= {"work": spent / whole if whole else 1.0}
         return Trained(samples, delta.size, encoding, metrics, open_codec(encoding, SIZE).encode(delta))
+
+    def room(self, name: str, size: int) -> memoryview:
+        return self._rooms.setdefault(name, memoryview(bytearray(size)))
+
+    async def step(self, step: Step, within: float) -> Stepped:
+        """A known gradient of (job, clock, node), whatever the weights are."""
+        assert self.config is not None
+        weights = np.frombuffer(self.room(step.weights, 4 * SIZE), np.float32).copy()
+        await asyncio.sleep(self.lasts(step.node, step.clock))
+        await self._running.wait()
+        gradient, samples = known_update(self.config.name, step.clock, step.node.id)
+        room, at = self._rooms[step.target], 0
+        for span in step.spans:
+            payload = codec_for(step.encoding, span).encode(gradient[span.start : span.stop])
+            room[at : at + len(payload)] = payload
+            at += len(payload)
+        self.stepped.append((step.node.id, step.clock, weights))
+        judged = {"judged": 4.0, "loss": 1.0 / (step.clock + 1), "accuracy": 0.5} if step.judge else {}
+        return Stepped(samples, 10 * samples, {"train_loss": 1.0, **judged})
 
     def pause(self) -> None:
         self._running.clear()

@@ -32,6 +32,7 @@ __all__ = [
     "JobEnded",
     "JobForgotten",
     "JobHeld",
+    "JobPlaced",
     "Key",
     "ModelPushed",
     "NodeEnrolled",
@@ -324,6 +325,23 @@ class JobHeld(_Fact, frozen=True, tag="job.held"):
         return ("job.held", self.job)
 
 
+class JobPlaced(_Fact, frozen=True, tag="job.placed"):
+    """Of a parameter server's job: which edge serves which shard of the model, and who works on it."""
+
+    job: str
+    generation: int
+    """Grows with every other set of owners: what was said in an earlier one is void."""
+    owners: tuple[str, ...]
+    """Node id of an edge for each shard."""
+    workers: dict[str, int] = {}
+    """Node id of a device to its index; whoever was in it keeps its index."""
+    wall: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        return ("job.placed", self.job)
+
+
 class JobEnded(_Fact, frozen=True, tag="job.ended"):
     """A job will not go on."""
 
@@ -349,14 +367,14 @@ class JobForgotten(_Fact, frozen=True, tag="job.forgotten"):
 
     @property
     def forgets(self) -> tuple[Key, ...]:
-        return tuple((kind, self.job) for kind in ("job", "job.advanced", "job.held", "job.ended"))
+        return tuple((kind, self.job) for kind in ("job", "job.advanced", "job.placed", "job.held", "job.ended"))
 
 
 Entry = (
     NodeEnrolled | NodeRevoked | NodeLabelled | BrokerAccount | ApiKeySet
     | InviteIssued | InviteSpent | InvitesForgotten
     | ModelPushed | RolloutSet | PolicySet
-    | JobCreated | JobAdvanced | JobHeld | JobEnded | JobForgotten
+    | JobCreated | JobAdvanced | JobPlaced | JobHeld | JobEnded | JobForgotten
 )  # fmt: skip
 """All of them."""
 

@@ -55,6 +55,7 @@ class Job(msgspec.Struct, frozen=True):
     ended: f.JobEnded | None = None
     held: bool = False
     """By an operator: it opens no round; one that is over starts no other."""
+    placed: f.JobPlaced | None = None
 
     @property
     def state(self) -> str:
@@ -200,7 +201,7 @@ class State:
                 self.jobs[entry.job] = Job(entry)
             case f.JobForgotten():
                 self.jobs.pop(entry.job, None)
-            case f.JobAdvanced() | f.JobHeld() | f.JobEnded():
+            case f.JobAdvanced() | f.JobPlaced() | f.JobHeld() | f.JobEnded():
                 job = self.jobs.get(entry.job)
                 if job is not None:
                     self.jobs[entry.job] = _moved(job, entry)
@@ -244,10 +245,12 @@ class State:
             self.nodes[node] = Node(enrolled, at, labels, revoked=True)
 
 
-def _moved(job: Job, entry: f.JobAdvanced | f.JobHeld | f.JobEnded) -> Job:
+def _moved(job: Job, entry: f.JobAdvanced | f.JobPlaced | f.JobHeld | f.JobEnded) -> Job:
     match entry:
         case f.JobAdvanced():
             return msgspec.structs.replace(job, advanced=entry)
+        case f.JobPlaced():
+            return msgspec.structs.replace(job, placed=entry)
         case f.JobHeld(held=held):
             return msgspec.structs.replace(job, held=held)
         case f.JobEnded():

@@ -28,6 +28,7 @@ class FlatModel:
 
     def __init__(self, model: torch.nn.Module) -> None:
         tensors = {name: value.detach() for name, value in model.state_dict().items()}
+        self._model = model
         self.layout = Layout.of({name: value.cpu().numpy() for name, value in tensors.items()})
         self._flat: Vector = np.empty(self.layout.size, np.float32)
         self._places: list[_Place] = []
@@ -64,6 +65,25 @@ class FlatModel:
             if not self._still_inside(place):
                 np.copyto(place.part, place.tensor.detach().cpu().numpy().reshape(-1), casting="unsafe")
         return self._flat
+
+    def gradient(self, out: Vector) -> None:
+        """The gradient of every element into `out`; 0 where none came. Raises InvalidJob for a model that keeps float
+        buffers: no gradient moves them.
+        """
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        at = 0
+        for place in self._places:
+            size, parameter = place.slot.size, parameters.get(place.slot.name)
+            if parameter is None and place.tensor.is_floating_point():
+                said = f"the model keeps {place.slot.name!r} beside its parameters, and no gradient moves it"
+                raise InvalidJob(said, hint="[parameter_server] push = 'delta'")
+            found = parameter.grad if parameter is not None else None
+            part = out[at : at + size]
+            if found is None:
+                part[...] = 0.0
+            else:
+                np.copyto(part, found.detach().cpu().numpy().reshape(-1), casting="unsafe")
+            at += size
 
     def _still_inside(self, place: _Place) -> bool:
         """User code may have given a tensor other memory."""

@@ -6,6 +6,7 @@ A runner that died is started again by the next command: what it must remember l
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from msrt.training.bundle import unpack
 from msrt.training.settings import JobConfig
 from msrt.training.tails import Tail
 from msrt.training.task import Node
-from msrt.training.trainer import Export
+from msrt.training.trainer import Export, Step
 from msrt.world.world import World
 
 __all__ = ["TrainerHost"]
@@ -51,9 +52,11 @@ class TrainerHost:
         self.lines: deque[str] = deque(maxlen=LINES)
         """The last lines the job wrote in the life of this runner: for errors."""
         self.paused = False
+        self.size = 0
         self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._rooms: dict[str, memoryview] = {}
         self._decoder: msgspec.json.Decoder[pipe.Answer] = msgspec.json.Decoder(pipe.Answer)
 
     @property
@@ -100,6 +103,23 @@ class TrainerHost:
             trained = await self._ask(command, pipe.Trained, within)
         metrics = trained.metrics | {"seconds": self.world.now() - began}
         return msgspec.structs.replace(trained, payload=target, metrics=metrics)
+
+    def room(self, name: str, size: int) -> memoryview:
+        """A file of this job's directory, mapped by this process and by the runner. Raises OSError."""
+        known = self._rooms.get(name)
+        if known is None or len(known) != size:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._path(name).open("w+b") as file:
+                file.truncate(size)
+                known = self._rooms[name] = memoryview(mmap.mmap(file.fileno(), size))
+        return known
+
+    async def step(self, step: Step, within: float) -> pipe.Stepped:
+        """One clock of a worker, from room to room. Raises JobFailed."""
+        async with self._turn:
+            paths = str(self._path(step.weights)), str(self._path(step.target))
+            command = pipe.DoStep(step.node, step.clock, *paths, step.spans, step.encoding, step.judge)
+            return await self._ask(command, pipe.Stepped, within)
 
     async def initial(self, within: float = OPEN_WITHIN) -> Buffer:
         """The weights everybody starts from. Raises JobFailed."""
@@ -174,7 +194,8 @@ class TrainerHost:
         log.info("training.runner_started", pid=self._process.pid, directory=str(self.directory))
         if self.paused:
             self._signal(signal.SIGSTOP)
-        await self._exchange(pipe.Open(str(self.directory / "sources"), str(self.directory)), pipe.Done, OPEN_WITHIN)
+        opening = pipe.Open(str(self.directory / "sources"), str(self.directory))
+        self.size = (await self._exchange(opening, pipe.Done, OPEN_WITHIN)).size
 
     async def _read_lines(self, process: Process) -> None:
         """Keep the last lines of stderr, whole however they come; one without an end is cut at a limit."""

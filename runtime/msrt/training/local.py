@@ -20,7 +20,7 @@ from msrt.training.methods import FedAvg, Method, method_of
 from msrt.training.settings import JobConfig
 from msrt.training.task import Batch, Data, Node, Task
 
-__all__ = ["Bound", "Local", "load_task", "number_of"]
+__all__ = ["Bound", "Local", "length_of", "load_task", "number_of", "take"]
 
 EVAL_BATCH: Final = 1024
 GATHER: Final = 4 << 20
@@ -71,6 +71,18 @@ class Local:
     def put(self, weights: Vector) -> None:
         """Load a flat vector into the model."""
         self._flat.put(weights)
+
+    def vector(self) -> Vector:
+        """The model's weights now. Valid until they are trained or loaded again."""
+        return self._flat.vector()
+
+    def gradient(self, out: Vector) -> None:
+        """Of every element, as the last backward passes left it. Raises InvalidJob for a model that keeps buffers."""
+        self._flat.gradient(out)
+
+    def judge(self, test: Data) -> dict[str, float]:
+        """Means over test data, with the weights that the model has."""
+        return self._judge(test)
 
     def data(self, node: Node) -> tuple[Data, Data]:
         """(train, test) of a node, loaded once."""
@@ -229,6 +241,19 @@ def _length(data: Data) -> int:
     if isinstance(data, tuple):
         return len(data[0]) if data else 0
     return len(data)
+
+
+def length_of(data: Data) -> int:
+    """Samples."""
+    return _length(data)
+
+
+def take(data: Data, chosen: Array) -> Batch:
+    """A batch of these samples."""
+    if isinstance(data, tuple):
+        rows = torch.from_numpy(chosen)
+        return tuple(column[rows] for column in data)
+    return tuple(torch.utils.data.default_collate([data[int(at)] for at in chosen]))
 
 
 def _joined(parts: Sequence[Data]) -> Data:

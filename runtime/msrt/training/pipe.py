@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, Final, TypeAlias
 
 import msgspec
 
+from msrt.learning.parameter_server.shards import Span
 from msrt.training.task import Node
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "DoEvaluate",
     "DoExport",
     "DoInitial",
+    "DoStep",
     "DoTrain",
     "Done",
     "Evaluated",
     "Exported",
     "Faulty",
     "Open",
+    "Stepped",
     "Trained",
     "encode",
     "read",
@@ -71,6 +74,20 @@ class DoTrain(_Tagged, frozen=True):
     asked: Asked = WHOLE
 
 
+class DoStep(_Tagged, frozen=True):
+    """A worker's part between a pull and a push. Both files are float32 and bytes that host and runner share."""
+
+    node: Node
+    clock: int
+    weights: str
+    target: str
+    """Payloads of all ranges, one after the other."""
+    spans: tuple[Span, ...]
+    encoding: str
+    judge: bool = False
+    """Judge the weights on the node's test data first."""
+
+
 class DoEvaluate(_Tagged, frozen=True):
     """Judge the weights on the test data of these nodes together."""
 
@@ -112,6 +129,17 @@ class Trained(_Tagged, frozen=True):
     """A Buffer, or the Path of a file that holds it. Filled in by the host; never crosses the pipe."""
 
 
+class Stepped(_Tagged, frozen=True):
+    """One clock of a worker."""
+
+    samples: int
+    """In the push."""
+    data: int
+    """Of the node in all."""
+    metrics: dict[str, float]
+    """train_loss; where the weights were judged also judged (samples) and what was found."""
+
+
 class Evaluated(_Tagged, frozen=True):
     """Means over `samples` test samples."""
 
@@ -140,8 +168,8 @@ class Faulty(_Tagged, frozen=True):
     trace: str = ""
 
 
-Command: TypeAlias = Open | DoInitial | DoTrain | DoEvaluate | DoExport | DoBaseline
-Answer: TypeAlias = Done | Trained | Evaluated | Exported | Baselined | Faulty
+Command: TypeAlias = Open | DoInitial | DoTrain | DoStep | DoEvaluate | DoExport | DoBaseline
+Answer: TypeAlias = Done | Trained | Stepped | Evaluated | Exported | Baselined | Faulty
 
 
 def encode(message: Command | Answer) -> bytes:

@@ -30,6 +30,7 @@ from msrt.training.settings import CONFIG, JobConfig, parse_config
 
 if TYPE_CHECKING:
     from msrt.training.local import Local
+    from msrt.training.steps import Steps
 
 NICE: Final = 10
 TRACE: Final = 4000
@@ -84,6 +85,8 @@ class Runner:
         self.config: JobConfig | None = None
         self.local: Local | None = None
         self.residuals: Residuals | None = None
+        self.steps: Steps | None = None
+        self._rooms: dict[str, memoryview] = {}
 
     def answer(self, command: pipe.Command) -> pipe.Answer:
         """Carry out one command. Raises whatever user code raises."""
@@ -98,6 +101,8 @@ class Runner:
                 return pipe.Done(self.local.layout.size)
             case pipe.DoTrain():
                 return self._train(self.local, self.residuals, command)
+            case pipe.DoStep():
+                return self._step(self.local, command)
             case pipe.DoEvaluate(weights, nodes):
                 return pipe.Evaluated(*self.local.evaluate(self._weights(self.local, weights), nodes))
             case pipe.DoExport():
@@ -141,6 +146,33 @@ class Runner:
         residuals.keep(command.round, feedback)
         Path(command.update).write_bytes(payload)
         return pipe.Trained(samples, delta.size, command.encoding, metrics)
+
+    def _step(self, local: Local, command: pipe.DoStep) -> pipe.Stepped:
+        if self.steps is None:
+            from msrt.training.steps import Steps  # noqa: PLC0415 - brings torch, as the task does
+
+            settings = local.config.parameter_server
+            if settings is None:
+                raise InvalidJob("the job has no [parameter_server]")
+            self.steps = Steps(local, settings)
+        steps, size = self.steps, 4 * local.layout.size
+        weights = np.frombuffer(self._room(command.weights, size), np.float32)
+        push, samples, data, metrics = steps.step(weights, command.node, command.clock, judge=command.judge)
+        seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
+        payloads = steps.encode(push, command.spans, command.encoding, command.clock, seed)
+        target, at = self._room(command.target, sum(map(len, payloads))), 0
+        for payload in payloads:
+            target[at : at + len(payload)] = payload
+            at += len(payload)
+        return pipe.Stepped(samples, data, metrics)
+
+    def _room(self, path: str, size: int) -> memoryview:
+        """A file that the host shares, mapped once."""
+        room = self._rooms.get(path)
+        if room is None or len(room) != size:
+            with Path(path).open("r+b") as file:
+                room = self._rooms[path] = memoryview(mmap.mmap(file.fileno(), size))
+        return room
 
     def _export(self, local: Local, command: pipe.DoExport) -> pipe.Exported:
         local.export(self._weights(local, command.weights), command.model)

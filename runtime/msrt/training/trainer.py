@@ -9,11 +9,12 @@ from typing import Protocol
 import msgspec
 
 from msrt.buffers import Buffer
-from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Trained
+from msrt.learning.parameter_server.shards import Span
+from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Stepped, Trained
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 
-__all__ = ["Export", "Trainer", "Workshop"]
+__all__ = ["Export", "Step", "Trainer", "Workshop"]
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -24,8 +25,26 @@ class Export(msgspec.Struct, frozen=True):
     evaluation: bytes = b""
 
 
+class Step(msgspec.Struct, frozen=True):
+    """What a worker computes between a pull and a push, from one room into another."""
+
+    node: Node
+    clock: int
+    weights: str
+    """Room of float32 elements."""
+    target: str
+    """Room for the payloads of all ranges, one after the other."""
+    spans: tuple[Span, ...]
+    encoding: str
+    judge: bool = False
+    """Judge the weights first."""
+
+
 class Trainer(Protocol):
     """A device's: trains on the data it holds. All but start and stop raise JobFailed."""
+
+    size: int
+    """Elements of the model's flat vector, known once it has started."""
 
     async def start(self, bundle: Buffer) -> JobConfig:
         """Load a job's zip. Raises InvalidJob or JobFailed."""
@@ -36,6 +55,12 @@ class Trainer(Protocol):
         """One round; the payload is in the answer, or a file that is the caller's from then on. Killed after `within`
         seconds.
         """
+
+    def room(self, name: str, size: int) -> memoryview:
+        """So many writable bytes that `step` reads or fills by that name; the same ones each time."""
+
+    async def step(self, step: Step, within: float) -> Stepped:
+        """One clock of a parameter server's worker."""
 
     def pause(self) -> None:
         """Give the processor up at once, keep everything."""

@@ -67,6 +67,7 @@ _ANSWER: Final = {m.Inferred, m.InferFailed}
 _TRAIN: Final = {m.RoundOpen, m.RoundClosed}
 _SECURE_UP: Final = {m.SecureKeys, m.SecureShares, m.SecureReveal, m.SecureOut}
 _SECURE_DOWN: Final = {m.SecureRoster, m.SecureShares, m.SecureUnmask, m.SecureOut}
+_SHARDS: Final = {m.ShardsOpen, m.Push, m.Pulled, m.WorkersHere}
 
 MESSAGES: Final[dict[str, frozenset[type]]] = {
     Role.CLOUD: frozenset(
@@ -74,10 +75,10 @@ MESSAGES: Final[dict[str, frozenset[type]]] = {
     ),
     Role.EDGE: frozenset(
         {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrol, m.Enrolled, m.Parents, m.Assign, m.Load, m.FleetReport, m.Follow}
-        | {m.TrainProgress, m.ServingReport, m.Event, *_SECURE_DOWN}
+        | {m.TrainProgress, m.ServingReport, m.Event, *_SECURE_DOWN, *_SHARDS}
     ),
     Role.DEVICE: frozenset(
-        {*_SESSION, *_ANSWER, m.Enrol, m.DeviceReport, m.Load, m.TrainProgress, m.Event, *_SECURE_UP}
+        {*_SESSION, *_ANSWER, m.Enrol, m.DeviceReport, m.Load, m.TrainProgress, m.Event, m.Push, *_SECURE_UP}
     ),
     Role.CLIENT: frozenset({*_SESSION, *_ASK, m.Enrol}),
     Role.OPERATOR: frozenset({*_SESSION, *_ASK, m.Enrol}),

@@ -18,6 +18,11 @@ SPELT = {
     "`pace.buffer`": "pace.buffer = 3",
     '`pace.late = "next"`': 'pace.late = "next"',
     "`pace.steps` above 1": "pace.steps = 2",
+    "`[parameter_server]`": "parameter_server.steps = 5",
+    "`[pace]`": "pace.deviations = 2.0",
+    "`[aggregate]`": "aggregate.clip = 3.0",
+    "`train.proximal`": "train.proximal = 0.1",
+    "`train.within_s`": "train.within_s = 2.0",
 }
 """How a job.toml has each feature, and nothing else."""
 

@@ -8,6 +8,7 @@ combinations  what cannot be in one job, with the reason
 cluster       [cluster]: the node is a group of processes on torch.distributed
 rounds        [compression], [pace]: how updates travel, when a round ends
 server        [server]: how what the nodes did becomes the next model
+parameter_server  [parameter_server]: push and pull at every worker's own pace
 ends          [baseline], [publish], [trigger]: what becomes of a job that is over
 """
 
@@ -18,10 +19,11 @@ from msrt.training.settings.cluster import ClusterSettings
 from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.job import CONFIG, JobConfig, parse_config
 from msrt.training.settings.local import Limits, TrainSettings
+from msrt.training.settings.parameter_server import ParameterServer
 from msrt.training.settings.rounds import Compression, Pacing
 from msrt.training.settings.server import ServerSettings
 
 __all__ = [
-    "CONFIG", "Aggregation", "Baseline", "ClusterSettings", "Compression", "JobConfig", "Limits", "Pacing", "Publish",
-    "ServerSettings", "TrainSettings", "Trigger", "parse_config",
+    "CONFIG", "Aggregation", "Baseline", "ClusterSettings", "Compression", "JobConfig", "Limits", "Pacing",
+    "ParameterServer", "Publish", "ServerSettings", "TrainSettings", "Trigger", "parse_config",
 ]  # fmt: skip

@@ -22,6 +22,11 @@ FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
     "`pace.buffer`": lambda job: job.pace.buffer > 0,
     '`pace.late = "next"`': lambda job: job.pace.late == "next",
     "`pace.steps` above 1": lambda job: job.pace.steps > 1,
+    "`[parameter_server]`": lambda job: job.parameter_server is not None,
+    "`[pace]`": lambda job: job.pace != type(job.pace)(),
+    "`[aggregate]`": lambda job: job.aggregate != type(job.aggregate)(),
+    "`train.proximal`": lambda job: job.train.proximal > 0,
+    "`train.within_s`": lambda job: job.train.within_s > 0,
 }  # fmt: skip
 """As job.toml spells it, and whether a job has it."""
 
@@ -33,6 +38,10 @@ IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
      "what most nodes leave out is zero in the middle of all"),
     ("`pace.buffer`", "`pace.steps` above 1", "a buffer takes updates one by one, a region's own rounds end in a sum"),
     ('`pace.late = "next"`', "`pace.steps` above 1", "what is late for one of a region's own rounds is worth nothing"),
+    ("`[parameter_server]`", "`[pace]`", "workers go at their own pace: `mode` and `staleness` say how far apart"),
+    ("`[parameter_server]`", "`[aggregate]`", "a push moves the model as it comes, no rule sees them together"),
+    ("`[parameter_server]`", "`train.proximal`", "a worker takes gradients where the model is, it strays nowhere"),
+    ("`[parameter_server]`", "`train.within_s`", "a push is so many batches: see `push_every`"),
 )  # fmt: skip
 """(feature, feature, why not)."""
 

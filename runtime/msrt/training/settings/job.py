@@ -15,12 +15,14 @@ from msrt.training.settings.cluster import ClusterSettings
 from msrt.training.settings.combinations import refuse
 from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.local import Limits, TrainSettings
+from msrt.training.settings.parameter_server import ParameterServer
 from msrt.training.settings.rounds import Compression, Pacing
 from msrt.training.settings.server import ServerSettings
 
 __all__ = ["CONFIG", "JobConfig", "parse_config"]
 
 CONFIG: Final = "job.toml"
+STATELESS: Final = ("fp32", "fp16", "bf16")
 
 
 class JobConfig(Table, frozen=True):
@@ -51,6 +53,7 @@ class JobConfig(Table, frozen=True):
     server: ServerSettings = ServerSettings()
     aggregate: Aggregation = Aggregation()
     pace: Pacing = Pacing()
+    parameter_server: ParameterServer | None = None
     limits: Limits = Limits()
     cluster: ClusterSettings | None = None
     baseline: Baseline | None = None
@@ -68,6 +71,17 @@ class JobConfig(Table, frozen=True):
             raise ValueError("[trigger] starts nothing: give it `events`, `drift` or both")
         if self.trigger is not None and not self.watched:
             raise ValueError("[trigger] watches no model: name one in it, or in [publish]")
+        if self.parameter_server is not None:
+            self._check_shards()
+
+    def _check_shards(self) -> None:
+        """What a parameter server cannot have pushed or pulled."""
+        if self.links.device.startswith("powersgd"):
+            raise ValueError("powersgd needs whole matrices, a [parameter_server] cuts the model into ranges")
+        if self.links.down not in STATELESS:
+            raise ValueError(
+                f"weights travel as {', '.join(STATELESS)} from a [parameter_server]: set compression.down"
+            )
 
     @property
     def watched(self) -> str:
