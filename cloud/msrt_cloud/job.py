@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from msrt import errors
@@ -28,6 +29,7 @@ from msrt_cloud.finishing import finish, first_weights
 from msrt_cloud.job_views import absent
 from msrt_cloud.muster import candidates, muster
 from msrt_cloud.open_round import OpenRound
+from msrt_cloud.privacy import Spending
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -53,6 +55,7 @@ class RunningJob:
         self._workshop = training.workshop(self.name)
         self._round: OpenRound | None = None
         self._durations = Durations(config.pace.deviations)
+        self._spending: Spending | None = None
         self.regions: dict[str, TrainProgress] = {}
         """Edge to what it said last."""
         self.waiting = "starting"
@@ -77,22 +80,27 @@ class RunningJob:
         state = "paused" if job.held and self.live is None else "running"
         return RoundClosed(self.name, job.round, (), state, since=self._config.pace.since(job.round + 1))
 
-    async def run(self) -> None:
-        """Until the last round is checkpointed and published. Raises what ends the job."""
+    async def run(self) -> str:
+        """Until the last round is checkpointed and published; says why where that is before its time. Raises what ends
+        the job.
+        """
         bundle = await self._t.artifacts.read(self._created.bundle)
         await self._workshop.start(bundle)
         job = self._t.writer.state.jobs[self.name]
         checkpoint = Checkpoint(self._t, self._created.job, self._config)
+        self._spending = await Spending.of(self._t, self._created, self._config)
         if job.weights:
             await checkpoint.resume(job)
         else:
             await checkpoint.begin(await first_weights(self._t, self._created, self._workshop, self._say))
         self._layout = peek(checkpoint.data)[0]
-        norm = await self._t.world.offload(l2_norm, load(checkpoint.data)[1])
-        self._guard = NormGuard.for_weights(norm)
-        failures, nodes = 0, list[Node]()
+        self._guard = await self._norm_guard(checkpoint)
+        failures, nodes, reason = 0, list[Node](), ""
         number = job.round
         while number < self._config.rounds:
+            if self._spending is not None and not self._spending.affords(number + 1):
+                reason = f"its privacy budget is spent after round {number}"
+                break
             outcome, nodes = await self._one_round(number + 1, checkpoint)
             if isinstance(outcome, e.Abandon):
                 failures += 1
@@ -105,6 +113,14 @@ class RunningJob:
             failures = 0
             number += 1
         await self._finish(checkpoint.weights, nodes)
+        return reason
+
+    async def _norm_guard(self, checkpoint: Checkpoint) -> NormGuard:
+        """Of the updates that come alone."""
+        hidden = self._plan(0).private
+        if hidden is not None:
+            return NormGuard.for_private(hidden.noise)
+        return NormGuard.for_weights(await self._t.world.offload(l2_norm, load(checkpoint.data)[1]))
 
     async def _pause(self, failures: int) -> None:
         """What made all devices fail at once (no space, no network) lasts a while; five rounds are soon spent on it."""
@@ -183,11 +199,12 @@ class RunningJob:
     def _plan(self, number: int) -> Plan:
         pace = self._config.pace
         aggregate = self._config.aggregate
-        return Plan(
+        plan = Plan(
             self._config.links.region, pace.since(number), pace.buffer > 0 or aggregate.alone, pace.deviations,
             pace.steps, clip=aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
             rule=aggregate.regional,
         )  # fmt: skip
+        return plan if self._spending is None else self._spending.plan(plan)
 
     def _machine(self, number: int, participants: dict[str, int], checkpoint: Checkpoint) -> GlobalRound:
         config, now = self._config, self._t.world.now()
@@ -200,7 +217,7 @@ class RunningJob:
         pace = Pace(now, now + config.deadline_s, quorum, usual=usual, least=least)
         terms = Terms(
             config.heaviest, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
-            alone=config.pace.buffer > 0 or config.aggregate.alone, least=rule.least, clip=config.aggregate.clip,
+            alone=config.pace.buffer > 0 or config.aggregate.alone, least=rule.least, clip=self._plan(number).clip,
         )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
         return GlobalRound(self.name, number, self._layout.size, participants, pace, self._guard, known, terms)
@@ -226,8 +243,13 @@ class RunningJob:
 
     async def _checkpoint(self, current: OpenRound, outcome: e.Finish, checkpoint: Checkpoint) -> None:
         """New weights on disk, then one journal entry: from then on the senders may forget."""
-        t, number, metrics = self._t, current.message.round, outcome.metrics
+        t, number = self._t, current.message.round
         mean = await t.world.offload(current.mean)
+        spent: dict[str, float] = {}
+        if self._spending is not None:
+            mean, spent = await self._spending.noisy(mean, len(outcome.included)), self._spending.told(number)
+            outcome = msgspec.structs.replace(outcome, metrics=outcome.metrics | spent)
+        metrics = outcome.metrics
         whole = len(checkpoint.data)
         fact = await checkpoint.advance(number, mean, outcome)
         row = {
@@ -237,6 +259,7 @@ class RunningJob:
             "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(current.machine.notes.values()),
             "work": metrics.get("work"),
+            **spent,
         }  # fmt: skip
         await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))
         await t.writer.append(fact)

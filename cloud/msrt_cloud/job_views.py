@@ -107,6 +107,7 @@ def report(training: Training, name: str) -> dict[str, Any]:
         "rounds": rounds, "accuracy": accuracy, "alone_mean": end.get("alone_mean"), "pooled": end.get("pooled"),
         "parameters": end.get("parameters"), "published": end.get("published"), "refused": end.get("refused"),
         "update_bytes_ratio": rounds[-1].get("update_bytes_ratio") if rounds else None,
+        "epsilon": now["metrics"].get("epsilon"), "delta": now["metrics"].get("delta"),
         "config": job.created.config, "trigger": trigger_row(training, job),
         **{key: now[key] for key in ("job", "state", "reason", "by", "created", "ended", "cause", "after")},
     }  # fmt: skip

@@ -44,6 +44,7 @@ from msrt.trust.certificate import Certificate
 from msrt.trust.identity import Identity, Purpose
 from msrt.trust.roles import Role, check_call
 from msrt.world.world import World
+from msrt_cloud.accounting import Accountant, account_apart
 from msrt_cloud.control import Control
 from msrt_cloud.events import Events
 from msrt_cloud.evidence import Bounds
@@ -79,6 +80,8 @@ class CloudSetup:
     tracer: Tracer | None = None
     tails: Tails = field(default_factory=Tails)
     """What the jobs' processes printed last."""
+    accountant: Accountant = account_apart
+    """What private jobs spend."""
     record: Callable[[Entry], None] = lambda _entry: None
     """Told of decisions, a share of which `config` asks for."""
 
@@ -156,7 +159,7 @@ class Cloud:
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
-            setup.workshop, self.events.tally, config.rejoin_leases * config.lease_s,
+            setup.workshop, self.events.tally, setup.accountant, config.rejoin_leases * config.lease_s,
         )  # fmt: skip
         self.training = Training(means)
         self.feed = Feed(self.writer)

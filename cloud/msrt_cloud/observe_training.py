@@ -24,6 +24,7 @@ LAST: Final[dict[str, str]] = {
     "accuracy": "Mean accuracy of the last round.",
     "worst_decile": "Mean accuracy of the tenth of the nodes that the model served worst in the last round.",
     "work": "Mean share of their epochs that nodes did in the last round.",
+    "epsilon": "What the rounds of a private job have spent.",
     "nodes": "Nodes whose updates are in the last round.",
     "late": "Nodes in the last round with an update of an earlier one.",
     "failed": "Nodes that failed in the last round.",

@@ -111,8 +111,8 @@ class ParameterJob:
 
     # --- the job ----------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Until the last round is checkpointed and published. Raises what ends the job."""
+    async def run(self) -> str:
+        """Until the last round is checkpointed and published: it ends at its time. Raises what ends the job."""
         await self._workshop.start(await self._t.artifacts.read(self._created.bundle))
         if self._job.placed is None:
             await self._begin()
@@ -130,6 +130,7 @@ class ParameterJob:
             except TimeoutError:
                 continue
         await self._finish()
+        return ""
 
     async def _begin(self) -> None:
         """First weights, servers and workers."""

@@ -27,11 +27,13 @@ from msrt.training.settings import JobConfig
 from msrt.training.trainer import Workshop
 from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
+from msrt_cloud.accounting import Accountant
 from msrt_cloud.curves import Curves
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.job import RunningJob
 from msrt_cloud.job_views import report, row
 from msrt_cloud.parameters import ParameterJob
+from msrt_cloud.privacy import inherited, settle
 from msrt_cloud.registry import Registry
 from msrt_cloud.rollouts import Rollouts
 from msrt_cloud.tally import Tally
@@ -62,6 +64,8 @@ class Means:
     """Job name to the process that makes its first weights and its finished model."""
     tally: Tally
     """What devices found, by model."""
+    accountant: Accountant
+    """What private jobs spend."""
     grace_s: float
     """How long after a start a round waits for everybody who was there."""
 
@@ -77,6 +81,7 @@ class Training:
             means.artifacts,
         )
         self.fleet, self.edges, self.workshop, self.tally = means.fleet, means.edges, means.workshop, means.tally
+        self.accountant = means.accountant
         self.registry, self.rollouts = means.registry, means.rollouts
         self._grace_s = means.grace_s
         self._until = 0.0
@@ -98,7 +103,9 @@ class Training:
         bundle = open_bundle(await self.artifacts.read(digest))
         name = bundle.config.name
         signature = self.identity.sign(digest.encode(), Purpose.BUNDLE)
-        config = msgspec.to_builtins(bundle.config)
+        before = inherited(self.writer.state, origin.after, bundle.config)
+        config = msgspec.to_builtins(await settle(self.accountant, bundle.config, before))
+        spent = tuple((part.noise or 0.0, part.rate, part.steps, rounds) for part, rounds in before)
 
         def decide(state: State) -> list[Entry]:
             origin.check(state, name)
@@ -109,8 +116,10 @@ class Training:
             seen = self.tally.of(bundle.config.watched).events
             wall = self.world.wall()
             return [
-                JobCreated(job, digest, signature, config, by, wall, origin.cause, origin.after, origin.start, seen)
-            ]
+                JobCreated(
+                    job, digest, signature, config, by, wall, origin.cause, origin.after, origin.start, seen, spent
+                )
+            ]  # fmt: skip
 
         (fact,) = await self.writer.decide(decide)
         assert isinstance(fact, JobCreated)
@@ -137,7 +146,7 @@ class Training:
     async def _run(self, name: str, running: RunningJob | ParameterJob) -> None:
         state, reason = "finished", ""
         try:
-            await running.run()
+            reason = await running.run()
         except errors.DiskFull as error:  # this machine's fault, not the job's: go on from the last checkpoint
             log.warning("job.held", job=name, error=error.text, again_in_s=AGAIN_S)
             running.waiting = error.text

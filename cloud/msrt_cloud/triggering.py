@@ -7,6 +7,7 @@ weights that the last finished one ended with. The journal says of each job why 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -127,6 +128,11 @@ class Triggers:
             started = await t.create(job.created.bundle, "trigger", origin)
         except errors.Conflict:
             return  # an operator was faster
+        except errors.InvalidJob as error:  # it will not do better in a second: its privacy budget is spent, say
+            log.warning("job.not_triggered", job=name, cause=cause, error=str(error))
+            with contextlib.suppress(errors.MsrtError):
+                await t.hold(job.created.job, "trigger", held=True)
+            return
         except errors.MsrtError as error:
             log.warning("job.not_triggered", job=name, cause=cause, error=str(error))
             return

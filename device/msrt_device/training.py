@@ -15,7 +15,7 @@ from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, read_file
 from msrt.hop import Peer
 from msrt.protocol import wire
-from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
+from msrt.protocol.messages import PrivatePlan, RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.pipe import Asked, Trained
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer
@@ -193,7 +193,9 @@ class Training:
         now = self._world.now()
         within = max(0.1, deadline - now)
         work_s = message.plan.work_s
-        asked = Asked(work_s=max(LEAST_S, work_s - (now - opened)) if work_s else 0.0)
+        left = max(LEAST_S, work_s - (now - opened)) if work_s else 0.0
+        private = message.plan.private or PrivatePlan()
+        asked = Asked(left, private.noise, private.releases)
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
         weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
         return await trainer.train(node, turn, weights, message.compression, within, asked)

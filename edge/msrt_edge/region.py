@@ -13,10 +13,10 @@ from msrt.learning.pacing import Durations
 from msrt.learning.rounds import RegionRound, Stretch, Terms
 from msrt.learning.rules import Robust, open_rule
 from msrt.learning.vector import Layout
-from msrt.protocol.messages import RoundOpen, UpdateMeta
+from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
 
-__all__ = ["Model", "OpenRound", "terms_of"]
+__all__ = ["Model", "OpenRound", "guard_of", "terms_of"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ class OpenRound:
         self.payloads.clear()
         self.outbox.clear()
         self.spool.close()
+
+
+def guard_of(plan: Plan, weights: Buffer) -> NormGuard:
+    """As strict as the cloud's. Blocking."""
+    hidden = plan.private
+    return NormGuard.for_model(weights) if hidden is None else NormGuard.for_private(hidden.noise)
 
 
 def terms_of(message: RoundOpen) -> Terms:

@@ -16,7 +16,7 @@ from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, Rooms
 from msrt.hop import Gather, Peer
 from msrt.learning import events as e
-from msrt.learning.aggregate import NormGuard, check
+from msrt.learning.aggregate import check
 from msrt.learning.compress import Codec, open_codec
 from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound, Stretch
@@ -26,7 +26,7 @@ from msrt.training.spool import Spool
 from msrt.training.weights import bring
 from msrt.world.world import World
 from msrt_edge.feedback import Feedbacks
-from msrt_edge.region import Model, OpenRound, terms_of
+from msrt_edge.region import Model, OpenRound, guard_of, terms_of
 
 __all__ = ["RegionTraining"]
 
@@ -107,7 +107,7 @@ class RegionTraining:
         stretch = None
         if known is None or message.plan.steps > 1:
             weights = await self._artifacts.read(message.weights)
-            guard = await self._world.offload(NormGuard.for_model, weights)  # as strict as the cloud's
+            guard = await self._world.offload(guard_of, message.plan, weights)
             known = self._models.setdefault(
                 message.job, Model(peek(weights)[0], guard, Durations(message.plan.deviations))
             )

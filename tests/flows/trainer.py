@@ -14,6 +14,7 @@ from msrt.learning.parameter_server.shard import codec_for
 from msrt.learning.vector import Layout, Vector, load, save
 from msrt.training.bundle import open_bundle
 from msrt.training.pipe import WHOLE, Asked, Baselined, Evaluated, Stepped, Trained
+from msrt.training.private import shielded
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt.training.trainer import Export, Step
@@ -72,6 +73,9 @@ class SimulatedTrainer:
         self.trained.append((node.id, round_))
         metrics = {"loss": 1.0 / round_, "accuracy": 1.0 - 1.0 / (round_ + 1)}
         metrics |= {"work": spent / whole if whole else 1.0}
+        if self.config.privacy is not None:
+            key = hashlib.sha256(f"noise/{self.config.name}/{round_}/{node.id}".encode()).digest()
+            samples, (delta, metrics) = 1, shielded(self.config.privacy, delta, metrics, asked.noise, key)
         return Trained(samples, delta.size, encoding, metrics, open_codec(encoding, SIZE).encode(delta))
 
     def room(self, name: str, size: int) -> memoryview:

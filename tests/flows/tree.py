@@ -31,6 +31,7 @@ from msrt.trust.invite import Invite
 from msrt.world.network import Faults
 from msrt.world.seat import builder
 from msrt.world.simulation import Simulation
+from msrt_cloud.accounting import account
 from msrt_cloud.master import CloudSetup
 from msrt_cloud.prepare import prepare_inline
 from msrt_device.worker import DeviceSetup
@@ -84,6 +85,11 @@ async def _prepare(path, out, _options):
         target.write_bytes(files[name])
         placed[name] = msgspec.structs.replace(file, path=str(target))
     return msgspec.structs.replace(prepared, files=placed)
+
+
+async def _account(asked):
+    """In this process."""
+    return account(asked)
 
 
 class Joined:
@@ -206,6 +212,7 @@ class Tree:
             listen=[("mem://", Credentials(secret_key=plan.identity.link_secret))],
             prepare=_prepare,
             workshop=lambda _job: SimulatedTrainer(),
+            accountant=_account,
             config=CloudConfig(**{"lease_s": LEASE_S, "rollout_window_s": 0.5, **self.cloud_config}),
         )
 

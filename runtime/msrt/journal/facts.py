@@ -280,6 +280,8 @@ class JobCreated(_Fact, frozen=True, tag="job.created"):
     """Digest of those weights."""
     events: int = 0
     """Events that had come of its trigger's model, ever, when it was created."""
+    spent: tuple[tuple[float, float, int, int], ...] = ()
+    """Of a private job: noise, sampling rate, steps a round and rounds of the jobs that it goes on from."""
 
     @property
     def key(self) -> Key:

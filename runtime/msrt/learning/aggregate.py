@@ -19,7 +19,7 @@ from msrt.learning.compress import Codec
 from msrt.learning.compress.codec import slices
 from msrt.learning.vector import Vector, load
 
-__all__ = ["NormGuard", "RunningSum", "check"]
+__all__ = ["NormGuard", "RunningSum", "check", "scale_down"]
 
 
 MEMORY: Final = 64
@@ -35,6 +35,11 @@ def check(payload: Buffer, codec: Codec) -> float:
     if not math.isfinite(squares):
         raise BadUpdate("the update holds NaN, infinity or numbers too large to square")
     return math.sqrt(squares)
+
+
+def scale_down(norm: float, clip: float) -> float:
+    """What is left of an update of this norm, where a clip is set (0: none is)."""
+    return min(1.0, clip / norm) if clip and norm > 0 else 1.0
 
 
 class RunningSum:
@@ -75,14 +80,23 @@ class NormGuard:
     One per job and master, kept over rounds: the first round has only the absolute limit to go by.
     """
 
-    def __init__(self, limit: float = 1e6, factor: float = 30.0) -> None:
+    FACTOR: Final = 30.0
+
+    def __init__(self, limit: float = 1e6, factor: float = FACTOR) -> None:
         self.limit, self.factor = limit, factor
         self._seen: deque[float] = deque(maxlen=MEMORY)
 
     @classmethod
-    def for_weights(cls, norm: float, factor: float = 30.0) -> NormGuard:
+    def for_weights(cls, norm: float, factor: float = FACTOR) -> NormGuard:
         """A guard for a model whose weights have this norm: one step may not be a hundred times the model."""
         return cls(100.0 * (1.0 + norm), factor)
+
+    @classmethod
+    def for_private(cls, noise: float) -> NormGuard:
+        """Where updates are hidden. With `noise` of the nodes' own they are as long as that makes them: only the median
+        bounds them. Without it every finite norm passes: whom a guard refuses depends on the others, and tells of them.
+        """
+        return cls(math.inf, cls.FACTOR if noise else math.inf)
 
     @classmethod
     def for_model(cls, weights: Buffer) -> NormGuard:
@@ -93,7 +107,7 @@ class NormGuard:
         """Remember a norm as usual, or raise BadUpdate and forget it."""
         if not norm <= self.limit:
             raise BadUpdate(f"an update of norm {norm:.3g}, the limit is {self.limit:.3g}")
-        if len(self._seen) >= ENOUGH:
+        if len(self._seen) >= ENOUGH and math.isfinite(self.factor):
             usual = median(self._seen)
             if usual > 0 and norm > self.factor * usual:
                 raise BadUpdate(f"an update of norm {norm:.3g}, usual are {usual:.3g}")

@@ -15,7 +15,7 @@ from msrt.operator.train_export import FILE, export, write_csv, write_json
 from msrt.operator.train_list import list_jobs
 from msrt.operator.train_logs import logs
 from msrt.operator.train_simulate import simulate
-from msrt.operator.train_watch import size, watch_job
+from msrt.operator.train_watch import NOTED, size, watch_job
 from msrt.training.bundle import pack
 
 __all__ = ["train"]
@@ -114,7 +114,7 @@ def status(
 def _table(rows: list[dict[str, Any]]) -> None:
     shown = [
         {
-            **row, "metrics": {key: row["metrics"][key] for key in ("loss", "accuracy") if key in row["metrics"]},
+            **row, "metrics": {key: row["metrics"][key] for key in NOTED if key in row["metrics"]},
             "up": size(row["bytes_up"]), "down": size(row["bytes_down"]), "waits_for": row["stragglers"],
             "trigger": _trigger(row.get("trigger")),
         }

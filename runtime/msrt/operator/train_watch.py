@@ -22,6 +22,7 @@ LOOK_S: Final = 0.3
 LAST: Final = 8
 """Rounds shown on a terminal."""
 NAMES: Final = 4
+NOTED: Final = ("loss", "accuracy", "epsilon")
 UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -97,13 +98,14 @@ def view(row: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
 
 def _last_rounds(rounds: list[dict[str, Any]]) -> Table:
     names = ("round", "loss", "accuracy", "worst tenth", "seconds", "nodes", "absent", "failed", "up", "down")
-    drawn = Table(*names, box=None, pad_edge=False, header_style="bold")
+    private = ("epsilon",) if any("epsilon" in one for one in rounds) else ()
+    drawn = Table(*names, *private, box=None, pad_edge=False, header_style="bold")
     for one in rounds:
         numbers = (one.get("loss"), one.get("accuracy"), one.get("worst_decile"), one["seconds"])
         drawn.add_row(
             str(one["round"]), *(_number(value) for value in numbers), str(one.get("nodes", "-")),
             _names(one.get("stragglers", [])) or "-", str(len(one.get("failed", ()))),
-            size(one["bytes_up"]), size(one["bytes_down"]),
+            size(one["bytes_up"]), size(one["bytes_down"]), *(_number(one.get(name)) for name in private),
         )  # fmt: skip
     return drawn
 
@@ -123,7 +125,7 @@ def _names(names: list[str]) -> str:
 
 def _note(row: dict[str, Any]) -> str:
     metrics = row.get("metrics") or {}
-    shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in ("loss", "accuracy"))
+    shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in NOTED)
     told = f"{_of(row, 'reported', 'expected')} reported" if row["expected"] else ""
     waits = f"waiting for {_names(row['stragglers'])}" if row["stragglers"] else ""
     traffic = f"up {size(row['bytes_up'])} down {size(row['bytes_down'])}" if row["bytes_up"] else ""

@@ -530,6 +530,15 @@ class Secured(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a region's sum: of all its nodes together, where nobody knows a single one's."""
 
 
+class PrivatePlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one update tells is hidden by noise."""
+
+    noise: float = 0.0
+    """A device adds noise of this standard deviation, over the job's clip; 0: it adds none, the cloud does."""
+    releases: int = 0
+    """So many times may it send what it noised; 0: no end."""
+
+
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a job does its rounds."""
 
@@ -555,6 +564,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """Updates are masked; None: they are not."""
     rule: str = ""
     """What a region makes of its devices' updates (see msrt.learning.rules); empty: their weighted mean."""
+    private: PrivatePlan | None = None
+    """What one update tells is hidden, and none refused for how long it is; None: it is not."""
 
 
 class RoundOpen(_Session, frozen=True, tag="round.open"):

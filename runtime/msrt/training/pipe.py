@@ -58,6 +58,10 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
 
     work_s: float = 0.0
     """After so many seconds it sends what it has done; 0: it does all its epochs."""
+    noise: float = 0.0
+    """Of a private job: standard deviation of the noise that the node adds, over the job's clip."""
+    releases: int = 0
+    """So often may it give away what it noised, in the whole job; 0: no end."""
 
 
 WHOLE: Final = Asked()

@@ -140,6 +140,11 @@ class Runner:
     def _train(self, local: Local, residuals: Residuals, command: pipe.DoTrain) -> pipe.Trained:
         weights = self._weights(local, command.weights)
         delta, samples, metrics = local.train(weights, command.node, command.round, within=command.asked.work_s)
+        if local.config.privacy is not None:
+            from msrt.training.private import Shield  # noqa: PLC0415 - brings cryptography
+
+            samples = 1  # how many there are is nobody's business
+            delta, metrics = Shield(local.config.privacy, residuals.work, command.asked).leave(delta, metrics)
         seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
         feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
         payload = feedback.encode(delta, command.round)

@@ -23,6 +23,9 @@ SPELT = {
     "`[aggregate]`": "aggregate.clip = 3.0",
     "`train.proximal`": "train.proximal = 0.1",
     "`train.within_s`": "train.within_s = 2.0",
+    '`privacy.mode = "central"`': 'privacy = {mode = "central", clip = 1.0, noise = 1.0}\ncompression = "fp32"',
+    "`[privacy]`": 'privacy = {mode = "local", clip = 1.0, noise = 1.0}',
+    "`[cluster]`": "cluster.processes = 2",
 }
 """How a job.toml has each feature, and nothing else."""
 

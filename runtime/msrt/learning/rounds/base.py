@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from msrt.learning.aggregate import NormGuard
+from msrt.learning.aggregate import NormGuard, scale_down
 from msrt.learning.events import Arrived
 from msrt.learning.pacing import Pace
 from msrt.protocol.messages import UpdateMeta
@@ -69,7 +69,7 @@ class Terms(msgspec.Struct, frozen=True):
 
     def scale(self, norm: float) -> float:
         """What is left of an update of this norm."""
-        return min(1.0, self.clip / norm) if self.clip and norm > 0 else 1.0
+        return scale_down(norm, self.clip)
 
     def weight(self, age: int) -> float:
         """Of an update so many rounds old, against a fresh one."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "IMPOSSIBLE", "refuse", "table"]
 
+CENTRAL: Final = '`privacy.mode = "central"`'
+
 FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
     "`aggregate.rule` but mean": lambda job: job.aggregate.opened.robust,
     "`aggregate.rule` median, trimmed or bulyan": lambda job: job.aggregate.opened.by_coordinate,
@@ -27,6 +29,9 @@ FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
     "`[aggregate]`": lambda job: job.aggregate != type(job.aggregate)(),
     "`train.proximal`": lambda job: job.train.proximal > 0,
     "`train.within_s`": lambda job: job.train.within_s > 0,
+    CENTRAL: lambda job: job.privacy is not None and job.privacy.mode == "central",
+    "`[privacy]`": lambda job: job.privacy is not None,
+    "`[cluster]`": lambda job: job.cluster is not None,
 }  # fmt: skip
 """As job.toml spells it, and whether a job has it."""
 
@@ -42,6 +47,12 @@ IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("`[parameter_server]`", "`[aggregate]`", "a push moves the model as it comes, no rule sees them together"),
     ("`[parameter_server]`", "`train.proximal`", "a worker takes gradients where the model is, it strays nowhere"),
     ("`[parameter_server]`", "`train.within_s`", "a push is so many batches: see `push_every`"),
+    (CENTRAL, "`pace.buffer`", "a node could count twice in what one noise hides"),
+    (CENTRAL, '`pace.late = "next"`', "a node could count twice in what one noise hides"),
+    (CENTRAL, "`pace.steps` above 1", "a region's own sums would reach its devices without noise"),
+    (CENTRAL, "`[aggregate]`", "its noise is made for the mean of updates that `privacy.clip` bounds"),
+    ("`[privacy]`", "`[parameter_server]`", "what is spent is counted in rounds, and a push leaves in every step"),
+    ("`[privacy]`", "`[cluster]`", "its processes hand their updates over without clip and noise"),
 )  # fmt: skip
 """(feature, feature, why not)."""
 

@@ -16,6 +16,7 @@ from msrt.training.settings.combinations import refuse
 from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.local import Limits, TrainSettings
 from msrt.training.settings.parameter_server import ParameterServer
+from msrt.training.settings.privacy import Privacy, clash
 from msrt.training.settings.rounds import Compression, Pacing
 from msrt.training.settings.server import ServerSettings
 
@@ -56,6 +57,7 @@ class JobConfig(Table, frozen=True):
     parameter_server: ParameterServer | None = None
     limits: Limits = Limits()
     cluster: ClusterSettings | None = None
+    privacy: Privacy | None = None
     baseline: Baseline | None = None
     publish: Publish | None = None
     trigger: Trigger | None = None
@@ -71,6 +73,8 @@ class JobConfig(Table, frozen=True):
             raise ValueError("[trigger] starts nothing: give it `events`, `drift` or both")
         if self.trigger is not None and not self.watched:
             raise ValueError("[trigger] watches no model: name one in it, or in [publish]")
+        if self.privacy is not None and (why := clash(self.privacy, self.links)):
+            raise ValueError(why)
         if self.parameter_server is not None:
             self._check_shards()
 
@@ -96,8 +100,8 @@ class JobConfig(Table, frozen=True):
 
     @property
     def heaviest(self) -> int:
-        """Samples that one node may weigh: to a robust rule all weigh the same."""
-        return 1 if self.aggregate.opened.robust else self.max_samples
+        """Samples that one node may weigh: to a robust rule all weigh the same, and where each hides among others."""
+        return 1 if self.aggregate.opened.robust or self.privacy else self.max_samples
 
     @property
     def links(self) -> Compression:
