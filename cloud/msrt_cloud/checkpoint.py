@@ -8,6 +8,7 @@ that were compressed. The change of a round is taken from what the nodes have, s
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from msrt.buffers import Buffer
 from msrt.journal.facts import JobAdvanced
 from msrt.journal.state import Job
 from msrt.learning.compress import change, open_codec
+from msrt.learning.control import Shares, moved_with_control
 from msrt.learning.events import Finish
 from msrt.learning.optimise import moved
 from msrt.learning.vector import Vector, load, save
@@ -62,12 +64,16 @@ class Checkpoint:
         self.weights, self.served, self.data = fact.weights, fact.served or fact.weights, data
         self.chain, self.older, self.memory, self._counts = fact.chain, fact.older, fact.memory, fact.counted
 
-    async def advance(self, number: int, mean: Vector, outcome: Finish) -> JobAdvanced:
-        """What the journal shall say of a round with this mean. All that it names is on disk then."""
+    async def advance(self, number: int, mean: Vector, outcome: Finish, shares: Shares | None = None) -> JobAdvanced:
+        """What the journal shall say of a round with this mean. All that it names is on disk then.
+
+        `shares` is for controls beside the model (SCAFFOLD).
+        """
         t, down, server = self._t, self._config.links.down, self._config.server
         before, state = await self._weights(), await t.artifacts.read(self.memory) if self.memory else b""
         rate = server.rate(number - 1, self._config.rounds)
-        new, state = await t.world.offload(moved, server.recipe, before, state, mean, rate)
+        step = moved if shares is None else partial(moved_with_control, shares=shares)
+        new, state = await t.world.offload(step, server.recipe, before, state, mean, rate)
         weights = await t.artifacts.put_bytes(new)
         memory = await t.artifacts.put_bytes(state) if state else ""
         served, chain, data = weights, self.chain, new

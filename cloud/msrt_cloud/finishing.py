@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.journal.facts import JobCreated
+from msrt.learning.control import parts
 from msrt.learning.vector import peek
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
@@ -42,14 +43,14 @@ async def finish(
 ) -> None:  # fmt: skip
     """`nodes` took part in the last round; `say` tells what is being done. Raises JobFailed."""
     curves = training.curves
-    await curves.end(job, parameters=peek(data)[0].size)
+    await curves.end(job, parameters=parts(peek(data)[0])[0].size)
     if config.baseline is not None and nodes:
         say("measuring the baselines")
-        judged = await workshop.evaluate(data, nodes, WORK_S)
         base = await workshop.baseline(nodes, WORK_S)
-        await curves.end(
-            job, accuracy=judged.metrics.get("accuracy"), alone_mean=base.alone_mean, pooled=base.pooled
-        )  # fmt: skip
+        await curves.end(job, alone_mean=base.alone_mean, pooled=base.pooled)
+        if not config.train.keep_local:  # else each node has a model of its own, judged in each round
+            judged = await workshop.evaluate(data, nodes, WORK_S)
+            await curves.end(job, accuracy=judged.metrics.get("accuracy"))
     wanted = config.publish
     if wanted is None:
         return

@@ -19,7 +19,7 @@ from msrt.learning.aggregate import NormGuard
 from msrt.learning.notes import worst_decile
 from msrt.learning.pacing import Durations, Pace, patient
 from msrt.learning.rounds import GlobalRound, Terms
-from msrt.learning.selection import draw
+from msrt.learning.selection import select
 from msrt.learning.vector import l2_norm, load, peek
 from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, UpdateMeta
 from msrt.training.settings import JobConfig
@@ -30,6 +30,7 @@ from msrt_cloud.job_views import absent
 from msrt_cloud.muster import candidates, muster
 from msrt_cloud.open_round import OpenRound
 from msrt_cloud.privacy import Spending
+from msrt_cloud.records import Draw, Records
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -54,6 +55,9 @@ class RunningJob:
         self._until = until
         self._workshop = training.workshop(self.name)
         self._round: OpenRound | None = None
+        self._records = Records(training.nodes, training.world.offload, self.name)
+        self._silent: frozenset[str] = frozenset()
+        """Who did not answer a round that was given up: its next try rather asks others."""
         self._durations = Durations(config.pace.deviations)
         self._spending: Spending | None = None
         self.regions: dict[str, TrainProgress] = {}
@@ -93,6 +97,7 @@ class RunningJob:
             await checkpoint.resume(job)
         else:
             await checkpoint.begin(await first_weights(self._t, self._created, self._workshop, self._say))
+        await self._records.resume(job.round)
         self._layout = peek(checkpoint.data)[0]
         self._guard = await self._norm_guard(checkpoint)
         failures, nodes, reason = 0, list[Node](), ""
@@ -106,6 +111,7 @@ class RunningJob:
                 failures += 1
                 self.waiting = why = self._why(outcome)
                 log.warning("round.abandoned", job=self.name, round=number + 1, reason=why)
+                await self._records.redraw()
                 if failures >= RETRIES:
                     raise errors.JobFailed(f"{RETRIES} rounds in a row were given up: {why}")
                 await self._pause(failures)
@@ -157,8 +163,8 @@ class RunningJob:
 
     # --- a round -------------------------------------------------------------------------------------------------
 
-    async def _gather(self, number: int) -> tuple[dict[str, int], int]:
-        """Wait for enough devices; node id of who takes part to its index among all of them, and how many they are."""
+    async def _gather(self, number: int) -> tuple[Draw, list[str]]:
+        """Wait for enough devices. Whom the round asks, and all who could be."""
         t, config = self._t, self._config
         due = muster(t.writer.state, t.writer.state.jobs[self.name], config.least_nodes, config.select, self._until)
         while True:
@@ -166,13 +172,30 @@ class RunningJob:
             devices = [device.node for device in t.participants(config.select)]
             self.waiting = due.missing(t.fleet.heard(), devices, t.world.now())
             if not self.waiting:
-                drawn = set(draw(devices, config.max_nodes, self.name, number))
-                return {node: index for index, node in enumerate(devices) if node in drawn}, len(devices)
+                return await self._draw(number, devices), devices
             await asyncio.sleep(GATHER_S)
 
+    async def _draw(self, number: int, devices: list[str]) -> Draw:
+        """A round that is opened again by another process asks the same nodes."""
+        sampling, records = self._config.sampling, self._records
+        found = records.drawn(number)
+        if found is not None:
+            return found
+        wanted = self._config.wanted(len(devices))
+        heard = [node for node in devices if node not in self._silent]
+        chosen = heard if len(heard) >= wanted.count else devices
+        if len(chosen) > wanted.count:
+            chosen = await self._t.world.offload(select, chosen, records.history.seen, wanted, self.name, number)
+        places = {node: index for index, node in enumerate(devices)}
+        fresh = Draw(number, {node: places[node] for node in chosen}, len(devices))
+        if sampling.partial:
+            await records.draw(fresh)
+        return fresh
+
     async def _one_round(self, number: int, checkpoint: Checkpoint) -> tuple[e.Finish | e.Abandon, list[Node]]:
-        participants, count = await self._gather(number)
-        message = self._message(number, checkpoint, count)
+        drawn, everyone = await self._gather(number)
+        participants = drawn.nodes
+        message = self._message(number, checkpoint, drawn.count)
         machine = self._machine(number, participants, checkpoint)
         rule = self._config.aggregate.opened
         self._round = current = OpenRound(
@@ -181,12 +204,15 @@ class RunningJob:
         self.waiting = ""
         try:
             outcome = await current.run()
-            if isinstance(outcome, e.Finish):
+            self._silent = frozenset()
+            if isinstance(outcome, e.Abandon):
+                self._silent = machine.participants - machine.here
+            else:
                 await self._checkpoint(current, outcome, checkpoint)
                 current.say_closed(outcome, self._config.pace.since(number + 1))
         finally:
             current.close()
-        nodes = [Node(id=node, index=index, count=count) for node, index in participants.items()]
+        nodes = [Node(id=node, index=index, count=len(everyone)) for index, node in enumerate(everyone)]
         return outcome, nodes
 
     def _message(self, number: int, checkpoint: Checkpoint, count: int) -> RoundOpen:
@@ -251,19 +277,27 @@ class RunningJob:
             outcome = msgspec.structs.replace(outcome, metrics=outcome.metrics | spent)
         metrics = outcome.metrics
         whole = len(checkpoint.data)
-        fact = await checkpoint.advance(number, mean, outcome)
+        machine, history = current.machine, self._records.history
+        scaffold = self._config.train.algorithm == "scaffold"
+        shares = history.shares(outcome.included) if scaffold else None
+        fact = await checkpoint.advance(number, mean, outcome, shares)
+        shown = {}
+        if scaffold or self._config.sampling.partial:
+            shown = history.after(number, machine.participants, outcome.included, machine.notes)
+            await self._records.add(shown)
         row = {
             "round": number, "wall": t.world.wall(), "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
             "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
             "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
             "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
-            "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(current.machine.notes.values()),
-            "work": metrics.get("work"),
+            "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(machine.notes.values()),
+            "work": metrics.get("work"), "asked": len(machine.participants), "eligible": current.message.count,
             **spent,
         }  # fmt: skip
         await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))
         await t.writer.append(fact)
         await checkpoint.commit(fact)
+        history.settle(shown)
         log.info("round.closed", job=self.name, round=number, nodes=len(outcome.included), **metrics)
 
     # --- the end -------------------------------------------------------------------------------------------------

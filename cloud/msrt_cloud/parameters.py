@@ -23,7 +23,7 @@ from msrt.journal.facts import JobAdvanced, JobCreated, JobPlaced
 from msrt.journal.state import Job
 from msrt.learning.parameter_server.shard import read_kept
 from msrt.learning.parameter_server.shards import place, spans
-from msrt.learning.selection import draw
+from msrt.learning.selection import Wanted, select
 from msrt.learning.vector import Layout, Vector, peek, save
 from msrt.protocol.messages import RoundClosed, RoundNote, ShardMeta, TrainProgress, UpdateMeta
 from msrt.training.settings import JobConfig
@@ -160,7 +160,7 @@ class ParameterJob:
 
     def _candidates(self) -> list[str]:
         devices = [device.node for device in self._t.participants(self._config.select)]
-        return draw(devices, self._config.max_nodes, self.name, 0)
+        return select(devices, {}, Wanted(count=self._config.max_nodes), self.name, 0)
 
     def _edges(self) -> list[str]:
         return sorted(node for node, edge in self._t.fleet.edges.items() if edge.alive)

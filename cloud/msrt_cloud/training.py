@@ -7,6 +7,7 @@ and the artifact store (bundle, weights). Each job runs in a task of its own: no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from msrt_cloud.job import RunningJob
 from msrt_cloud.job_views import report, row
 from msrt_cloud.parameters import ParameterJob
 from msrt_cloud.privacy import inherited, settle
+from msrt_cloud.records import Records
 from msrt_cloud.registry import Registry
 from msrt_cloud.rollouts import Rollouts
 from msrt_cloud.tally import Tally
@@ -89,6 +91,8 @@ class Training:
         self._jobs: dict[str, RunningJob | ParameterJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.curves = Curves(means.world.disk.store("curves"), means.world.offload)
+        self.nodes = means.world.disk.store("nodes")
+        """What nodes showed, by job: see `Records`."""
 
     async def resume(self) -> None:
         """Go on with every job that the journal says is not over."""
@@ -171,6 +175,8 @@ class Training:
                 log.warning("job.end_not_written", job=name, error=error.text)
                 await asyncio.sleep(AGAIN_S)
         self._pin()
+        with contextlib.suppress(errors.DiskFull):
+            await Records(self.nodes, self.world.offload, name).forget()
         self.tell(RoundClosed(name, job.round, (), state))
         log.info("job.ended", job=name, state=state)
 

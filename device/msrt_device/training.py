@@ -28,6 +28,7 @@ __all__ = ["Training"]
 log = structlog.get_logger()
 T = TypeVar("T")
 RESEND_S: Final = 2.0
+COUNTED: Final = "counted/"
 LEAST_S: Final = 0.001
 """Of work, where fetching took all the time that a node may work: one batch."""
 INLINE: Final = 64 << 10
@@ -64,6 +65,8 @@ class Training:
         self._world, self._store, self._node, self._cloud = world, store, node, cloud_identity
         self._trainer_for, self._artifacts, self._fetch = trainer, artifacts, fetch
         self._trainers: dict[str, Trainer] = {}
+        self._counted = {key.removeprefix(COUNTED): int(value) for key, value in store.scan(COUNTED)}
+        """By job: the newest round whose update of this node is in the model."""
         self._kept = {key: wire.unpack(value, _Kept) for key, value in store.scan("update/")}
         self._peer: Peer | None = None
         self._training: dict[str, tuple[RoundOpen, asyncio.Task[None]]] = {}
@@ -97,7 +100,7 @@ class Training:
             meta = kept.meta
             if meta.job != message.job or not _counts(meta, message):
                 continue
-            if not kept.lost:
+            if not kept.lost and not meta.error:  # what failed is tried again: its cause may be over
                 here = here or (meta.round, meta.step) == this
                 self._push_later(key)
         if here:
@@ -124,6 +127,7 @@ class Training:
         for key in gone:
             del self._kept[key]
             self._store.put(key, None)
+        self._remember(message, me, ended=ended)
         if gone:
             self._pin()
             await self._commit()
@@ -135,6 +139,14 @@ class Training:
             for table in (self._next, self._training, self._told):
                 table.pop(message.job, None)
             await self._drop_trainer(message.job)
+
+    def _remember(self, message: RoundClosed, me: str, *, ended: bool) -> None:
+        """Which update of this node is in the model: made durable with the update's end."""
+        if ended and self._counted.pop(message.job, None) is not None:
+            self._store.put(COUNTED + message.job, None)
+        elif not ended and me in message.included:
+            self._counted[message.job] = message.round
+            self._store.put(COUNTED + message.job, b"%d" % message.round)
 
     async def stop(self) -> None:
         """End every process; updates stay on disk."""
@@ -195,7 +207,7 @@ class Training:
         work_s = message.plan.work_s
         left = max(LEAST_S, work_s - (now - opened)) if work_s else 0.0
         private = message.plan.private or PrivatePlan()
-        asked = Asked(left, private.noise, private.releases)
+        asked = Asked(left, private.noise, private.releases, self._counted.get(message.job, 0))
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
         weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
         return await trainer.train(node, turn, weights, message.compression, within, asked)

@@ -16,9 +16,11 @@ import torch
 from msrt.errors import InvalidJob
 from msrt.learning.vector import Array, Vector
 from msrt.training.flat import FlatModel
-from msrt.training.methods import FedAvg, Method, method_of
+from msrt.training.methods import FedAvg, Method, Scaffold, method_of
 from msrt.training.settings import JobConfig
+from msrt.training.shelf import Keeper, Memory
 from msrt.training.task import Batch, Data, Node, Task
+from msrt.training.travel import Travel
 
 __all__ = ["Bound", "Local", "length_of", "load_task", "number_of", "take"]
 
@@ -60,17 +62,29 @@ class Local:
         torch.manual_seed(config.seed)
         self.model = task.model()
         self._flat = FlatModel(self.model)
-        self.layout = self._flat.layout
+        controlled = [name for name, own in self.model.named_parameters() if own.requires_grad]
+        scaffold = config.train.algorithm == "scaffold"
+        self._travel = Travel(self._flat.layout, config.train.keep_local, controlled if scaffold else ())
+        self.layout = self._travel.layout
+        """Of what travels: see `Travel`."""
         self._initial = self._flat.vector().copy()
+        self._keepers: dict[str, Keeper] = {}
         self._data: dict[tuple[str, int, int], tuple[Data, Data]] = {}
 
     def initial(self) -> Vector:
         """The weights everybody starts from; the seed decides."""
-        return self._initial.copy()
+        controls = np.zeros(self._travel.controlled.size, np.float32)
+        return np.concatenate([self._travel.sent(self._initial), controls])
 
-    def put(self, weights: Vector) -> None:
-        """Load a flat vector into the model."""
-        self._flat.put(weights)
+    def put(self, weights: Vector, kept: Vector | None = None) -> None:
+        """Load a travelling vector into the model, beside a node's own tensors, or those that all began with.
+
+        Raises InvalidJob for one of another size.
+        """
+        if weights.size != self.layout.size:
+            raise InvalidJob(f"the vector has {weights.size} elements, the model {self.layout.size}")
+        travel = self._travel
+        self._flat.put(travel.whole(weights, travel.kept(self._initial) if kept is None else kept))
 
     def vector(self) -> Vector:
         """The model's weights now. Valid until they are trained or loaded again."""
@@ -93,28 +107,69 @@ class Local:
         return self._data[key]
 
     def train(
-        self, weights: Vector, node: Node, round_: int, *, work: float = 1.0, within: float = 0.0
+        self,
+        weights: Vector,
+        node: Node,
+        round_: int,
+        *,
+        work: float = 1.0,
+        within: float = 0.0,
+        keeper: Keeper | None = None,
+        counted: int | None = None,
     ) -> tuple[Vector, int, dict[str, float]]:
-        """(delta of the weights, samples, metrics). Raises InvalidJob where the node has no data.
+        """(delta of what travels, samples, metrics). Raises InvalidJob where the node has no data.
 
         A straggler does the share `work` of its epochs, or what it can in `within` seconds (0: all); the metric `work`
-        is what it has done.
+        is what it has done. What the node keeps to itself lies with `keeper`, or in memory. `counted` is the newest
+        round whose update of it is in the model; left out, the newest that it trained.
         """
+        keeper = keeper or self._keepers.setdefault(node.id, Memory())
         soonest = min((limit for limit in (within, self.config.train.within_s) if limit), default=math.inf)
         bound = Bound(work, self._now() + soonest)
         train, test = self.data(node)
         if not _length(train):
             raise InvalidJob(f"node {node.id} has no training data")
-        self.put(weights)
+        own = self._recall(keeper, "head", round_, self._travel.kept(self._initial))
+        self.put(weights, own)
         metrics = self._judge(test)
-        seed = (self.config.seed, round_, node.index)
-        fitted = self._fit(train, self.config.train.epochs, seed, method_of(self.config.train), bound)
+        start = self._travel.whole(weights, own)
+        method = self._method(weights, keeper, round_ if counted is None else min(counted + 1, round_))
+        fitted = self._fit(train, self.config.train.epochs, (self.config.seed, round_, node.index), method, bound)
         metrics |= {"train_loss": fitted.loss, "work": fitted.work}
-        return self._flat.vector() - weights, _length(train), metrics
+        return self._left(keeper, round_, self._flat.vector() - start, method, fitted), _length(train), metrics
+
+    def _method(self, weights: Vector, keeper: Keeper, round_: int) -> Method:
+        """Of this round, with what the node kept of an earlier one."""
+        settings, travel = self.config.train, self._travel
+        if settings.algorithm == "scaffold":
+            own = self._recall(keeper, "control", round_, np.zeros(travel.controlled.size, np.float32))
+            return Scaffold(travel.controlled, travel.control(weights), own)
+        return method_of(settings)
+
+    def _left(self, keeper: Keeper, round_: int, way: Vector, method: Method, fitted: Fitted) -> Vector:
+        """What travels of a round; what stays is kept."""
+        travel = self._travel
+        if travel.keeps:
+            keeper.keep("head", round_, travel.kept(self._flat.vector()).tobytes())
+        if not isinstance(method, Scaffold):
+            return travel.sent(way)
+        fresh = method.finish(travel.trained(way), fitted.steps)
+        keeper.keep("control", round_, fresh.tobytes())
+        return np.concatenate([travel.sent(way), fresh - method.own])
+
+    def _recall(self, keeper: Keeper, name: str, round_: int, first: Vector) -> Vector:
+        """What the node kept, or what it begins with; a broken file is as good as none."""
+        if not first.size:
+            return first
+        state = keeper.before(name, round_)
+        return np.frombuffer(state, np.float32) if state and len(state) == first.nbytes else first
 
     def evaluate(self, weights: Vector, nodes: Sequence[Node]) -> tuple[int, dict[str, float]]:
         """(samples, means) over the test data of all nodes together."""
         self.put(weights)
+        return self._judged(nodes)
+
+    def _judged(self, nodes: Sequence[Node]) -> tuple[int, dict[str, float]]:
         parts = [(test, _length(test)) for _, test in map(self.data, nodes)]
         samples = sum(length for _, length in parts)
         total: dict[str, float] = {}
@@ -124,7 +179,9 @@ class Local:
         return samples, total
 
     def baseline(self, nodes: Sequence[Node]) -> tuple[list[float], float]:
-        """(accuracy of each node alone, accuracy of pooled data), judged on the test data of all nodes."""
+        """(accuracy of each node alone, accuracy of pooled data), judged on the test data of all nodes; alone on its
+        own, where nodes keep a part of the model to themselves.
+        """
         settings = self.config.baseline
         epochs = (settings.epochs if settings else 0) or self.config.rounds * self.config.train.epochs
         start = self.initial()
@@ -132,13 +189,13 @@ class Local:
         for node in nodes:
             self.put(start)
             self._fit(self.data(node)[0], epochs, (self.config.seed, -3, node.index))
-            alone.append(self._accuracy(nodes))
+            alone.append(self._accuracy([node] if self._travel.keeps else nodes))
         self.put(start)
         self._fit(_joined([self.data(node)[0] for node in nodes]), epochs, (self.config.seed, -2, 0))
         return alone, self._accuracy(nodes)
 
     def _accuracy(self, nodes: Sequence[Node]) -> float:
-        return self.evaluate(self._flat.vector().copy(), nodes)[1].get("accuracy", 0.0)
+        return self._judged(nodes)[1].get("accuracy", 0.0)
 
     def _fit(
         self, train: Data, epochs: int, seed: tuple[int, int, int], method: Method = PLAIN, bound: Bound = WHOLE
@@ -149,7 +206,7 @@ class Local:
         generator = torch.Generator().manual_seed(number)
         torch.manual_seed(number)
         optimiser = self.task.optimiser(self.model, settings)
-        method.begin(self.model)
+        method.begin(self.model, optimiser)
         self.model.train()
         total, seen, steps = 0.0, 0, 0
         whole = epochs * math.ceil(_length(train) / settings.batch)

@@ -62,6 +62,8 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a private job: standard deviation of the noise that the node adds, over the job's clip."""
     releases: int = 0
     """So often may it give away what it noised, in the whole job; 0: no end."""
+    counted: int = 0
+    """The newest round whose update of this node is in the model, as far as the node knows."""
 
 
 WHOLE: Final = Asked()

@@ -27,6 +27,7 @@ from msrt.learning.compress import Codec, ErrorFeedback, open_codec
 from msrt.training import pipe
 from msrt.training.limits import allow_cpu, die_with, limit
 from msrt.training.settings import CONFIG, JobConfig, parse_config
+from msrt.training.shelf import Keeper, Shelf
 
 if TYPE_CHECKING:
     from msrt.training.local import Local
@@ -47,35 +48,25 @@ def _pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 class Residuals:
-    """The error feedback of each round as a file; a round begins with the newest of an earlier one."""
+    """The error feedback of each round; a round begins with that of an earlier one."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
-
-    def _all(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.stem.partition("-")[2]), path) for path in self.work.glob("residual-*.f32"))
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
 
     def before(self, round_: int, codec: Codec, seed: int) -> ErrorFeedback:
-        """The state to begin this round with; older files are dropped, a broken one means zero."""
-        earlier = [entry for entry in self._all() if entry[0] < round_]
-        for _, path in earlier[:-1]:
-            path.unlink()
-        if not earlier:
+        """The state to begin this round with; a broken one means zero."""
+        earlier = self._keeper.before("residual", round_)
+        if earlier is None:
             return ErrorFeedback(codec, seed)
         try:
-            return ErrorFeedback.load(earlier[-1][1].read_bytes(), codec, seed)
+            return ErrorFeedback.load(earlier, codec, seed)
         except Corrupt as error:
             print(f"error feedback dropped: {error}", file=sys.stderr)  # noqa: T201 - stderr is the job's log
-            earlier[-1][1].unlink()
             return ErrorFeedback(codec, seed)
 
     def keep(self, round_: int, feedback: ErrorFeedback) -> None:
-        if feedback.empty:
-            return
-        target = self.work / f"residual-{round_}.f32"
-        fresh = target.with_suffix(".new")
-        fresh.write_bytes(feedback.save())
-        fresh.replace(target)
+        if not feedback.empty:
+            self._keeper.keep("residual", round_, bytes(feedback.save()))
 
 
 class Runner:
@@ -84,7 +75,7 @@ class Runner:
     def __init__(self) -> None:
         self.config: JobConfig | None = None
         self.local: Local | None = None
-        self.residuals: Residuals | None = None
+        self.shelf: Shelf | None = None
         self.steps: Steps | None = None
         self._rooms: dict[str, memoryview] = {}
 
@@ -92,7 +83,7 @@ class Runner:
         """Carry out one command. Raises whatever user code raises."""
         if isinstance(command, pipe.Open):
             return self._open(command)
-        if self.local is None or self.residuals is None or self.config is None:
+        if self.local is None or self.shelf is None or self.config is None:
             raise InvalidJob("no job is open")
         allow_cpu(self.config.limits.cpu_s)
         match command:
@@ -100,7 +91,7 @@ class Runner:
                 Path(weights).write_bytes(vector.save(self.local.layout, self.local.initial()))
                 return pipe.Done(self.local.layout.size)
             case pipe.DoTrain():
-                return self._train(self.local, self.residuals, command)
+                return self._train(self.local, self.shelf, command)
             case pipe.DoStep():
                 return self._step(self.local, command)
             case pipe.DoEvaluate(weights, nodes):
@@ -128,7 +119,7 @@ class Runner:
             from msrt.training.cluster.local import ClusterLocal  # noqa: PLC0415 - only a cluster needs it
 
             self.local = ClusterLocal(task, self.config, now, sources, Path(command.work))
-        self.residuals = Residuals(Path(command.work))
+        self.shelf = Shelf(Path(command.work))
         return pipe.Done(self.local.layout.size)
 
     def _weights(self, local: Local, path: str) -> vector.Vector:
@@ -137,14 +128,17 @@ class Runner:
             raise InvalidJob("the weights are those of another model than the task's")
         return flat
 
-    def _train(self, local: Local, residuals: Residuals, command: pipe.DoTrain) -> pipe.Trained:
+    def _train(self, local: Local, shelf: Shelf, command: pipe.DoTrain) -> pipe.Trained:
         weights = self._weights(local, command.weights)
-        delta, samples, metrics = local.train(weights, command.node, command.round, within=command.asked.work_s)
+        asked, residuals = command.asked, Residuals(shelf)
+        delta, samples, metrics = local.train(
+            weights, command.node, command.round, within=asked.work_s, keeper=shelf, counted=asked.counted
+        )
         if local.config.privacy is not None:
             from msrt.training.private import Shield  # noqa: PLC0415 - brings cryptography
 
             samples = 1  # how many there are is nobody's business
-            delta, metrics = Shield(local.config.privacy, residuals.work, command.asked).leave(delta, metrics)
+            delta, metrics = Shield(local.config.privacy, shelf.work, asked).leave(delta, metrics)
         seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
         feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
         payload = feedback.encode(delta, command.round)

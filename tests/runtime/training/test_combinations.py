@@ -26,6 +26,14 @@ SPELT = {
     '`privacy.mode = "central"`': 'privacy = {mode = "central", clip = 1.0, noise = 1.0}\ncompression = "fp32"',
     "`[privacy]`": 'privacy = {mode = "local", clip = 1.0, noise = 1.0}',
     "`[cluster]`": "cluster.processes = 2",
+    "`pace.partial`": "pace.partial = true",
+    "`aggregate.clip`": "aggregate.clip = 1.0",
+    '`train.algorithm = "scaffold"`': 'train.algorithm = "scaffold"\ntrain.momentum = 0',
+    "`train.keep_local`": 'train.keep_local = ["head.*"]',
+    '`sampling.strategy = "utility"`': 'sampling.strategy = "utility"',
+    "`[sampling]` of a part": "sampling.share = 0.5",
+    "a codec that leaves out": 'compression = "topk:.01"',
+    "`[publish]`": 'publish.model = "net"',
 }
 """How a job.toml has each feature, and nothing else."""
 

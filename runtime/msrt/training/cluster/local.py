@@ -15,6 +15,7 @@ from msrt.training.cluster.group import Group
 from msrt.training.cluster.messages import DoRound
 from msrt.training.local import Local
 from msrt.training.settings import JobConfig
+from msrt.training.shelf import Keeper
 from msrt.training.task import Node, Task
 
 __all__ = ["ClusterLocal"]
@@ -29,7 +30,15 @@ class ClusterLocal(Local):
         atexit.register(self.group.close)
 
     def train(
-        self, weights: Vector, node: Node, round_: int, *, work: float = 1.0, within: float = 0.0
+        self,
+        weights: Vector,
+        node: Node,
+        round_: int,
+        *,
+        work: float = 1.0,
+        within: float = 0.0,
+        keeper: Keeper | None = None,  # noqa: ARG002 - a group keeps nothing to itself: see the combinations
+        counted: int | None = None,  # noqa: ARG002
     ) -> tuple[Vector, int, dict[str, float]]:
         """(delta of the weights, samples, metrics), as one process has them; with the group's `processes`, `batch`,
         `step_ms` and `restarts`. Raises InvalidJob, JobFailed.

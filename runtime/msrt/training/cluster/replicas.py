@@ -84,7 +84,7 @@ class Replicas:
         self._scaler = torch.amp.GradScaler(self._place.device.type, enabled=self._settings.precision == "fp16")
         self._forget()
         self._method = method_of(settings)
-        self._method.begin(self._model)
+        self._method.begin(self._model, self._optimiser)
         self._total.zero_()
         self._model.train()
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-__all__ = ["CODEC", "Codec", "Count", "Decay", "NotNegative", "Positive", "Rate", "Seconds", "Share", "Table"]
+__all__ = ["CODEC", "Codec", "Count", "Decay", "NotNegative", "Part", "Positive", "Rate", "Seconds", "Share", "Table"]
 
 CODEC: Final = r"^(fp32|fp16|bf16|int8|sign|topk:0?\.\d{1,6}|powersgd:\d{1,2})$"
 
@@ -14,6 +14,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]

@@ -17,6 +17,7 @@ __all__ = ["FEATURES", "IMPOSSIBLE", "refuse", "table"]
 
 CENTRAL: Final = '`privacy.mode = "central"`'
 
+SCAFFOLD: Final = '`train.algorithm = "scaffold"`'
 FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
     "`aggregate.rule` but mean": lambda job: job.aggregate.opened.robust,
     "`aggregate.rule` median, trimmed or bulyan": lambda job: job.aggregate.opened.by_coordinate,
@@ -32,6 +33,16 @@ FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
     CENTRAL: lambda job: job.privacy is not None and job.privacy.mode == "central",
     "`[privacy]`": lambda job: job.privacy is not None,
     "`[cluster]`": lambda job: job.cluster is not None,
+    "`pace.partial`": lambda job: job.pace.partial,
+    "`aggregate.clip`": lambda job: job.aggregate.clip > 0,
+    SCAFFOLD: lambda job: job.train.algorithm == "scaffold",
+    "`train.keep_local`": lambda job: bool(job.train.keep_local),
+    '`sampling.strategy = "utility"`': lambda job: job.sampling.strategy == "utility",
+    "`[sampling]` of a part": lambda job: job.sampling.partial,
+    "a codec that leaves out": lambda job: any(
+        name.startswith(("topk", "sign")) for name in (job.links.device, job.links.region, job.links.down)
+    ),
+    "`[publish]`": lambda job: job.publish is not None,
 }  # fmt: skip
 """As job.toml spells it, and whether a job has it."""
 
@@ -53,6 +64,23 @@ IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
     (CENTRAL, "`[aggregate]`", "its noise is made for the mean of updates that `privacy.clip` bounds"),
     ("`[privacy]`", "`[parameter_server]`", "what is spent is counted in rounds, and a push leaves in every step"),
     ("`[privacy]`", "`[cluster]`", "its processes hand their updates over without clip and noise"),
+    ("`pace.buffer`", "`pace.partial`", "with a buffer nobody is late, so nobody need stop early"),
+    ("`pace.buffer`", "`[sampling]` of a part", "nodes of a buffered job go on at their own pace, no round asks them"),
+    (SCAFFOLD, "`pace.buffer`", "a control is a change against the model of its own round"),
+    (SCAFFOLD, '`pace.late = "next"`', "a control is a change against the model of its own round"),
+    (SCAFFOLD, "`pace.steps` above 1", "a region's mean moves the model, the control moves by all nodes"),
+    (SCAFFOLD, "`train.proximal`", "the way of a node must show its mean gradient alone"),
+    (SCAFFOLD, "`aggregate.clip`", "the server must add what the node kept, not something shorter"),
+    (SCAFFOLD, "`aggregate.rule` but mean", "the server's control is the mean of the nodes' own, no other rule's"),
+    (SCAFFOLD, "a codec that leaves out", "weights and controls differ in scale: one would crowd the other out"),
+    (SCAFFOLD, "`[cluster]`", "the processes of a group keep no control between rounds"),
+    (SCAFFOLD, "`[parameter_server]`", "a worker takes gradients where the model is, there is no drift to correct"),
+    (SCAFFOLD, "`[privacy]`", "a node would keep another control than what is left of its change"),
+    ('`sampling.strategy = "utility"`', "`[privacy]`", "private nodes do not tell what their losses are"),
+    ("`train.keep_local`", "`[parameter_server]`", "workers push gradients of the whole model"),
+    ("`[sampling]` of a part", "`[parameter_server]`", "workers go at their own pace, no round asks them"),
+    ("`train.keep_local`", "`[cluster]`", "the processes of a group keep no part of the model between rounds"),
+    ("`train.keep_local`", "`[publish]`", "what nodes keep was never trained in the model that would be published"),
 )  # fmt: skip
 """(feature, feature, why not)."""
 

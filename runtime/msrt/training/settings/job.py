@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, get_args
 import msgspec
 
 from msrt.errors import InvalidJob
+from msrt.learning.selection import Wanted
 from msrt.training.settings.aggregate import Aggregation
 from msrt.training.settings.base import Codec, Positive, Seconds, Share, Table
 from msrt.training.settings.cluster import ClusterSettings
@@ -17,7 +18,7 @@ from msrt.training.settings.ends import Baseline, Publish, Trigger
 from msrt.training.settings.local import Limits, TrainSettings
 from msrt.training.settings.parameter_server import ParameterServer
 from msrt.training.settings.privacy import Privacy, clash
-from msrt.training.settings.rounds import Compression, Pacing
+from msrt.training.settings.rounds import Compression, Pacing, Sampling
 from msrt.training.settings.server import ServerSettings
 
 __all__ = ["CONFIG", "JobConfig", "parse_config"]
@@ -54,6 +55,7 @@ class JobConfig(Table, frozen=True):
     server: ServerSettings = ServerSettings()
     aggregate: Aggregation = Aggregation()
     pace: Pacing = Pacing()
+    sampling: Sampling = Sampling()
     parameter_server: ParameterServer | None = None
     limits: Limits = Limits()
     cluster: ClusterSettings | None = None
@@ -97,6 +99,10 @@ class JobConfig(Table, frozen=True):
     def least_nodes(self) -> int:
         """Wait for so many: a rule may need more than the operator asks for."""
         return max(self.min_nodes, self.aggregate.opened.least)
+
+    def wanted(self, devices: int) -> Wanted:
+        """Whom a round asks, of so many devices."""
+        return self.sampling.wanted(devices, self.least_nodes, self.max_nodes)
 
     @property
     def heaviest(self) -> int:

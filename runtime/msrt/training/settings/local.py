@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from msrt.training.settings.base import Decay, NotNegative, Positive, Rate, Share, Table
@@ -21,10 +23,19 @@ class TrainSettings(Table, frozen=True):
     weight_decay: NotNegative = 0.0
     clip: NotNegative = 0.0
     """Largest gradient norm, 0 for none."""
+    algorithm: Literal["fedavg", "scaffold"] = "fedavg"
+    """scaffold: nodes correct their steps by what their gradients usually are, against everybody's."""
     proximal: NotNegative = 0.0
     """FedProx: mu. Holds a node near the weights it was given; 0: FedAvg."""
+    keep_local: tuple[str, ...] = ()
+    """Patterns of tensors (`head.*`) that never travel: every node has its own, and is judged with it."""
+
     within_s: NotNegative = 0.0
     """A node that has trained for so long sends what it has done of its epochs; 0: it does them all."""
+
+    def __post_init__(self) -> None:
+        if self.algorithm == "scaffold" and self.momentum:
+            raise ValueError("[train] scaffold takes a node's mean gradient from its way: set `momentum = 0`")
 
     def at(self, round_: int) -> TrainSettings:
         """Those of a round: its learning rate has decayed."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msrt.training.settings.base import Codec, Count, NotNegative, Positive, Table
+from msrt.learning.selection import Strategy, Wanted
+from msrt.training.settings.base import Codec, Count, NotNegative, Part, Positive, Share, Table
 
-__all__ = ["Compression", "Pacing"]
+__all__ = ["Compression", "Pacing", "Sampling"]
 
 
 class Compression(Table, frozen=True):
@@ -18,6 +19,31 @@ class Compression(Table, frozen=True):
     """A region's sum on its way to the cloud."""
     down: Codec = "fp32"
     """The change of the weights since the version that a node has; fp32: the weights themselves."""
+
+
+class Sampling(Table, frozen=True):
+    """[sampling]: whom a round asks, of all devices that `select` names. See msrt.learning.selection."""
+
+    strategy: Strategy = "random"
+    """random; available: rather those that answered of late; utility: rather those with much to learn from (Oort)."""
+    share: Share = 1.0
+    """Of all that are here."""
+    count: Count = 0
+    """So many, instead of a share; 0: the share decides."""
+    fairness: Count = 0
+    """Nobody who is here sits out more than so many rounds in a row; 0: no bound."""
+    explore: Part = 0.2
+    """With utility: share of the places for devices that no round has asked yet."""
+
+    @property
+    def partial(self) -> bool:
+        """May a round ask fewer than all?"""
+        return self.count > 0 or self.share < 1
+
+    def wanted(self, devices: int, least: int, most: int) -> Wanted:
+        """Of so many devices; `least` and `most` that a round may have."""
+        count = max(least, self.count or round(self.share * devices))
+        return Wanted(self.strategy, min(count, most), most, self.fairness, self.explore)
 
 
 class Pacing(Table, frozen=True):
@@ -38,10 +64,6 @@ class Pacing(Table, frozen=True):
     """A region does so many rounds of its own between two of the cloud's."""
     partial: bool = False
     """A straggler sends what it has done of its epochs while its region still waits, instead of nothing in time."""
-
-    def __post_init__(self) -> None:
-        if self.partial and self.buffer:
-            raise ValueError("[pace] partial: with a `buffer` nobody is late, so nobody need stop early")
 
     @property
     def keeps_late(self) -> bool:

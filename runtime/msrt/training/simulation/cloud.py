@@ -73,5 +73,5 @@ class CloudRound:
             "bytes_up": self.bytes_up, "nodes": len(finish.included), "late": finish.late, "failed": finish.failed,
             "update_bytes": metrics.get("update_bytes"), "update_bytes_ratio": self._ratio,
             "worst_decile": worst_decile(machine.notes.values()), "work": metrics.get("work"),
-            "absent": len(away), "stragglers": away[:FEW],
+            "asked": len(machine.participants), "absent": len(away), "stragglers": away[:FEW],
         }  # fmt: skip

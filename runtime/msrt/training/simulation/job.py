@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Final
 
@@ -14,10 +14,12 @@ from msrt.errors import BadUpdate, InvalidJob, JobFailed
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard
 from msrt.learning.compress import ErrorFeedback, change, open_codec
+from msrt.learning.control import parts, steered
+from msrt.learning.history import UNKNOWN, History
 from msrt.learning.optimise import Optimiser
 from msrt.learning.pacing import Pace
 from msrt.learning.rounds import GlobalRound, Terms
-from msrt.learning.selection import draw
+from msrt.learning.selection import select
 from msrt.learning.vector import Vector, l2_norm, save
 from msrt.protocol.messages import UpdateMeta
 from msrt.training.local import Local
@@ -66,7 +68,9 @@ class Simulation:
         """What is checkpointed, and what the nodes have of it."""
         norm = l2_norm(self.weights)
         self._guard = NormGuard.for_weights(norm)
-        self._optimiser = Optimiser(self.config.server.recipe, layout.size)
+        self._model = parts(layout)[0].size
+        self._optimiser = Optimiser(self.config.server.recipe, self._model)
+        self._history = History()
         self._masters = [
             Master((home,), self._codecs, NormGuard.for_weights(norm)) for home in range(shape.masters[0])
         ]  # fmt: skip
@@ -91,7 +95,10 @@ class Simulation:
                     raise JobFailed(f"{RETRIES} rounds in a row were given up: {_why(outcome)}")
                 continue
             failures = 0
-            down = self._advance(number, opened.sum.mean())
+            down = self._advance(number, opened.sum.mean(), outcome.included)
+            machine = opened.machine
+            shown = self._history.after(number, machine.participants, outcome.included, machine.notes)
+            self._history.settle(shown)
             line = opened.line(outcome) | {
                 "wall": self._wall(), "seconds": round(self._now() - began, 3),
                 "bytes_down": down * len(self._masters), "bytes_from_nodes": self._bytes_from_nodes,
@@ -101,7 +108,8 @@ class Simulation:
 
     def _one_round(self, number: int, attempt: int) -> CloudRound:
         config = self.config
-        taking = draw(list(self.nodes), config.max_nodes, config.name, number)
+        wanted = config.wanted(len(self.nodes))
+        taking = select(list(self.nodes), self._history.seen, wanted, config.name, number)
         pace, terms = (
             Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)))),
             Terms(config.max_samples, clip=config.aggregate.clip),
@@ -140,7 +148,8 @@ class Simulation:
         meta = UpdateMeta(config.name, number, {node.id: 1}, parent, self._codecs[0].name, 0, step=step)
         dice = (number - 1) * config.pace.steps + step + 1
         try:
-            delta, samples, metrics = self.local.train(weights, node, dice, work=work)
+            counted = self._history.seen.get(node.id, UNKNOWN).counted
+            delta, samples, metrics = self.local.train(weights, node, dice, work=work, counted=counted)
             payload = self._remembered(node).encode(delta, dice)
         except (InvalidJob, BadUpdate) as error:
             return Packet(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"), b"")
@@ -158,10 +167,14 @@ class Simulation:
                 self._feedback[node.id] = found
         return found
 
-    def _advance(self, number: int, mean: Vector) -> int:
+    def _advance(self, number: int, mean: Vector, included: Mapping[str, int]) -> int:
         """New weights, and what the nodes have of them; the bytes that a master fetches."""
         fresh, layout = np.empty_like(self.weights), self.local.layout
-        self._optimiser.step(self.weights, mean, self.config.server.rate(number - 1, self.config.rounds), out=fresh)
+        model, rate = slice(0, self._model), self.config.server.rate(number - 1, self.config.rounds)
+        self._optimiser.step(self.weights[model], mean[model], rate, out=fresh[model])
+        if self._model < layout.size:
+            beside = slice(self._model, None)
+            fresh[beside] = steered(self.weights[beside], mean[beside], self._history.shares(included))
         self.weights, down = fresh, self.config.links.down
         if down == "fp32":
             self.served = fresh
@@ -177,7 +190,8 @@ class Simulation:
 
     def finish(self) -> None:
         """Judge the last weights; with [baseline] train each node alone and all data pooled as well."""
-        self.end["accuracy"] = self.judge().get("accuracy")
+        if not self.config.train.keep_local:  # else each node has a model of its own, judged in each round
+            self.end["accuracy"] = self.judge().get("accuracy")
         if self.config.baseline is not None:
             alone, pooled = self.local.baseline(list(self.nodes.values()))
             self.end |= {"alone_mean": fmean(alone), "pooled": pooled}
@@ -188,7 +202,7 @@ class Simulation:
         return {
             "rounds": self.lines, "accuracy": self.end.get("accuracy", last.get("accuracy")),
             "alone_mean": self.end.get("alone_mean"), "pooled": self.end.get("pooled"),
-            "parameters": self.local.layout.size, "published": None, "refused": None,
+            "parameters": self._model, "published": None, "refused": None,
             "update_bytes_ratio": last.get("update_bytes_ratio"), "config": msgspec.to_builtins(self.config),
             "trigger": None, "job": self.config.name, "reason": "", "by": "simulation", "cause": "", "after": "",
             "state": "finished" if len(self.lines) == self.config.rounds else "stopped",

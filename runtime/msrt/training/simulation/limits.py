@@ -15,9 +15,11 @@ KNOWN: Final = {
     "": {
         "name", "task", "rounds", "deadline_s", "quorum", "min_nodes", "max_nodes", "max_samples", "select",
         "compression", "seed", "aggregate", "checkpoints", "train", "server", "pace", "limits", "baseline", "publish",
-        "trigger", "options",
+        "trigger", "options", "sampling",
     },
-    "train": {"epochs", "batch", "lr", "decay", "momentum", "weight_decay", "clip", "proximal"},
+    "train": {
+        "epochs", "batch", "lr", "decay", "momentum", "weight_decay", "clip", "algorithm", "proximal", "keep_local",
+    },
     "aggregate": {"clip"},
     "pace": {"deviations", "late", "staleness", "discount", "steps", "partial"},
 }  # fmt: skip
