@@ -58,6 +58,8 @@ class RunningJob:
         self._records = Records(training.nodes, training.world.offload, self.name)
         self._silent: frozenset[str] = frozenset()
         """Who did not answer a round that was given up: its next try rather asks others."""
+        self._given_up = 0
+        """Times in a row that the present round was."""
         self._durations = Durations(config.pace.deviations)
         self._spending: Spending | None = None
         self.regions: dict[str, TrainProgress] = {}
@@ -100,7 +102,7 @@ class RunningJob:
         await self._records.resume(job.round)
         self._layout = peek(checkpoint.data)[0]
         self._guard = await self._norm_guard(checkpoint)
-        failures, nodes, reason = 0, list[Node](), ""
+        nodes, reason = list[Node](), ""
         number = job.round
         while number < self._config.rounds:
             if self._spending is not None and not self._spending.affords(number + 1):
@@ -108,15 +110,15 @@ class RunningJob:
                 break
             outcome, nodes = await self._one_round(number + 1, checkpoint)
             if isinstance(outcome, e.Abandon):
-                failures += 1
+                self._given_up += 1
                 self.waiting = why = self._why(outcome)
                 log.warning("round.abandoned", job=self.name, round=number + 1, reason=why)
                 await self._records.redraw()
-                if failures >= RETRIES:
+                if self._given_up >= RETRIES:
                     raise errors.JobFailed(f"{RETRIES} rounds in a row were given up: {why}")
-                await self._pause(failures)
+                await self._pause(self._given_up)
                 continue
-            failures = 0
+            self._given_up = 0
             number += 1
         await self._finish(checkpoint.weights, nodes)
         return reason
@@ -228,7 +230,7 @@ class RunningJob:
         plan = Plan(
             self._config.links.region, pace.since(number), pace.buffer > 0 or aggregate.alone, pace.deviations,
             pace.steps, clip=aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
-            rule=aggregate.regional,
+            rule=aggregate.regional, secure=self._config.secure.plan(self._given_up) if self._config.secure else None,
         )  # fmt: skip
         return plan if self._spending is None else self._spending.plan(plan)
 
@@ -291,7 +293,8 @@ class RunningJob:
             "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
             "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(machine.notes.values()),
-            "work": metrics.get("work"), "asked": len(machine.participants), "eligible": current.message.count,
+            "work": metrics.get("work"), "clipped": metrics.get("clipped"),
+            "asked": len(machine.participants), "eligible": current.message.count,
             **spent,
         }  # fmt: skip
         await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))

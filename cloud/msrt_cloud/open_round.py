@@ -120,12 +120,16 @@ class OpenRound:
             if home is None:
                 self._away.setdefault(node, now)
                 continue
-            if node not in self._told.get(home.node, ()):
+            if node not in self._told.get(home.node, ()) and not self._summed(node):
                 moved.setdefault(home.node, []).append(node)
             if self._away.pop(node, None) is not None or node in self.machine.gone:
                 self._later(self.machine.handle(e.Joined(node), now))
         for peer in self._t.edges() if moved else ():
             self._tell(peer, moved.get(peer.node, ()))
+
+    def _summed(self, node: str) -> bool:
+        """Is it in a sum of masked updates? In another one it would cost all the others that are in that."""
+        return self.message.plan.secure is not None and node in self.machine.included
 
     # --- updates -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from msrt import errors
 from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, read_file
 from msrt.hop import Peer
+from msrt.learning.secure_aggregation import Me
+from msrt.learning.secure_aggregation.client import Said as Heard
 from msrt.protocol import wire
 from msrt.protocol.messages import PrivatePlan, RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.pipe import Asked, Trained
@@ -22,6 +24,7 @@ from msrt.training.trainer import Trainer
 from msrt.training.weights import bring
 from msrt.trust.identity import Purpose, verify
 from msrt.world.world import Store, World
+from msrt_device.secure import PLAIN, Masking
 
 __all__ = ["Training"]
 
@@ -61,6 +64,7 @@ class Training:
         trainer: Callable[[str], Trainer],
         artifacts: ArtifactStore,
         fetch: Fetch,
+        me: Me,
     ) -> None:
         self._world, self._store, self._node, self._cloud = world, store, node, cloud_identity
         self._trainer_for, self._artifacts, self._fetch = trainer, artifacts, fetch
@@ -73,6 +77,7 @@ class Training:
         self._next: dict[str, tuple[RoundOpen, float]] = {}
         """By job: what was opened meanwhile, where a late update still counts, and when."""
         self._pushing: set[str] = set()
+        self._masking = Masking(world, store, me, artifacts, self._keep)
         self._told: dict[str, RoundOpen] = {}
         """By job: what was opened last."""
         self.paused = False
@@ -96,9 +101,13 @@ class Training:
         """A round begins, or is announced again."""
         this, here = (message.round, message.plan.step), False
         self._told[message.job] = message
+        secure = message.plan.secure
+        if secure is not None and self._peer is not None:
+            self._masking.opened(message, secure, self._peer)
+            here = self._masking.has(message)
         for key, kept in list(self._kept.items()):
             meta = kept.meta
-            if meta.job != message.job or not _counts(meta, message):
+            if meta.job != message.job or not _counts(meta, message) or not self._masking.masked_for(meta, message):
                 continue
             if not kept.lost and not meta.error:  # what failed is tried again: its cause may be over
                 here = here or (meta.round, meta.step) == this
@@ -116,6 +125,10 @@ class Training:
             running[1].cancel()
         self._begin(message)
 
+    def secure_said(self, message: Heard) -> None:
+        """A word of the edge in an exchange of keys."""
+        self._masking.said(message)
+
     def _begin(self, message: RoundOpen) -> None:
         task = asyncio.get_running_loop().create_task(self._train(message))
         self._training[message.job] = (message, task)
@@ -131,6 +144,7 @@ class Training:
         if gone:
             self._pin()
             await self._commit()
+        await self._masking.closed(message)
         running = self._training.get(message.job)
         round_ = running[0].round if running is not None else 0
         if running is not None and (ended or (round_ <= message.round and not _late(round_, message))):
@@ -190,7 +204,13 @@ class Training:
         metrics = done.metrics | {"update_bytes": float(_length(done.payload))}
         samples = {self._node.id: done.samples}
         meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
-        await self._keep(meta, done.payload)
+        if message.plan.secure is None:
+            await self._keep(meta, done.payload)
+            return
+        try:
+            await self._masking.trained(meta, done.payload)
+        except errors.LocalError as error:
+            await self._keep(msgspec.structs.replace(meta, nodes={self._node.id: 1}, metrics={}, error=str(error)), b"")
 
     def _stamp(self, key: str) -> str:
         """The parent that an update goes to first, or went to before it was lost."""
@@ -210,7 +230,8 @@ class Training:
         asked = Asked(left, private.noise, private.releases, self._counted.get(message.job, 0))
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
         weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
-        return await trainer.train(node, turn, weights, message.compression, within, asked)
+        encoding = PLAIN if message.plan.secure else message.compression
+        return await trainer.train(node, turn, weights, encoding, within, asked)
 
     async def _trainer(self, message: RoundOpen, deadline: float) -> Trainer:
         """The job's process, started if need be. Raises what is wrong with the job."""

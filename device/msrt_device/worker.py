@@ -30,6 +30,7 @@ from msrt.inference.sequences import Sequences
 from msrt.inference.slots import Slots
 from msrt.joining import Membership, endpoint_for, hello_of
 from msrt.journal.outbox import Outbox
+from msrt.learning.secure_aggregation import Me
 from msrt.protocol import wire
 from msrt.protocol.messages import (
     Assign,
@@ -43,6 +44,10 @@ from msrt.protocol.messages import (
     Pulled,
     RoundClosed,
     RoundOpen,
+    SecureOut,
+    SecureRoster,
+    SecureShares,
+    SecureUnmask,
     ShardsOpen,
     StreamOpen,
 )
@@ -157,11 +162,16 @@ class Device:
         node = TaskNode(self.certificate.node, labels, data=self.setup.config.data)
         store = self.world.disk.store("training")
         self.training = Training(
-            self.world, store, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
-        )
+            self.world, store, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob,
+            me=self._me(),
+        )  # fmt: skip
         self.workers = Workers(
             self.world, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
         )
+
+    def _me(self) -> Me:
+        sign, random = self.identity.signer(Purpose.SECURE), self.world.random.randbytes
+        return Me(self.certificate.node, self.membership.certificate, sign, self._cloud, random)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -238,6 +248,8 @@ class Device:
             case RoundClosed() if self.training is not None and self.workers is not None:
                 self.workers.closed(message)
                 peer.spawn(self.training.closed(message))
+            case SecureRoster() | SecureShares() | SecureUnmask() | SecureOut() if self.training is not None:
+                self.training.secure_said(message)
             case ShardsOpen() if self.workers is not None:
                 self.workers.opened(message)
             case Pulled() if self.workers is not None:

@@ -130,7 +130,7 @@ class Edge:
         self.service = Service(self)
         me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(
-            world, me, self.device_peers, self.artifacts, self.fetch_blob, config.update_streams
+            world, me, self.device_peers, self.artifacts, self.fetch_blob, config.update_streams, cloud_identity
         )
         self.downlink: Downlink | None = None
         self.served = Served(self)

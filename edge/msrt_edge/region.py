@@ -9,12 +9,15 @@ import msgspec
 from msrt.buffers import Buffer
 from msrt.learning.aggregate import NormGuard, RunningSum
 from msrt.learning.compress import open_codec
+from msrt.learning.events import Joined
 from msrt.learning.pacing import Durations
 from msrt.learning.rounds import RegionRound, Stretch, Terms
 from msrt.learning.rules import Robust, open_rule
+from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Layout
 from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
+from msrt_edge.secure import Exchange
 
 __all__ = ["Model", "OpenRound", "guard_of", "terms_of"]
 
@@ -41,6 +44,8 @@ class OpenRound:
     """Where payloads lie that are not added as they come."""
     stretch: Stretch | None = None
     """What the steps before this one did, where a region does several."""
+    exchange: Exchange | None = None
+    """Of keys, where updates are masked."""
     payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what was received and not yet added, refused or counted."""
     outbox: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
@@ -49,13 +54,21 @@ class OpenRound:
 
     def __post_init__(self) -> None:
         message, layout = self.message, self.model.layout
-        self.codec = open_codec(message.compression, layout)
+        self.codec = self.exchange.codec if self.exchange else open_codec(message.compression, layout)
         """Of the devices' updates."""
         self.upward = open_codec(message.plan.upward or message.compression, layout)
         """Of the region's sum."""
         rule = open_rule(message.plan.rule)
         size, release = self.round.size, self.spool.release
-        self.sum: RunningSum | Robust = Robust(rule, size, release) if rule.robust else RunningSum(size)
+        self.sum: RunningSum | Robust | MaskedSum = Robust(rule, size, release) if rule.robust else RunningSum(size)
+        if self.exchange is not None:
+            self.sum = self.exchange.sum
+
+    def joined(self, node: str, now: float) -> None:
+        """One of its participants is (again) here."""
+        self.round.handle(Joined(node), now)
+        if self.exchange is not None:
+            self.exchange.joined(node)
 
     def let_go(self, key: str) -> None:
         """Of what was refused, or added."""
@@ -67,6 +80,8 @@ class OpenRound:
         self.payloads.clear()
         self.outbox.clear()
         self.spool.close()
+        if self.exchange is not None:
+            self.exchange.close()
 
 
 def guard_of(plan: Plan, weights: Buffer) -> NormGuard:
@@ -80,6 +95,6 @@ def terms_of(message: RoundOpen) -> Terms:
     plan = message.plan
     terms = Terms(
         since=plan.since, alone=plan.alone, least=open_rule(plan.rule).least, clip=plan.clip, steps=plan.steps,
-        step=plan.step,
+        step=plan.step, masked=plan.secure is not None,
     )  # fmt: skip
     return msgspec.structs.replace(terms, most=message.max_samples) if message.max_samples else terms

@@ -26,6 +26,10 @@ from msrt.protocol.messages import (
     Push,
     RoundClosed,
     RoundOpen,
+    SecureKeys,
+    SecureOut,
+    SecureReveal,
+    SecureShares,
     StreamOpen,
     WorkersHere,
 )
@@ -166,6 +170,8 @@ class Below:
                 self._edge.parameters.workers_here(message)
             case DeviceReport() if device:
                 self._reported(peer, message)
+            case SecureKeys() | SecureShares() | SecureReveal() | SecureOut() if device:
+                self._edge.training.secure_said(peer, message)
             case Load() if device:
                 self._edge.fleet.devices[peer.node].values = message.values
             case _:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -14,12 +14,13 @@ import structlog
 from msrt import errors
 from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, Rooms
-from msrt.hop import Gather, Peer
+from msrt.hop import Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import check
 from msrt.learning.compress import Codec, open_codec
 from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound, Stretch
+from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.spool import Spool
@@ -27,6 +28,8 @@ from msrt.training.weights import bring
 from msrt.world.world import World
 from msrt_edge.feedback import Feedbacks
 from msrt_edge.region import Model, OpenRound, guard_of, terms_of
+from msrt_edge.secure import Exchange, Said, named
+from msrt_edge.updates import UpdateSink, is_anew, is_welcome, told_to
 
 __all__ = ["RegionTraining"]
 
@@ -38,6 +41,8 @@ GRACE_S: Final = 0.5
 RESEND_S: Final = 1.0
 MOVED_S: Final = 5.0
 """A device that came from another edge may have to send again for so long: the cloud says whether it takes part."""
+SETTLE_S: Final = 3.0
+"""After its start an edge waits so long for its devices before it puts them on a ring for masks."""
 UPDATE_LIMIT: Final = 1 << 30
 
 
@@ -52,9 +57,10 @@ class RegionTraining:
         artifacts: ArtifactStore,
         fetch: Fetch,
         streams: int,
+        cloud_key: bytes,
     ) -> None:
         self._world, self._me, self._devices = world, me, devices
-        self._artifacts, self._fetch = artifacts, fetch
+        self._artifacts, self._fetch, self._cloud_key = artifacts, fetch, cloud_key
         self._open: dict[str, OpenRound] = {}
         self._closed: dict[str, RoundClosed] = {}
         self._models: dict[str, Model] = {}
@@ -66,6 +72,9 @@ class RegionTraining:
         self._came: dict[str, float] = {}
         """When a device joined."""
         self._keys = 0
+        self._tries, self._started = 0, world.now()
+        """Rounds opened, tries of the same one among them."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def progress(self) -> dict[str, tuple[int, int, int]]:
@@ -79,7 +88,9 @@ class RegionTraining:
         lock = self._locks.setdefault(message.job, asyncio.Lock())
         async with lock:
             known = self._open.get(message.job)
-            if known is None or known.message.round != message.round:
+            if known is None or known.message.round != message.round or is_anew(known.message, message):
+                if known is not None:
+                    await self._perform(known, known.round.handle(e.Closed(), self._world.now()))
                 await self._begin(message)
                 return
         await self._again(known, message)
@@ -92,7 +103,7 @@ class RegionTraining:
         known.message = msgspec.structs.replace(known.message, participants=everyone)
         here = self._devices()
         for node in sorted(fresh & here.keys()):
-            known.round.handle(e.Joined(node), self._world.now())
+            known.joined(node, self._world.now())
         self._announce(known, {node: here[node] for node in message.participants if node in here})
         if len(fresh) < len(message.participants):  # said again: the cloud may have lost what it had
             known.delivered.clear()
@@ -126,14 +137,43 @@ class RegionTraining:
         least = patient(message.plan.work_s)
         pace = Pace(now, now + window, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual, least)
         size = model.layout.size
+        self._tries += 1
+        message = named(message, self._me, self._tries)
         one = RegionRound(job, message.round, size, self._me, mine, pace, model.guard, terms_of(message))
         spool = Spool(self._world, open_codec(message.compression, model.layout).bytes)
-        opened = OpenRound(message, now, now + left, one, model, spool, stretch)
+        exchange = self._exchange(message, model, mine, left / (message.plan.steps - message.plan.step))
+        opened = OpenRound(message, now, now + left, one, model, spool, stretch, exchange)
         if job in self._open:
             self._open[job].spool.close()
         self._open[job] = opened
         log.info("round.opened", job=job, round=message.round, step=message.plan.step, devices=len(mine))
         self._announce(opened, here)
+
+    def _exchange(self, message: RoundOpen, model: Model, mine: list[str], left: float) -> Exchange | None:
+        """Of keys, where updates are masked."""
+        plan = message.plan.secure
+        if plan is None:
+            return None
+        return Exchange(
+            self._world, self._cloud_key, message, model.layout, expected=mine, left=left, devices=self._devices,
+            settled=self._started + SETTLE_S, exclude=partial(self._exclude, message.job, plan.session),
+        )  # fmt: skip
+
+    async def _exclude(self, job: str, session: str, node: str, reason: str) -> None:
+        """No update of this device can be in the region's sum: do not wait for it, and say so upwards."""
+        opened = self._open.get(job)
+        plan = opened.message.plan.secure if opened is not None else None
+        if opened is None or plan is None or plan.session != session:
+            return
+        message = opened.message
+        meta = UpdateMeta(job, message.round, {node: 1}, self._me, "", 0, error=reason, step=message.plan.step)
+        await self._perform(opened, opened.round.handle(e.Arrived(f"{node}#out", meta), self._world.now()))
+
+    def secure_said(self, peer: Peer, message: Said) -> None:
+        """A device's word in an exchange of keys."""
+        opened = self._open.get(message.job)
+        if opened is not None and opened.exchange is not None and peer.node in opened.message.participants:
+            opened.exchange.said(peer.node, message)
 
     def _announce(self, opened: OpenRound, peers: dict[str, Peer]) -> None:
         left = max(0.1, opened.deadline - self._world.now())
@@ -157,7 +197,7 @@ class RegionTraining:
             self._rooms.clear()
         for peer in peers:
             if peer.live:
-                peer.send(_told(message, peer))
+                peer.send(told_to(message, peer))
 
     def attach(self, cloud: Peer) -> None:
         """The cloud is here; it says again which rounds are open."""
@@ -172,15 +212,17 @@ class RegionTraining:
         self._came[peer.node] = self._world.now()
         for opened in self._open.values():
             if peer.node in opened.message.participants:
-                opened.round.handle(e.Joined(peer.node), self._world.now())
                 self._announce(opened, {peer.node: peer})
+                opened.joined(peer.node, self._world.now())
         for message in self._closed.values():
-            peer.send(_told(message, peer))
+            peer.send(told_to(message, peer))
 
     async def device_left(self, node: str) -> None:
         """Do not wait for it longer than the quorum takes."""
         self._came.pop(node, None)
         for opened in list(self._open.values()):
+            if opened.exchange is not None:
+                opened.exchange.left(node)
             await self._perform(opened, opened.round.handle(e.Left(node), self._world.now()))
 
     async def run(self) -> None:
@@ -189,13 +231,15 @@ class RegionTraining:
             await asyncio.sleep(0.1)
             now = self._world.now()
             for opened in list(self._open.values()):
+                if opened.exchange is not None:
+                    opened.exchange.tick(now)
                 wake = opened.round.wake
                 if wake is not None and now >= wake:
                     await self._perform(opened, opened.round.handle(e.Tick(), now))
 
     # --- updates -------------------------------------------------------------------------------------------------
 
-    def stream(self, peer: Peer, opened: StreamOpen) -> _UpdateSink:
+    def stream(self, peer: Peer, opened: StreamOpen) -> UpdateSink:
         """A device wants to send an update. Raises BadUpdate for a malformed or over-sized one."""
         try:
             meta = msgspec.convert(opened.meta, UpdateMeta)
@@ -205,16 +249,18 @@ class RegionTraining:
             raise errors.BadUpdate(f"{peer.name} may send an update of its own of at most {UPDATE_LIMIT} bytes")
         current = self._open.get(meta.job)
         closed = self._closed.get(meta.job)
-        if current is None or not _welcome(meta, current.message):
+        if current is None or not is_welcome(meta, current.message):
             if closed is not None and meta.round <= closed.round and not 0 < closed.since <= meta.round:
-                peer.send(_told(closed, peer))
+                peer.send(told_to(closed, peer))
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
         self._check_part(peer, current.message)
+        if current.exchange is not None:
+            current.exchange.admit(peer.node, meta)
         self._check_size(peer, meta, opened.size, current.codec)
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
         use = partial(self.arrived, peer, meta)
-        return _UpdateSink(self._slots, what, self._world.offload, use, opened.size, self._rooms)
+        return UpdateSink(self._slots, what, self._world.offload, use, opened.size, self._rooms)
 
     def _check_part(self, peer: Peer, message: RoundOpen) -> None:
         """Only who was asked is added: one stranger in it, and the cloud refuses a region's whole sum."""
@@ -238,7 +284,7 @@ class RegionTraining:
     async def arrived(self, peer: Peer, meta: UpdateMeta, payload: Buffer) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""
         opened = self._open.get(meta.job)
-        if opened is None or not _welcome(meta, opened.message):
+        if opened is None or not is_welcome(meta, opened.message):
             return
         if meta.round == opened.message.round:
             opened.model.durations.add(self._world.now() - opened.began, meta.metrics.get("work", 1.0))
@@ -296,10 +342,30 @@ class RegionTraining:
             await self._world.offload(opened.sum.add, payload, opened.codec, weight, scale)
 
     async def _seal(self, opened: OpenRound, meta: UpdateMeta) -> None:
-        """The region's mean: its next own round begins with it, or it goes up."""
-        lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
-        async with lock:
-            mean = await self._world.offload(opened.sum.mean)
+        """The region's mean: where updates are masked it takes their senders' help, and nobody waits for that here."""
+        if not isinstance(opened.sum, MaskedSum):
+            lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
+            async with lock:
+                mean = await self._world.offload(opened.sum.mean)
+            await self._go_on(opened, meta, mean)
+        elif opened.exchange is not None:
+            task = asyncio.get_running_loop().create_task(self._unmask(opened, opened.exchange, meta))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _unmask(self, opened: OpenRound, exchange: Exchange, meta: UpdateMeta) -> None:
+        try:
+            lock = self._locks.setdefault(meta.job, asyncio.Lock())
+            mean, meta = await exchange.mean(meta, lock)
+        except errors.BadUpdate as error:
+            await self._perform(opened, opened.round.handle(e.Lost(error.text), self._world.now()))
+            return
+        if self._open.get(meta.job) is opened:
+            await self._go_on(opened, meta, mean)
+            await self._send_up(opened)
+
+    async def _go_on(self, opened: OpenRound, meta: UpdateMeta, mean: Vector) -> None:
+        """The region's next own round begins with the mean of this one, or it goes up."""
         stretch = opened.stretch
         if stretch is None:
             await self._to_cloud(opened, meta, mean)
@@ -346,44 +412,3 @@ class RegionTraining:
                 await asyncio.sleep(RESEND_S)
                 continue
             return
-
-
-class _UpdateSink(Gather):
-    """Collects one update; a bounded number at once, the others wait for credit."""
-
-    def __init__(self, slots: asyncio.Semaphore, *gather: Any) -> None:
-        super().__init__(*gather)
-        self._slots, self._held = slots, False
-
-    async def write(self, offset: int, data: Buffer) -> None:
-        if not self._held:
-            await self._slots.acquire()
-            self._held = True
-        await super().write(offset, data)
-
-    async def complete(self, size: int, digest: str) -> None:
-        try:
-            await super().complete(size, digest)
-        finally:
-            self._release()
-
-    def abort(self, error: Exception) -> None:
-        super().abort(error)
-        self._release()
-
-    def _release(self) -> None:
-        if self._held:
-            self._held = False
-            self._slots.release()
-
-
-def _told(message: RoundClosed, peer: Peer) -> RoundClosed:
-    """What one device needs to know of it."""
-    node = peer.node
-    late = {node: message.late[node]} if node in message.late else {}
-    return msgspec.structs.replace(message, included=(node,) if node in message.included else (), late=late)
-
-
-def _welcome(meta: UpdateMeta, message: RoundOpen) -> bool:
-    """Is it of this round, or of one whose updates still count?"""
-    return meta.round == message.round or 0 < message.plan.since <= meta.round < message.round

@@ -13,7 +13,7 @@ from msrt.protocol.messages import UpdateMeta
 
 __all__ = [
     "Abandon", "Add", "Arrived", "Closed", "Drop", "Event", "Finish", "Forget", "Forward", "Hold", "Joined", "Left",
-    "Refuse", "RoundAction", "SendSum", "Tell", "Tick",
+    "Lost", "Refuse", "RoundAction", "SendSum", "Tell", "Tick",
 ]  # fmt: skip
 
 
@@ -45,6 +45,12 @@ class Left(_Event, frozen=True):
     """A participant went away; do not wait for it once the quorum is met."""
 
     node: str
+
+
+class Lost(_Event, frozen=True):
+    """Edge only: what was added never becomes a sum, for the masks on it cannot be taken off."""
+
+    reason: str
 
 
 class Closed(_Event, frozen=True):
@@ -128,5 +134,5 @@ class Abandon(_Action, frozen=True):
     failed: dict[str, str]
 
 
-Event: TypeAlias = Arrived | Joined | Left | Closed | Tick
+Event: TypeAlias = Arrived | Joined | Left | Lost | Closed | Tick
 RoundAction: TypeAlias = Add | Forward | Hold | Drop | Refuse | Tell | SendSum | Forget | Finish | Abandon

@@ -34,6 +34,8 @@ SPELT = {
     "`[sampling]` of a part": "sampling.share = 0.5",
     "a codec that leaves out": 'compression = "topk:.01"',
     "`[publish]`": 'publish.model = "net"',
+    "`compression.device` sign, topk or powersgd": 'compression.device = "topk:0.01"',
+    "`[secure]`": "secure.clip = 5.0",
 }
 """How a job.toml has each feature, and nothing else."""
 

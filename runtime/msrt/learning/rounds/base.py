@@ -66,6 +66,8 @@ class Terms(msgspec.Struct, frozen=True):
     """Region: so many rounds of its own make this one. Their updates are worth nothing elsewhere."""
     step: int = 0
     """Region: which of them this is."""
+    masked: bool = False
+    """Region: updates are masked for its sum, and worth nothing outside of it."""
 
     def scale(self, norm: float) -> float:
         """What is left of an update of this norm."""

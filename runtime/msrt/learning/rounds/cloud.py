@@ -114,7 +114,7 @@ class GlobalRound(Round):
     def _sum(self, key: str, meta: UpdateMeta) -> list[RoundAction]:
         self._sums.add(meta.first_parent)
         weights = self._weights(meta)
-        whole = sum(weights.values())
+        whole = min(meta.secure.samples, self.terms.most * len(weights)) or sum(weights.values())
         self.included.update(weights)
         self._metrics.add(meta.metrics, whole)
         self.notes.update(unpack(meta.notes, meta.nodes))

@@ -18,6 +18,7 @@ from msrt.learning.events import (
     Hold,
     Joined,
     Left,
+    Lost,
     Refuse,
     RoundAction,
     SendSum,
@@ -87,6 +88,8 @@ class RegionRound(Round):
             case Left(node):
                 self.expected.discard(node)
                 actions = []
+            case Lost(reason):
+                return self._lost(reason)
             case _:
                 actions = []
         return actions + self._seal(now)
@@ -112,6 +115,8 @@ class RegionRound(Round):
         self.failed.pop(node, None)
         if self.terms.steps > 1 and not (self._mine(meta) and meta.step == self.terms.step):
             return [Drop(key, "an update of another of the regions' own rounds")]
+        if self.terms.masked and not self._mine(meta):
+            return self._fail(key, node, meta, "its masked update came after the region's sum was sealed")
         if not self._mine(meta):
             self.forwarded.add((node, meta.round, meta.first_parent))
             return [Forward(key)]
@@ -140,6 +145,12 @@ class RegionRound(Round):
             return [refuse]
         self.failed[node] = fault
         return [refuse, Tell(node, fault)]
+
+    def _lost(self, reason: str) -> list[RoundAction]:
+        """Nobody who was added is in any sum."""
+        nodes, self.added = sorted(self.added), {}
+        self.failed.update(dict.fromkeys(nodes, reason))
+        return [Tell(node, reason) for node in nodes]
 
     def _seal(self, now: float) -> list[RoundAction]:
         if self.phase is not Phase.OPEN:

@@ -7,7 +7,7 @@ import msgspec
 from msrt.buffers import Buffer
 from msrt.learning.notes import pack, unpack
 from msrt.learning.vector import Vector, advance, load
-from msrt.protocol.messages import UpdateMeta
+from msrt.protocol.messages import Secured, UpdateMeta
 
 __all__ = ["Stretch"]
 
@@ -42,4 +42,6 @@ class Stretch:
             for node, samples in meta.nodes.items():
                 nodes[node] = max(samples, nodes.get(node, 0))
         nodes = dict(sorted(nodes.items()))
-        return msgspec.structs.replace(self._metas[-1], nodes=nodes, step=0, notes=pack(notes[node] for node in nodes))
+        secure = Secured(samples=max(meta.secure.samples for meta in self._metas))
+        packed = pack(notes[node] for node in nodes)
+        return msgspec.structs.replace(self._metas[-1], nodes=nodes, step=0, notes=packed, secure=secure)

@@ -10,7 +10,8 @@ graph    who is whose neighbour, how many neighbours it takes
 keys     fresh keys of an exchange, signed by a device's identity
 client   a device's part, as a table
 server   an edge's part, as a table
-unmask   what an edge computes in the end
+masked   what an edge does with masked payloads
+unmask   what it computes in the end
 """
 
 from __future__ import annotations

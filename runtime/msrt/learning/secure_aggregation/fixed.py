@@ -21,7 +21,7 @@ from msrt.errors import BadUpdate, InvalidJob
 from msrt.learning.compress.codec import SPAN, scratch, slices
 from msrt.learning.vector import Vector, l2_norm
 
-__all__ = ["HEAD", "SUMS", "Fixed", "Total"]
+__all__ = ["HEAD", "SUMS", "Fixed", "Total", "add", "parts", "size_of"]
 
 SUMS: Final = 6
 """samples, clipped, then loss and accuracy: value times samples, samples that had it."""
@@ -64,7 +64,7 @@ class Fixed:
     @property
     def bytes(self) -> int:
         """Length of every payload."""
-        return HEAD + self.size * self.bits // 8
+        return size_of(self.size, self.bits)
 
     def encode(self, flat: Vector, samples: int, metrics: Mapping[str, float], seed: int) -> memoryview:
         """A node's payload, writable. Raises BadUpdate for a vector that is not finite or of another size."""
@@ -103,6 +103,11 @@ class Fixed:
         known = zip(METRICS, rest[::2], rest[1::2], strict=True)
         metrics = {name: value / UNIT / weight for name, value, weight in known if 0 < weight <= samples}
         return mean, Total(samples, clipped, metrics)
+
+
+def size_of(size: int, bits: int) -> int:
+    """Bytes of a payload of so many parameters."""
+    return HEAD + size * bits // 8
 
 
 def parts(payload: Buffer, bits: int) -> tuple[NDArray[np.uint64], NDArray[Any]]:

@@ -63,11 +63,20 @@ class Stage(enum.Enum):
 class SecureServer:
     """One exchange, named by `plan.session`, of those of `expected` who answer before `until`.
 
-    `cloud` is the cloud's Ed25519 key, `seed` fresh random bytes that the ring follows from.
+    `cloud` is the cloud's Ed25519 key, `seed` fresh random bytes that the ring follows from. Before `settled` more may
+    come: an edge that has just started waits for its devices.
     """
 
     def __init__(
-        self, job: str, plan: SecurePlan, expected: Iterable[str], cloud: bytes, seed: bytes, now: float, until: float
+        self,
+        job: str,
+        plan: SecurePlan,
+        expected: Iterable[str],
+        cloud: bytes,
+        seed: bytes,
+        now: float,
+        until: float,
+        settled: float = 0.0,
     ) -> None:
         self.job, self.session, self.plan = job, plan.session, plan
         self.stage = Stage.ANNOUNCE
@@ -78,7 +87,7 @@ class SecureServer:
         """By index."""
         self.inside: set[str] = set()
         """Who shared: their updates may be in the sum."""
-        self._cloud, self._seed, self._until = cloud, seed, until
+        self._cloud, self._seed, self._until, self._settled = cloud, seed, until, settled
         self._pace = self._new_pace(now, until - (until - now) / 2)
         self._met: float | None = None
         self._index: dict[str, int] = {}
@@ -88,13 +97,21 @@ class SecureServer:
         """From whom, for whom: sealed."""
         self._survivors: set[str] = set()
         self._revealed: dict[str, SecureReveal] = {}
+        self._lacks: dict[str, int] = {}
+        """Whose secrets it takes, and how many shares of them are missing."""
 
     @property
     def wake(self) -> float | None:
         """When to send the next Tick; None when nothing is waited for."""
         if self.stage in (Stage.ANNOUNCE, Stage.SHARE):
-            return self._pace.until(self._met)
+            return self._due
         return self._until if self.stage is Stage.REVEAL else None
+
+    @property
+    def _due(self) -> float:
+        """When this stage is over."""
+        least = min(self._settled, self._pace.deadline) if self.stage is Stage.ANNOUNCE else 0.0
+        return max(least, self._pace.until(self._met) if self.waiting else 0.0)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """The actions that follow from one event."""
@@ -150,7 +167,16 @@ class SecureServer:
         self.waiting.discard(node)
         if (seeds, keys) == (survivors, dropped) and sizes <= {SHARE_SIZE}:
             self._revealed[node] = message
+            for index in self._near[self._index[node]]:
+                self._count_share(self.ring[index])
         return []
+
+    def _count_share(self, of: str) -> None:
+        left = self._lacks.get(of, 0) - 1
+        if left > 0:
+            self._lacks[of] = left
+        else:
+            self._lacks.pop(of, None)
 
     def _leaves(self, node: str, reason: str) -> list[Action]:
         self.waiting.discard(node)
@@ -202,7 +228,7 @@ class SecureServer:
         here = len(self.keys) if self.stage is Stage.ANNOUNCE else len(self._shares)
         if self._met is None and here >= self._pace.quorum:
             self._met = now
-        if self.waiting and now < self._pace.until(self._met):
+        if now < self._due:
             return []
         late = [Exclude(node, "it did not say its part of the exchange of keys in time") for node in self.waiting]
         return [
@@ -247,22 +273,18 @@ class SecureServer:
                 f"too few neighbours of {len(short)} of them are left to take the masks off"
             )
         self.stage, self.waiting = Stage.REVEAL, set(self._survivors)
+        self._lacks = dict.fromkeys(self._targets(), self._threshold)
         return [self._question_for(node) for node in self.ring if node in self._survivors]
 
     def _complete(self, now: float) -> list[Action]:
         """As soon as every secret that it takes has its shares; not when everybody answered."""
-        told = self._revealed.keys()
-        short = [node for node in self._targets() if len(self._around(node, told)) < self._threshold]
-        if not short:
+        if not self._lacks:
             self.stage = Stage.DONE
             return [Unmask(self._work())]
-        could = told | self.waiting
-        lost = [node for node in short if len(self._around(node, could)) < self._threshold]
-        if not lost and now < self._until:
+        if self.waiting and now < self._until:
             return []
-        return self._fail(
-            f"{len(told)} of {len(self._survivors)} devices said their shares, {len(short)} masks stay on"
-        )
+        told, asked = len(self._revealed), len(self._survivors)
+        return self._fail(f"{told} of {asked} devices said their shares, {len(self._lacks)} masks stay on")
 
     def _fail(self, reason: str) -> list[Action]:
         self.stage = Stage.FAILED

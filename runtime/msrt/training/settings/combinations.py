@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "IMPOSSIBLE", "refuse", "table"]
 
 CENTRAL: Final = '`privacy.mode = "central"`'
+BIASED: Final = frozenset({"sign", "topk", "powersgd"})
 
 SCAFFOLD: Final = '`train.algorithm = "scaffold"`'
 FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
@@ -43,6 +44,8 @@ FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
         name.startswith(("topk", "sign")) for name in (job.links.device, job.links.region, job.links.down)
     ),
     "`[publish]`": lambda job: job.publish is not None,
+    "`compression.device` sign, topk or powersgd": lambda job: job.links.device.partition(":")[0] in BIASED,
+    "`[secure]`": lambda job: job.secure is not None,
 }  # fmt: skip
 """As job.toml spells it, and whether a job has it."""
 
@@ -81,6 +84,14 @@ IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
     ("`[sampling]` of a part", "`[parameter_server]`", "workers go at their own pace, no round asks them"),
     ("`train.keep_local`", "`[cluster]`", "the processes of a group keep no part of the model between rounds"),
     ("`train.keep_local`", "`[publish]`", "what nodes keep was never trained in the model that would be published"),
+    ("`[secure]`", "`[aggregate]`", "nobody sees a single update, to compare it or to clip it: see `secure.clip`"),
+    ("`[secure]`", CENTRAL, "edges make sure that no update is longer than `privacy.clip`, and see none"),
+    ("`[secure]`", "`[parameter_server]`", "a push moves the model alone, a masked one says nothing alone"),
+    ("`[secure]`", SCAFFOLD, "a device that shortens its update to `secure.clip` would keep another control"),
+    ("`[secure]`", '`sampling.strategy = "utility"`', "losses are in the sum: nobody knows a single node's"),
+    ("`[secure]`", "`pace.buffer`", "a buffer takes updates one by one, a masked one says nothing alone"),
+    ("`[secure]`", '`pace.late = "next"`', "the masks of one round come off with the sum of that round alone"),
+    ("`[secure]`", "`compression.device` sign, topk or powersgd", "only whole numbers of all parameters cancel masks"),
 )  # fmt: skip
 """(feature, feature, why not)."""
 

@@ -19,6 +19,7 @@ from msrt.training.settings.local import Limits, TrainSettings
 from msrt.training.settings.parameter_server import ParameterServer
 from msrt.training.settings.privacy import Privacy, clash
 from msrt.training.settings.rounds import Compression, Pacing, Sampling
+from msrt.training.settings.secure import SecureSettings
 from msrt.training.settings.server import ServerSettings
 
 __all__ = ["CONFIG", "JobConfig", "parse_config"]
@@ -60,6 +61,8 @@ class JobConfig(Table, frozen=True):
     limits: Limits = Limits()
     cluster: ClusterSettings | None = None
     privacy: Privacy | None = None
+    secure: SecureSettings | None = None
+    """None: edges see their devices' updates."""
     baseline: Baseline | None = None
     publish: Publish | None = None
     trigger: Trigger | None = None
