@@ -52,8 +52,6 @@ async def settle(accountant: Accountant, config: JobConfig, before: tuple[tuple[
     asked = config.privacy
     if asked is None:
         return config
-    if asked.mode == "sample":
-        raise InvalidJob("[privacy] mode 'sample' is not in this version")
     found = await accountant(msgspec.structs.replace(question(config), before=before))
     if not found.affordable(asked.limit):
         spent = " after what the jobs before it spent" if before else ""

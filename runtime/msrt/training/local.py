@@ -18,11 +18,12 @@ from msrt.learning.vector import Array, Vector
 from msrt.training.flat import FlatModel
 from msrt.training.methods import FedAvg, Method, Scaffold, method_of
 from msrt.training.settings import JobConfig
+from msrt.training.settings.privacy import noise_of
 from msrt.training.shelf import Keeper, Memory
 from msrt.training.task import Batch, Data, Node, Task
 from msrt.training.travel import Travel
 
-__all__ = ["Bound", "Local", "length_of", "load_task", "number_of", "take"]
+__all__ = ["Bound", "Fitted", "Local", "length_of", "load_task", "number_of", "take"]
 
 EVAL_BATCH: Final = 1024
 GATHER: Final = 4 << 20
@@ -58,7 +59,7 @@ class Local:
     """
 
     def __init__(self, task: Task, config: JobConfig, now: Callable[[], float] = lambda: 0.0) -> None:
-        self.task, self.config, self._now = task, config, now
+        self.task, self.config, self.now = task, config, now
         torch.manual_seed(config.seed)
         self.model = task.model()
         self._flat = FlatModel(self.model)
@@ -70,6 +71,8 @@ class Local:
         self._initial = self._flat.vector().copy()
         self._keepers: dict[str, Keeper] = {}
         self._data: dict[tuple[str, int, int], tuple[Data, Data]] = {}
+        self.noise = 0.0
+        """Of [privacy] mode "sample", over its clip: what the round asks for."""
 
     def initial(self) -> Vector:
         """The weights everybody starts from; the seed decides."""
@@ -125,7 +128,7 @@ class Local:
         """
         keeper = keeper or self._keepers.setdefault(node.id, Memory())
         soonest = min((limit for limit in (within, self.config.train.within_s) if limit), default=math.inf)
-        bound = Bound(work, self._now() + soonest)
+        bound = Bound(work, self.now() + soonest)
         train, test = self.data(node)
         if not _length(train):
             raise InvalidJob(f"node {node.id} has no training data")
@@ -134,7 +137,14 @@ class Local:
         metrics = self._judge(test)
         start = self._travel.whole(weights, own)
         method = self._method(weights, keeper, round_ if counted is None else min(counted + 1, round_))
-        fitted = self._fit(train, self.config.train.epochs, (self.config.seed, round_, node.index), method, bound)
+        seed = (self.config.seed, round_, node.index)
+        privacy = self.config.privacy
+        if privacy is not None and privacy.mode == "sample":
+            from msrt.training.samples import fit  # noqa: PLC0415 - brings Opacus
+
+            fitted = fit(self, train, seed, noise_of(privacy, self.noise), bound)
+        else:
+            fitted = self._fit(train, self.config.train.epochs, seed, method, bound)
         metrics |= {"train_loss": fitted.loss, "work": fitted.work}
         return self._left(keeper, round_, self._flat.vector() - start, method, fitted), _length(train), metrics
 
@@ -225,7 +235,7 @@ class Local:
                 total += float(loss.detach()) * len(batch[0])
                 seen += len(batch[0])
                 steps += 1
-                over = steps >= most or self._now() >= bound.until
+                over = steps >= most or self.now() >= bound.until
                 if over:
                     break
         return Fitted(total / max(seen, 1), steps / whole if whole else 0.0, steps)

@@ -15,19 +15,12 @@ from msrt.learning.noise import KEY, add_noise
 from msrt.learning.vector import Vector, l2_norm
 from msrt.training.pipe import Asked
 from msrt.training.settings import Privacy
+from msrt.training.settings.privacy import noise_of
 
-__all__ = ["Shield", "noise_of", "shielded"]
+__all__ = ["Shield", "shielded"]
 
 HARMLESS: Final = frozenset({"seconds", "work"})
 """Metrics that say nothing of what is in the data."""
-
-
-def noise_of(settings: Privacy, asked: float) -> float:
-    """What a node adds, over the clip: the job's own word, else what the cloud found. Raises InvalidJob for none."""
-    noise = settings.noise or asked
-    if not noise > 0:
-        raise InvalidJob(f"a job that is private by {settings.mode!r}, and no noise was asked for")
-    return noise
 
 
 def shielded(

@@ -131,6 +131,7 @@ class Runner:
     def _train(self, local: Local, shelf: Shelf, command: pipe.DoTrain) -> pipe.Trained:
         weights = self._weights(local, command.weights)
         asked, residuals = command.asked, Residuals(shelf)
+        local.noise = asked.noise
         delta, samples, metrics = local.train(
             weights, command.node, command.round, within=asked.work_s, keeper=shelf, counted=asked.counted
         )

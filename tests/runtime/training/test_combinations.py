@@ -25,6 +25,8 @@ SPELT = {
     "`train.within_s`": "train.within_s = 2.0",
     '`privacy.mode = "central"`': 'privacy = {mode = "central", clip = 1.0, noise = 1.0}\ncompression = "fp32"',
     "`[privacy]`": 'privacy = {mode = "local", clip = 1.0, noise = 1.0}',
+    "`train.clip`": "train.clip = 1.0",
+    '`privacy.mode = "sample"`': 'privacy = {mode = "sample", clip = 1.0, noise = 1.0, rate = 0.1}',
     "`[cluster]`": "cluster.processes = 2",
     "`pace.partial`": "pace.partial = true",
     "`aggregate.clip`": "aggregate.clip = 1.0",

@@ -8,8 +8,9 @@ import pytest
 from msrt.errors import InvalidJob
 from msrt.learning.noise import KEY
 from msrt.training.pipe import Asked
-from msrt.training.private import Shield, noise_of, shielded
+from msrt.training.private import Shield, shielded
 from msrt.training.settings import Privacy
+from msrt.training.settings.privacy import noise_of
 
 KEY_1 = bytes(KEY)
 LONG = np.full(10_000, 0.5, np.float32)

@@ -44,7 +44,7 @@ class ClusterLocal(Local):
         `step_ms` and `restarts`. Raises InvalidJob, JobFailed.
         """
         soonest = min((limit for limit in (within, self.config.train.within_s) if limit), default=0.0)
-        until = self._now() + soonest if soonest else 0.0
+        until = self.now() + soonest if soonest else 0.0
         self.group.start()
         _, metrics = self.evaluate(weights, [node])
         given, result = (self.group.directory / name for name in ("given", "result"))

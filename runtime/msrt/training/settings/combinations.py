@@ -17,6 +17,7 @@ __all__ = ["FEATURES", "IMPOSSIBLE", "refuse", "table"]
 
 CENTRAL: Final = '`privacy.mode = "central"`'
 BIASED: Final = frozenset({"sign", "topk", "powersgd"})
+SAMPLE: Final = '`privacy.mode = "sample"`'
 
 SCAFFOLD: Final = '`train.algorithm = "scaffold"`'
 FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
@@ -31,6 +32,8 @@ FEATURES: Final[dict[str, Callable[[JobConfig], bool]]] = {
     "`[aggregate]`": lambda job: job.aggregate != type(job.aggregate)(),
     "`train.proximal`": lambda job: job.train.proximal > 0,
     "`train.within_s`": lambda job: job.train.within_s > 0,
+    "`train.clip`": lambda job: job.train.clip > 0,
+    SAMPLE: lambda job: job.privacy is not None and job.privacy.mode == "sample",
     CENTRAL: lambda job: job.privacy is not None and job.privacy.mode == "central",
     "`[privacy]`": lambda job: job.privacy is not None,
     "`[cluster]`": lambda job: job.cluster is not None,
@@ -65,6 +68,7 @@ IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
     (CENTRAL, '`pace.late = "next"`', "a node could count twice in what one noise hides"),
     (CENTRAL, "`pace.steps` above 1", "a region's own sums would reach its devices without noise"),
     (CENTRAL, "`[aggregate]`", "its noise is made for the mean of updates that `privacy.clip` bounds"),
+    (SAMPLE, "`train.clip`", "each sample's gradient is clipped already, by `privacy.clip`"),
     ("`[privacy]`", "`[parameter_server]`", "what is spent is counted in rounds, and a push leaves in every step"),
     ("`[privacy]`", "`[cluster]`", "its processes hand their updates over without clip and noise"),
     ("`pace.buffer`", "`pace.partial`", "with a buffer nobody is late, so nobody need stop early"),

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from msrt.errors import InvalidJob
 from msrt.training.settings.base import Rate, Share, Table
 from msrt.training.settings.rounds import Compression
 
-__all__ = ["Privacy", "clash"]
+__all__ = ["Privacy", "clash", "noise_of"]
 
 Mode = Literal["central", "local", "sample"]
 
@@ -62,3 +63,11 @@ def clash(privacy: Privacy, links: Compression) -> str:
             "be 'fp32' (rounding a region's sum would let one node change it by more than the clip)"
         )
     return ""
+
+
+def noise_of(settings: Privacy, asked: float) -> float:
+    """What a node adds, over the clip: the job's own word, else what the cloud found. Raises InvalidJob for none."""
+    noise = settings.noise or asked
+    if not noise > 0:
+        raise InvalidJob(f"a job that is private by {settings.mode!r}, and no noise was asked for")
+    return noise
