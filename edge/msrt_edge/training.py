@@ -298,7 +298,9 @@ class RegionTraining:
         self._keys += 1
         key = f"{peer.node}#{self._keys}"
         if not fault and opened.round.waits(meta):
-            payload = await opened.spool.keep(key, payload)
+            room, payload = payload, await opened.spool.keep(key, payload)
+            if payload is not room:
+                self._rooms.give(room)
         opened.payloads[key] = (meta, payload)
         actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
         await self._perform(opened, actions)
@@ -399,8 +401,10 @@ class RegionTraining:
         while key in opened.outbox and cloud.live:
             meta, payload = opened.outbox[key]
             digest = await self._world.offload(lambda data=payload: hashlib.sha256(data).hexdigest())
+            opened.spool.release()
             try:
                 await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
+                opened.spool.release()
             except (errors.BadUpdate, errors.StreamCancelled) as error:
                 log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -135,43 +135,13 @@ def size_rows() -> list[Row]:
     return [Row(f"int8 update of {size:,} parameters, headers included", 100 * sent / (4 * size), "%", "<=", 26.0)]
 
 
-def speed_rows(size: int = 10_000_000, repeats: int = 5) -> list[Row]:
-    """Elements a second of check and add, beside numpy's own sum by blocks in the same run."""
-    flat = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    running, plain = RunningSum(size), np.zeros(size, np.float32)
-
-    def blocked() -> None:
-        for start in range(0, size, 65_536):
-            part = plain[start : start + 65_536]
-            np.add(part, flat[start : start + 65_536], out=part)
-
-    rows = []
-    codecs = [open_codec(encoding, size) for encoding in ("fp32", "int8")]
-    works: dict[str, Callable[[], object]] = {"numpy's sum by blocks": blocked}
-    for codec in codecs:
-        payload = codec.encode(flat)
-        works[f"RunningSum.add {codec.name}"] = lambda p=payload, c=codec: running.add(p, c, 3.0)
-        works[f"check {codec.name}"] = lambda p=payload, c=codec: check(p, c)
-    works["encode int8"] = lambda: codecs[1].encode(flat)
-    for name, work in works.items():
-        best = min(_seconds(work) for _ in range(repeats))
-        rows.append(Row(f"{name}, {size // 1_000_000} M elements", size / best / 1e9, "G elements/s"))
-    return rows
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def rows() -> list[Row]:
     """All of them."""
-    return [*accuracy_rows(), *size_rows(), *speed_rows()]
+    return [*accuracy_rows(), *size_rows()]
 
 
 if __name__ == "__main__":
     chosen = SEEDS[: int(sys.argv[1])] if len(sys.argv) > 1 else SEEDS
-    for row in [*size_rows(), *speed_rows(), *accuracy_rows(chosen)]:
+    for row in [*size_rows(), *accuracy_rows(chosen)]:
         verdict = "" if not row.bound else f"{row.bound} {row.limit:g}  {'holds' if row.holds else 'FAILS'}"
         sys.stdout.write(f"{row.what:62} {row.value:9.4f} {row.unit:13} {verdict}\n")

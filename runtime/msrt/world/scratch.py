@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
 import weakref
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,9 @@ SLOTS: Final = 64
 
 
 class FileScratch:
-    """Slots of one size in a file that grows as they are needed; what was freed is used again."""
+    """Slots of one size in a file that grows as they are needed; what was freed is used again. Safe to use from several
+    threads.
+    """
 
     def __init__(self, directory: Path, each: int) -> None:
         self._each = max(each, 1)
@@ -34,46 +37,54 @@ class FileScratch:
                 self._fd = os.dup(file.fileno())
         except OSError as error:
             raise disk_error(error, directory) from error
-        self._forget = weakref.finalize(self, os.close, self._fd)
+        weakref.finalize(self, os.close, self._fd)
         self._maps: list[mmap.mmap] = []
         self._used: dict[str, int] = {}
         self._free: list[int] = []
+        self._lock = threading.Lock()
 
     def put(self, key: str, data: Buffer) -> memoryview:
         """Raises DiskFull, LocalError (it is larger than a slot)."""
         view = memoryview(data).cast("B")
         if len(view) > self._each:
             raise LocalError(f"{len(view)} bytes for a slot of {self._each}")
-        if not self._free:
-            self._grow()
-        slot = self._free.pop()
+        with self._lock:
+            if not self._free:
+                self._grow()
+            slot = self._free.pop()
+            mapped = self._maps[slot // SLOTS]
         try:
             for start in range(0, len(view), SLICE):
                 self._write(view[start : start + SLICE], slot * self._slot + start)
         except OSError as error:
-            self._free.append(slot)
+            with self._lock:
+                self._free.append(slot)
             raise disk_error(error, self._directory) from error
         self.free(key)
-        self._used[key] = slot
+        with self._lock:
+            self._used[key] = slot
         start = slot % SLOTS * self._slot
-        return memoryview(self._maps[slot // SLOTS])[start : start + len(view)]
+        return memoryview(mapped)[start : start + len(view)]
 
     def free(self, key: str) -> None:
-        slot = self._used.pop(key, None)
-        if slot is not None:
-            self._free.append(slot)
+        with self._lock:
+            slot = self._used.pop(key, None)
+            if slot is not None:
+                self._free.append(slot)
 
     def release(self) -> None:
         if hasattr(mmap, "MADV_DONTNEED"):
-            for mapped in self._maps:
+            for mapped in list(self._maps):
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """What is still looked at stays until nobody looks at it."""
-        self._forget()
-        self._maps.clear()
-        self._used.clear()
-        self._free.clear()
+        """What is still looked at stays until nobody looks at it. The descriptor goes with this object: a thread that
+        still writes must not find another file behind it.
+        """
+        with self._lock:
+            self._maps.clear()
+            self._used.clear()
+            self._free.clear()
 
     def _grow(self) -> None:
         first, length = len(self._maps) * SLOTS, SLOTS * self._slot

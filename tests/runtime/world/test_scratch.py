@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -109,3 +110,34 @@ def test_what_was_read_leaves_memory_when_it_is_let_go(tmp_path):
 def _resident() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - one line
         return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def test_threads_that_write_at_once_get_slots_of_their_own(tmp_path):
+    """Also while the room grows, and while others are freed."""
+    scratch = FieldDisk(tmp_path).scratch(100)
+
+    def work(number):
+        kept = {}
+        for turn in range(100):
+            key = f"{number}/{turn}"
+            kept[key] = scratch.put(key, key.encode())
+            if turn % 3 == 0:
+                scratch.free(key)
+                del kept[key]
+        return kept
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(8)))
+    assert all(bytes(view) == key.encode() for kept in found for key, view in kept.items())
+
+
+def test_who_still_writes_at_the_end_writes_to_no_other_file(tmp_path):
+    """The descriptor is closed when nobody can use it any more, and then it is."""
+    scratch = FieldDisk(tmp_path).scratch(100)
+    fd = scratch._fd
+    scratch.put("k", b"1")
+    scratch.close()
+    assert bytes(scratch.put("late", b"late")) == b"late"
+    del scratch
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)

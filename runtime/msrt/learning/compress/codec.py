@@ -16,8 +16,8 @@ __all__ = ["BLOCK", "SPAN", "Codec", "finite", "rows_of", "scratch", "slices"]
 
 BLOCK: Final = 1024
 """Elements that share a scale."""
-SPAN: Final = 128 * BLOCK
-"""Elements handled at once: 512 KiB of float32 scratch stays in the cache."""
+SPAN: Final = 64 * BLOCK
+"""Elements handled at once: 256 KiB of float32 scratch stays in the cache."""
 
 
 class Codec(abc.ABC):

@@ -25,12 +25,14 @@ __all__ = ["Robust"]
 
 ROOM: Final = 2 << 20
 """Elements of all nodes together that are decoded at once: 8 MiB, and a few times that while they are sorted."""
+OPEN: Final = 32
+"""Payloads that are read before their pages are let go: the kernel brings more of each than is asked for."""
 
 
 class Robust:
     """As `RunningSum`, for rules that need all updates. Every node counts the same, whatever weight it is added with.
 
-    `release` is called after each block. The payloads must stay as they are until `mean` was called.
+    `release` is called after each block and within it. The payloads must stay as they are until `mean` was called.
     """
 
     def __init__(self, rule: Rule, size: int, release: Callable[[], None] = lambda: None) -> None:
@@ -99,10 +101,11 @@ class Robust:
         for start in range(0, self.size, width):
             stop = min(start + width, self.size)
             rows = room[:, : stop - start]
-            for row, at in zip(rows, chosen, strict=True):
+            for number, (row, at) in enumerate(zip(rows, chosen, strict=True), 1):
                 payload, codec, scale = self._rows[at]
                 codec.part(payload, start, row)
                 if scale != 1:
                     np.multiply(row, scale, out=row)
+                if number % OPEN == 0 or number == len(chosen):
+                    self._release()
             yield slice(start, stop), rows
-            self._release()
