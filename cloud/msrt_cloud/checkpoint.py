@@ -8,6 +8,7 @@ that were compressed. The change of a round is taken from what the nodes have, s
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -42,8 +43,10 @@ class Checkpoint:
         self.chain: tuple[Change, ...] = ()
         self.older: tuple[str, ...] = ()
         self.data: Buffer = b""
-        self._next: Buffer = b""
-        """`data` of the version that waits for the journal."""
+        self._weights: Buffer = b""
+        """What `weights` names, where that is at hand."""
+        self._next: tuple[Buffer, Buffer] = b"", b""
+        """`data` and weights of the version that waits for the journal."""
         self.counted: dict[str, int] = {}
         """Where late updates count: the newest round that was counted of each node."""
 
@@ -70,28 +73,37 @@ class Checkpoint:
         `shares` is for controls beside the model (SCAFFOLD).
         """
         t, down, server = self._t, self._config.links.down, self._config.server
-        before, state = await self._weights(), await t.artifacts.read(self.memory) if self.memory else b""
+        before, state = await self._exact(), await t.artifacts.read(self.memory) if self.memory else b""
         rate = server.rate(number - 1, self._config.rounds)
         step = moved if shares is None else partial(moved_with_control, shares=shares)
         new, state = await t.world.offload(step, server.recipe, before, state, mean, rate)
-        weights = await t.artifacts.put_bytes(new)
-        memory = await t.artifacts.put_bytes(state) if state else ""
-        served, chain, data = weights, self.chain, new
-        if down != "fp32":
+        keep, chain, data = t.artifacts.put_bytes, self.chain, new
+        if down == "fp32":
+            weights, memory = await asyncio.gather(keep(new), self._maybe(state))
+            served = weights
+        else:
             delta, data = await t.world.offload(_change, self.data, new, down, number)
-            change = Change(self.served, await t.artifacts.put_bytes(delta), down)
-            served = await t.artifacts.put_bytes(data)
+            weights, memory, digest, served = await asyncio.gather(
+                keep(new), self._maybe(state), keep(delta), keep(data)
+            )
+            change = Change(self.served, digest, down)
             chain = (*chain, change)[-min(CHAIN, len(data) // max(len(delta), 1) - 1) :]
         fact = JobAdvanced(
             self._job, number, weights, outcome.metrics, tuple(outcome.included), t.world.wall(),
             "" if served == weights else served, (self.weights, *self.older)[: self._config.checkpoints - 1], chain,
             memory, await self._count(number, outcome),
         )  # fmt: skip
-        self._next = data
+        self._next = data, new
         return fact
 
-    async def _weights(self) -> Buffer:
-        return self.data if self.weights == self.served else await self._t.artifacts.read(self.weights)
+    async def _maybe(self, state: Buffer) -> str:
+        return await self._t.artifacts.put_bytes(state) if state else ""
+
+    async def _exact(self) -> Buffer:
+        """The weights, which are not quite what nodes have where those get changes."""
+        if self.weights == self.served:
+            return self.data
+        return self._weights or await self._t.artifacts.read(self.weights)
 
     async def _count(self, number: int, outcome: Finish) -> str:
         pace = self._config.pace
@@ -108,7 +120,8 @@ class Checkpoint:
     async def commit(self, fact: JobAdvanced) -> None:
         """The journal has it: what came before is no longer needed."""
         held = self._digests()
-        self._take(fact, self._next)
+        data, self._weights = self._next
+        self._take(fact, data)
         for digest in held - self._digests():
             await self._t.artifacts.drop(digest)
 

@@ -12,7 +12,7 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore, Fetch
-from msrt.buffers import Buffer, read_file
+from msrt.buffers import Buffer, Rooms, read_file
 from msrt.hop import Peer
 from msrt.learning.secure_aggregation import Me
 from msrt.learning.secure_aggregation.client import Said as Heard
@@ -32,6 +32,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 RESEND_S: Final = 2.0
 COUNTED: Final = "counted/"
+PASSING: Final = (
+    errors.DiskFull, errors.Disconnected, errors.DeadlineExceeded, errors.StreamCancelled, errors.Unavailable,
+)  # fmt: skip
+"""What goes by while a round lasts."""
 LEAST_S: Final = 0.001
 """Of work, where fetching took all the time that a node may work: one batch."""
 INLINE: Final = 64 << 10
@@ -78,6 +82,7 @@ class Training:
         """By job: what was opened meanwhile, where a late update still counts, and when."""
         self._pushing: set[str] = set()
         self._masking = Masking(world, store, me, artifacts, self._keep)
+        self._rooms = Rooms(1)
         self._told: dict[str, RoundOpen] = {}
         """By job: what was opened last."""
         self.paused = False
@@ -152,6 +157,7 @@ class Training:
         if ended:
             for table in (self._next, self._training, self._told):
                 table.pop(message.job, None)
+            self._rooms.clear()
             await self._drop_trainer(message.job)
 
     def _remember(self, message: RoundClosed, me: str, *, ended: bool) -> None:
@@ -193,7 +199,7 @@ class Training:
         try:
             trainer = await self._trainer(message, deadline)
             async with self._artifacts.keeping(message.weights):
-                await self._patient(deadline, lambda: bring(self._world, self._artifacts, self._fetch, message))
+                await self._patient(deadline, lambda: self._bring(message))
                 done = await self._run(trainer, message, opened, deadline)
         except errors.MsrtError as error:
             log.warning("training.failed", job=message.job, round=message.round, error=str(error))
@@ -211,6 +217,9 @@ class Training:
             await self._masking.trained(meta, done.payload)
         except errors.LocalError as error:
             await self._keep(msgspec.structs.replace(meta, nodes={self._node.id: 1}, metrics={}, error=str(error)), b"")
+
+    async def _bring(self, message: RoundOpen) -> None:
+        await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
 
     def _stamp(self, key: str) -> str:
         """The parent that an update goes to first, or went to before it was lost."""
@@ -247,14 +256,16 @@ class Training:
         return trainer
 
     async def _patient(self, deadline: float, fetch: Callable[[], Awaitable[T]]) -> T:
-        """What it brings. A full disk is waited out while the round lasts: one that fails at once is soon given up."""
+        """What it brings. A full disk, or an edge that went away, is waited out while the round lasts: a job whose
+        devices all fail at once is soon given up.
+        """
         while True:
             try:
                 return await fetch()
-            except errors.DiskFull as error:
+            except PASSING as error:
                 if self._world.now() + RESEND_S >= deadline:
                     raise
-                log.warning("training.waits_for_space", error=error.text, again_in_s=RESEND_S)
+                log.warning("training.waits", error=str(error), again_in_s=RESEND_S)
                 await asyncio.sleep(RESEND_S)
 
     async def _drop_trainer(self, job: str) -> None:

@@ -41,7 +41,7 @@ class Feedbacks:
         feedback = self._of.get(job)
         if feedback is None:
             feedback = self._of[job] = self._recall(job, round_, codec)
-        payload = feedback.encode(mean, round_)
+        payload = feedback.encode(mean, round_, lent=True)
         if not feedback.empty:
             self._remember(job, round_, feedback)
         return payload

@@ -110,11 +110,14 @@ class RegionTraining:
         await self._send_up(known)
 
     async def _begin(self, message: RoundOpen) -> None:
-        await bring(self._world, self._artifacts, self._fetch, message)
+        known = self._models.get(message.job)
+        if known is not None and message.chain and message.plan.steps == 1:  # weights are rarely asked for
+            await self._artifacts.ensure(message.chain[-1].delta, self._fetch, sync=False)
+        else:
+            await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
         closed = self._closed.get(message.job)
         if closed is not None and (closed.state != "running" or closed.round >= message.round):
             return  # meanwhile
-        known = self._models.get(message.job)
         stretch = None
         if known is None or message.plan.steps > 1:
             weights = await self._artifacts.read(message.weights)

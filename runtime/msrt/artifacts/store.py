@@ -47,6 +47,10 @@ class Lent:
         data: bytes = await self._store.offload(self._store.blobs.read, self.digest, offset, size)
         return data
 
+    async def whole(self) -> Buffer:
+        """All of it, without a copy where it is mapped."""
+        return await self.read(0, self.size)
+
 
 class ArtifactStore:
     """The artifacts on this node's disk: the pinned ones, those in use, and at most `bound_bytes` of others (None: no

@@ -66,6 +66,11 @@ class FlatModel:
                 np.copyto(place.part, place.tensor.detach().cpu().numpy().reshape(-1), casting="unsafe")
         return self._flat
 
+    def since(self, weights: Vector) -> Vector:
+        """The way from these weights. It takes the place of the model's own: put weights before it is used again."""
+        own = self.vector()
+        return np.subtract(own, weights, out=own)
+
     def gradient(self, out: Vector) -> None:
         """The gradient of every element into `out`; 0 where none came. Raises InvalidJob for a model that keeps float
         buffers: no gradient moves them.

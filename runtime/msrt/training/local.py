@@ -122,6 +122,8 @@ class Local:
     ) -> tuple[Vector, int, dict[str, float]]:
         """(delta of what travels, samples, metrics). Raises InvalidJob where the node has no data.
 
+        The delta lies where the model was: it is valid until the next call.
+
         A straggler does the share `work` of its epochs, or what it can in `within` seconds (0: all); the metric `work`
         is what it has done. What the node keeps to itself lies with `keeper`, or in memory. `counted` is the newest
         round whose update of it is in the model; left out, the newest that it trained.
@@ -146,7 +148,7 @@ class Local:
         else:
             fitted = self._fit(train, self.config.train.epochs, seed, method, bound)
         metrics |= {"train_loss": fitted.loss, "work": fitted.work}
-        return self._left(keeper, round_, self._flat.vector() - start, method, fitted), _length(train), metrics
+        return self._left(keeper, round_, start, method, fitted), _length(train), metrics
 
     def _method(self, weights: Vector, keeper: Keeper, round_: int) -> Method:
         """Of this round, with what the node kept of an earlier one."""
@@ -156,11 +158,12 @@ class Local:
             return Scaffold(travel.controlled, travel.control(weights), own)
         return method_of(settings)
 
-    def _left(self, keeper: Keeper, round_: int, way: Vector, method: Method, fitted: Fitted) -> Vector:
+    def _left(self, keeper: Keeper, round_: int, start: Vector, method: Method, fitted: Fitted) -> Vector:
         """What travels of a round; what stays is kept."""
         travel = self._travel
         if travel.keeps:
             keeper.keep("head", round_, travel.kept(self._flat.vector()).tobytes())
+        way = self._flat.since(start)
         if not isinstance(method, Scaffold):
             return travel.sent(way)
         fresh = method.finish(travel.trained(way), fitted.steps)

@@ -142,7 +142,7 @@ class Runner:
             delta, metrics = Shield(local.config.privacy, shelf.work, asked).leave(delta, metrics)
         seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
         feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
-        payload = feedback.encode(delta, command.round)
+        payload = feedback.encode(delta, command.round, lent=True)
         residuals.keep(command.round, feedback)
         Path(command.update).write_bytes(payload)
         return pipe.Trained(samples, delta.size, command.encoding, metrics)
@@ -188,7 +188,7 @@ class Runner:
 def _mapped(path: Path) -> memoryview:
     """A file as it lies in the page cache, read only and without a copy."""
     with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return memoryview(mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | mmap.MAP_POPULATE, mmap.PROT_READ))
 
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:

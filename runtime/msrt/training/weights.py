@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import structlog
 
 from msrt.artifacts import ArtifactStore, Fetch
-from msrt.buffers import Buffer
+from msrt.buffers import Buffer, Rooms
 from msrt.errors import MsrtError
 from msrt.learning.compress import open_codec
-from msrt.learning.vector import load, save
+from msrt.learning.vector import peek
 from msrt.protocol.messages import Change, RoundOpen
 from msrt.world.world import World
 
@@ -22,26 +23,31 @@ __all__ = ["bring", "changed"]
 log = structlog.get_logger()
 
 
-def changed(weights: Buffer, deltas: Sequence[tuple[str, Buffer]]) -> Buffer:
-    """The weights after these changes (codec, payload), oldest first. Raises BadUpdate, Corrupt. Blocking."""
-    layout, flat = load(weights)
-    moved = flat.copy()
+def changed(weights: Buffer, deltas: Sequence[tuple[str, Buffer]], rooms: Rooms) -> memoryview:
+    """The weights after these changes (codec, payload), oldest first, in one of the rooms. Raises BadUpdate, Corrupt.
+    Blocking.
+    """
+    layout, start = peek(weights)
+    room = rooms.take(len(weights))
+    np.copyto(np.frombuffer(room, np.uint8), np.frombuffer(weights, np.uint8))
+    moved = np.frombuffer(room, "<f4", offset=start)
     for name, payload in deltas:
         codec = open_codec(name, layout)
         codec.fits(payload)
         codec.add(payload, 1.0, moved)
-    return save(layout, moved)
+    return room
 
 
-async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen) -> None:
+async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen, rooms: Rooms) -> None:
     """Have the weights of that round in the store, the cheapest way there is. Raises what fetching raises."""
     chain = _ahead(artifacts, message)
     if chain:
         try:
-            base = await artifacts.read(chain[0].base)
-            deltas = [(change.codec, await artifacts.get(change.delta, fetch)) for change in chain]
-            whole: Buffer = await world.offload(changed, base, deltas)
+            async with artifacts.lend(chain[0].base) as base:
+                deltas = [(change.codec, await artifacts.get(change.delta, fetch)) for change in chain]
+                whole: memoryview = await world.offload(changed, await base.whole(), deltas, rooms)
             digest = await artifacts.put_bytes(whole, sync=False)
+            rooms.give(whole)
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
         else:

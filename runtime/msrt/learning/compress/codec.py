@@ -71,6 +71,11 @@ class Codec(abc.ABC):
         self.write(flat, payload, None, self.first_memory(), rng)
         return payload.toreadonly()
 
+    def as_it_is(self, flat: Vector) -> memoryview | None:
+        """The payload without a copy, where it is the vector itself. Raises BadUpdate when it is not finite."""
+        del flat
+        return None
+
     def decode(self, payload: Buffer) -> Vector:
         """The vector a payload stands for. Raises BadUpdate when its length is wrong."""
         self.fits(payload)

@@ -73,6 +73,13 @@ class Float32(_Dense):
 
     dtype = "<f4"
 
+    def as_it_is(self, flat: Vector) -> memoryview | None:
+        if flat.dtype != np.dtype(self.dtype) or not flat.flags.c_contiguous:
+            return None
+        for span in slices(self.size):
+            finite(flat[span])
+        return flat.data.cast("B").toreadonly()
+
     def _narrow(self, values: Vector) -> Raw:
         return values
 
