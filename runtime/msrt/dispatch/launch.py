@@ -22,6 +22,9 @@ MAX_SKIPPED = 64
 """Requests at the head of a lane that a worker may not take before we stop looking behind them."""
 HOLD_FROM_S = 0.004
 """A worker that is busy for less gets its next batch at once: timers are not finer."""
+HALVES_FROM_S = 0.0002
+"""What computes for twice as long is sent as two batches, where those cost no more: the second one is on its way while
+the first is computed, and that one's answers are given out while the second is."""
 
 
 class Launcher:
@@ -65,8 +68,9 @@ class Launcher:
         admission = self._flow.admission
         admission.items -= len(batch)
         admission.bytes -= size
+        shared = rows >= self._share(pool.rows + rows, slot, now)
         flight = self._fly(batch, rows, slot, now, out)
-        flight.cramped = pool.items > 0
+        flight.cramped = pool.items > 0 and not shared
         first = batch[0]
         if first.attempts == 1:
             self._flow.retries.earn(len(batch))
@@ -164,7 +168,9 @@ class Launcher:
         ready = max(slot.busy_until, now) + slot.limit.base
         hopeless = (now + cost.fixed + cost.per_row) if known and pool.items > 1 else now
         joinable = lane.joinable and slot.batchable and not slot.worker.suspect
-        rows = most = slot.best_rows(self.config.max_batch_rows) if joinable else 1
+        rows = most = 1
+        if joinable:
+            rows = most = min(slot.best_rows(self.config.max_batch_rows), self._share(pool.rows, slot, now))
         latest = math.inf
         while queue and len(skipped) < MAX_SKIPPED:
             request = queue[0]
@@ -195,6 +201,17 @@ class Launcher:
         if skipped:
             queue.extendleft(reversed(skipped))
         return batch
+
+    def _share(self, waiting: int, slot: Slot, now: float) -> int:
+        """Rows that the next batch may take of those that wait. Where a row costs the same in any batch, those that fly
+        are of like size: a large one leaves its worker idle while its callers are heard, and them while it is
+        computed."""
+        cost = slot.cost
+        if slot.limit.batches < 2 or not cost.known or slot.busy_until - now >= HOLD_FROM_S:
+            return waiting
+        share = (waiting + (slot.worker.rows if slot.flying else 0) + 1) // 2
+        pays = cost.per_row * share >= HALVES_FROM_S and cost.best_rows(share + 1) <= share
+        return share if pays else waiting
 
     # --- a second time --------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from msrt.dispatch import Answered, Request
@@ -146,3 +147,44 @@ def test_a_part_of_a_batch_may_be_answered_and_the_rest_fail():
     bench.do(echo(again))
     assert rows_of(bench.replies[-1]) == (3,)
     bench.end()
+
+
+def computed(bench, send, took):
+    """The worker answers after so many microseconds, and 200 on the way; what is sent then."""
+    bench.now += (took + 200) / 1e6
+    answered = echo(send)
+    message = msgspec.structs.replace(answered.message, compute_us=took)
+    return bench.do(Answered(answered.worker, message, answered.frames))
+
+
+def timed(bench, us_of):
+    """A worker that has told what batches of 1, 4 and 16 rows cost."""
+    for count in (1, 4, 16, 4, 1, 16) * 4:
+        fly = bench.ask(*(question((n,)) for n in range(count)))
+        while fly:
+            fly = fly[1:] + computed(bench, fly[0], us_of(len(fly[0].message.ids)))
+
+
+def test_what_costs_by_the_row_flies_in_batches_of_like_size():
+    """Two halves: one is on its way while the other is computed."""
+    bench = Bench("a")
+    timed(bench, lambda rows: 5 + 40 * rows)
+    sends = bench.ask(*(question((n,)) for n in range(16)))
+    assert [len(send.message.ids) for send in sends] == [8, 8]
+
+
+def test_a_large_batch_is_not_sent_behind_a_small_one():
+    """With what flies already, each takes its part; no more than two fly, and the rest goes when the first lands."""
+    bench = Bench("a", max_window=2)
+    timed(bench, lambda rows: 5 + 40 * rows)
+    small = bench.ask(question())
+    assert [len(send.message.ids) for send in bench.ask(*(question((n,)) for n in range(15)))] == [8]
+    assert [len(send.message.ids) for send in computed(bench, small[0], 45)] == [7]
+
+
+@pytest.mark.parametrize("us_of", [lambda _rows: 500, lambda rows: 300 + 20 * rows, lambda rows: 5 + rows])
+def test_what_costs_by_the_batch_is_not_halved(us_of):
+    """Nor what is too quick for it to matter."""
+    bench = Bench("a")
+    timed(bench, us_of)
+    assert [len(send.message.ids) for send in bench.ask(*(question((n,)) for n in range(16)))] == [16]
