@@ -10,10 +10,12 @@ import asyncio
 import numpy as np
 import pytest
 
+from msrt.learning.secure_aggregation.fixed import Fixed, parts
 from msrt.learning.secure_aggregation.server import Stage
+from msrt.links.memory import MemoryListener
 from msrt.world.network import Faults
 from tests.flows.test_stories_rounds import checkpoints, mean, moved
-from tests.flows.trainer import SimulatedTrainer, known_update
+from tests.flows.trainer import SIZE, SimulatedTrainer, known_update
 from tests.flows.tree import grown, until
 
 TREE = {"edge-n": 5, "edge-s": 4}
@@ -27,7 +29,7 @@ async def started(tree, **config):
     """A job that masks its updates; its name."""
     await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
     settings = {"deadline_s": 30.0, "quorum": 0.5, "max_samples": 64, "secure": SECURE, **config}
-    return await tree.train(**settings)
+    return await tree.train(**{key: value for key, value in settings.items() if value is not None})
 
 
 async def ended(tree, job):
@@ -247,3 +249,45 @@ def test_a_cloud_killed_in_a_round_gets_the_sums_again(seed):
         assert [set(fact.included) for fact in facts] == [nodes(tree)] * 2
 
     grown(story, seed, edges=TREE)
+
+
+def heard_by(monkeypatch, name):
+    """Every byte that arrives at a node's own listeners, as it arrives."""
+    heard, real = bytearray(), MemoryListener.received
+
+    def received(listener, wire, frames):
+        if listener.process.name == name:
+            for frame in frames:
+                heard.extend(frame)
+        real(listener, wire, frames)
+
+    monkeypatch.setattr(MemoryListener, "received", received)
+    return heard
+
+
+def shapes(job, round_, node):
+    """A device's update as it would travel in the open, at any weight: float32, and whole numbers of its exchange."""
+    delta, samples = known_update(job, round_, node)
+    fixed = Fixed(SIZE, 5, 64, SECURE["clip"])
+    whole = parts(fixed.encode(delta, samples, {}, 0), 32)[1]
+    return [delta.tobytes()[:32], (delta * samples).astype(np.float32).tobytes()[:32], bytes(whole.data)[:8]]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_edge_never_hears_a_single_update(masked, seed, monkeypatch):
+    """Of all bytes that came to it none are a device's update, samples or metrics, with drop-outs and without; of the
+    same job unmasked they are, so the looking finds what there is.
+    """
+    heard = heard_by(monkeypatch, "edge-n")
+
+    async def story(tree):
+        job = await started(tree, rounds=2, quorum=1.0, **({} if masked else {"secure": None}))
+        facts = await ended(tree, job)
+        found = [
+            shape in heard
+            for fact in facts for node in nodes(tree) for shape in shapes("job", fact.round, node)[: 3 if masked else 1]
+        ]  # fmt: skip
+        assert not any(found) if masked else all(found)
+        assert (b"accuracy" in heard) is not masked
+
+    grown(story, seed, edges=ALONE)

@@ -14,7 +14,7 @@ from msrt.buffers import Buffer
 from msrt.learning.compress.codec import BLOCK, Codec, finite, rows_of, scratch
 from msrt.learning.vector import Vector
 
-__all__ = ["Int8", "Sign"]
+__all__ = ["Int8", "Sign", "lift"]
 
 PEAK: Final = 127.0
 TINY: Final = 1e-30
@@ -76,7 +76,7 @@ class Int8(_Blocks):
             scale[...] = np.where(peak > TINY, peak / np.float32(PEAK), np.float32(0))
             inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
             np.multiply(source, inverse[:, None], out=part)
-            np.add(part, _lift(rng, rows * width).reshape(rows, width), out=part)
+            np.add(part, lift(rng, rows * width).reshape(rows, width), out=part)
             np.floor(part, out=part)
             np.copyto(codes[start:stop].reshape(rows, width), part, casting="unsafe")
             if residual is not None:
@@ -112,7 +112,7 @@ def _scale(scales: Vector, factor: np.float32, start: int, out: Vector) -> None:
     np.multiply(grid, (scales[start // BLOCK : start // BLOCK + rows] * factor)[:, None], out=grid)
 
 
-def _lift(rng: np.random.Generator, count: int) -> Vector:
+def lift(rng: np.random.Generator, count: int) -> Vector:
     """Evenly spread over 0 .. 1, both ends left out: one throw of 64 bits gives eight of them."""
     dice = rng.bit_generator.random_raw(-(-count // 8)).view(np.uint8)[:count]
     lift: Vector = dice.astype(np.float32)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from msrt.buffers import SLICE, Buffer, room_for
 from msrt.errors import BadUpdate, InvalidJob
+from msrt.learning.compress.blocks import lift
 from msrt.learning.compress.codec import SPAN, scratch, slices
 from msrt.learning.vector import Vector, l2_norm
 
@@ -55,8 +56,9 @@ class Fixed:
 
     def __init__(self, size: int, count: int, most: int, clip: float, span: float = 0.0, bits: int = 32) -> None:
         self.size, self.count, self.most, self.clip, self.bits = size, count, most, clip, bits
-        self.limit = ((1 << (bits - 1)) - 1) // max(count, 1)
-        """Largest magnitude of one node's whole number."""
+        most_each = ((1 << (bits - 1)) - 1) // max(count, 1)
+        self.limit = most_each >> (spare := max(0, most_each.bit_length() - 24)) << spare
+        """Largest magnitude of one node's whole number. It is a float32 as well."""
         if self.limit < 1:
             raise InvalidJob(f"the sum of {count} nodes does not fit {bits} bits", hint="take bits = 32")
         self.scale = self.limit / (span or clip)
@@ -84,12 +86,10 @@ class Fixed:
         for span in slices(self.size):
             part = room[: span.stop - span.start]
             np.multiply(flat[span], factor, out=part)
-            part += dice.random(part.size, np.float32)
+            np.add(part, lift(dice, part.size), out=part)
             np.floor(part, out=part)
             np.clip(part, -self.limit, self.limit, out=part)
-            whole = part.astype(np.int64) if self.limit > 1 << 24 else part
-            np.clip(whole, -self.limit, self.limit, out=whole)
-            np.copyto(signed[span], whole, casting="unsafe")
+            np.copyto(signed[span], part, casting="unsafe")
         return payload
 
     def decode(self, payload: Buffer) -> tuple[Vector, Total]:
