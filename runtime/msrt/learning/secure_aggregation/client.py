@@ -81,6 +81,8 @@ class SecureClient:
         self.stage = Stage.ANNOUNCED
         self.masked = False
         self._me, self._secrets = me, Secrets.fresh(me.random)
+        self.dice = int.from_bytes(me.random(8), "little")
+        """What numbers between two steps are rounded by."""
         self.keys = self._secrets.announce(me, job, self.session)
         """What the edge is told first."""
         self._index, self._count = 0, 0
@@ -90,6 +92,7 @@ class SecureClient:
         self._held: dict[int, bytes] = {}
         """Neighbour to its two shares that I hold."""
         self._masks: list[Mask] = []
+        self._agreed: dict[int, bytes] = {}
         self._asked: SecureUnmask | None = None
         self._told: SecureReveal | None = None
 
@@ -106,7 +109,7 @@ class SecureClient:
         if self.stage is not Stage.READY or self.masked:
             raise Conflict("the masks of this exchange are used", hint="another exchange has other masks")
         fixed = Fixed(flat.size, self._count, self.most, self.plan.clip, self.plan.span, self.plan.bits)
-        payload = fixed.encode(flat, samples, metrics, int.from_bytes(self._me.random(8), "little"))
+        payload = fixed.encode(flat, samples, metrics, self.dice)
         self.masked = True
         apply(payload, self._masks, self.plan.bits)
         self._masks.clear()
@@ -149,7 +152,11 @@ class SecureClient:
         return pair
 
     def _shared(self, index: int) -> bytes:
-        return agree(self._secrets.cipher, self._members[index].cipher)
+        """Agreed on once: it seals and opens."""
+        known = self._agreed.get(index)
+        if known is None:
+            known = self._agreed[index] = agree(self._secrets.cipher, self._members[index].cipher)
+        return known
 
     def _repeat(self, message: SecureRoster) -> list[Action]:
         """The edge did not hear the shares."""
@@ -171,6 +178,7 @@ class SecureClient:
             low, high = sorted((self._index, index))
             shared = agree(self._secrets.mask, self._members[index].mask)
             self._masks.append((derive(shared, f"pair/{self.session}/{low}/{high}"), self._index == high))
+        self._agreed.clear()
         self.stage = Stage.READY
         return [Ready()]
 
