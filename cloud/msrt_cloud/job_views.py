@@ -33,6 +33,7 @@ def row(training: Training, name: str) -> dict[str, Any]:
         "stragglers": stragglers(training, running) if running and not ended else [],
         "bytes_up": sums.bytes_up + (live.bytes_up if live else 0), "bytes_down": sums.bytes_down,
         "seconds": round(sums.seconds, 3), "best": sums.best,
+        "worst_decile": sums.last.get("worst_decile"),
         "by": created.created_by, "created": created.wall, "ended": ended.wall if ended else None,
         "cause": created.cause, "after": created.after,
     }  # fmt: skip

@@ -25,6 +25,8 @@ LAST: Final[dict[str, str]] = {
     "worst_decile": "Mean accuracy of the tenth of the nodes that the model served worst in the last round.",
     "work": "Mean share of their epochs that nodes did in the last round.",
     "epsilon": "What the rounds of a private job have spent.",
+    "asked": "Nodes that the last round asked.",
+    "eligible": "Nodes that the last round could have asked.",
     "nodes": "Nodes whose updates are in the last round.",
     "late": "Nodes in the last round with an update of an earlier one.",
     "failed": "Nodes that failed in the last round.",

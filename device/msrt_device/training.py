@@ -14,6 +14,7 @@ from msrt import errors
 from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, Rooms, read_file
 from msrt.hop import Peer
+from msrt.learning.pacing import left_to_work
 from msrt.learning.secure_aggregation import Me
 from msrt.learning.secure_aggregation.client import Said as Heard
 from msrt.protocol import wire
@@ -36,8 +37,6 @@ PASSING: Final = (
     errors.DiskFull, errors.Disconnected, errors.DeadlineExceeded, errors.StreamCancelled, errors.Unavailable,
 )  # fmt: skip
 """What goes by while a round lasts."""
-LEAST_S: Final = 0.001
-"""Of work, where fetching took all the time that a node may work: one batch."""
 INLINE: Final = 64 << 10
 """Bytes of an update that lies beside its meta; a larger one is an artifact, not synced: it can be made again."""
 
@@ -233,8 +232,7 @@ class Training:
         node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
         now = self._world.now()
         within = max(0.1, deadline - now)
-        work_s = message.plan.work_s
-        left = max(LEAST_S, work_s - (now - opened)) if work_s else 0.0
+        left = left_to_work(message.plan.work_s, now - opened)
         private = message.plan.private or PrivatePlan()
         asked = Asked(left, private.noise, private.releases, self._counted.get(message.job, 0))
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1

@@ -137,7 +137,7 @@ class RegionTraining:
         if message.plan.partial:
             plan = msgspec.structs.replace(message.plan, work_s=allowance(window, usual))
             message = msgspec.structs.replace(message, plan=plan)
-        least = patient(message.plan.work_s)
+        least = window if message.plan.partial and usual is None else patient(message.plan.work_s)
         pace = Pace(now, now + window, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual, least)
         size = model.layout.size
         self._tries += 1

@@ -103,12 +103,15 @@ class NormGuard:
         """The same from a model's bytes. Blocking."""
         return cls.for_weights(float(np.linalg.norm(load(weights)[1])))
 
-    def admit(self, norm: float) -> None:
-        """Remember a norm as usual, or raise BadUpdate and forget it."""
+    def admit(self, norm: float, work: float = 1.0) -> None:
+        """Remember a norm as usual, or raise BadUpdate and forget it.
+
+        Who did a share of the work has come so far; whole updates are judged by how far all of it would have led.
+        """
         if not norm <= self.limit:
             raise BadUpdate(f"an update of norm {norm:.3g}, the limit is {self.limit:.3g}")
         if len(self._seen) >= ENOUGH and math.isfinite(self.factor):
             usual = median(self._seen)
             if usual > 0 and norm > self.factor * usual:
                 raise BadUpdate(f"an update of norm {norm:.3g}, usual are {usual:.3g}")
-        self._seen.append(norm)
+        self._seen.append(norm / work if 0 < work <= 1 else norm)

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["Durations", "Pace", "allowance", "patient"]
+__all__ = ["Durations", "Pace", "allowance", "left_to_work", "patient"]
 
 MEMORY: Final = 512
 """Reports remembered."""
@@ -17,6 +17,8 @@ ENOUGH: Final = 8
 """Reports that must have been seen before their spread means something."""
 WAIT: Final = 1.25
 """A round waits so many times longer than its stragglers may work."""
+BEGIN: Final = 0.25
+"""Of the time that a node may work, the share that it has even if fetching, or starting its process, took all of it."""
 NORMAL: Final = 1.4826
 """A median absolute deviation times this is a standard deviation, where times are spread normally."""
 
@@ -76,6 +78,11 @@ def allowance(window: float, usual: float | None) -> float:
     Who is usual does all its work; before it is known what that is, whoever needs half of the window does.
     """
     return min(window / WAIT, usual) if usual is not None else window / 2
+
+
+def left_to_work(work_s: float, passed: float) -> float:
+    """Of the seconds that a node may work, after so many of the round: however long it took to begin, some are left."""
+    return max(work_s - passed, BEGIN * work_s)
 
 
 def patient(work_s: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import click
@@ -72,6 +73,8 @@ def costs(rounds: list[dict[str, Any]], goal: float | None) -> dict[str, Any]:
         "loss": losses[-1] if losses else None,
         "best_loss": min(losses, default=None),
         "worst_decile": rounds[-1].get("worst_decile") if rounds else None,
+        "work": round(fmean(work), 3) if (work := [line.get("work") or 1.0 for line in rounds]) else None,
+        "asked": round(fmean(asked), 1) if (asked := [line["asked"] for line in rounds if "asked" in line]) else None,
         **_spent(rounds, ""),
         **(_spent(way, "_to") if way is not None else dict.fromkeys(("seconds_to", "bytes_up_to", "bytes_down_to"))),
         "rounds_to": len(way) if way is not None else None,
@@ -126,8 +129,8 @@ def _tables(rows: list[dict[str, Any]], settings: dict[str, dict[str, Any]], goa
                    if row[f"bytes_{way}{to}"] is not None}}
         for row in rows
     ]  # fmt: skip
-    columns = ["job", "state", "rounds", "accuracy", "best_accuracy", "worst_decile", "loss", "best_loss", "seconds",
-               "up", "down"]  # fmt: skip
+    columns = ["job", "state", "rounds", "accuracy", "best_accuracy", "worst_decile", "loss", "best_loss", "asked",
+               "work", "seconds", "up", "down"]  # fmt: skip
     table(columns, shown, empty="")
     if goal is not None:
         console().print(f"\nto an accuracy of {goal:g}")

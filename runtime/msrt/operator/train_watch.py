@@ -99,15 +99,22 @@ def view(row: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
 def _last_rounds(rounds: list[dict[str, Any]]) -> Table:
     names = ("round", "loss", "accuracy", "worst tenth", "seconds", "nodes", "absent", "failed", "up", "down")
     private = ("epsilon",) if any("epsilon" in one for one in rounds) else ()
-    drawn = Table(*names, *private, box=None, pad_edge=False, header_style="bold")
+    partial = ("work",) if any((one.get("work") or 1.0) < 1.0 for one in rounds) else ()
+    drawn = Table(*names, *partial, *private, box=None, pad_edge=False, header_style="bold")
     for one in rounds:
         numbers = (one.get("loss"), one.get("accuracy"), one.get("worst_decile"), one["seconds"])
         drawn.add_row(
-            str(one["round"]), *(_number(value) for value in numbers), str(one.get("nodes", "-")),
+            str(one["round"]), *(_number(value) for value in numbers), _nodes(one),
             _names(one.get("stragglers", [])) or "-", str(len(one.get("failed", ()))),
-            size(one["bytes_up"]), size(one["bytes_down"]), *(_number(one.get(name)) for name in private),
+            size(one["bytes_up"]), size(one["bytes_down"]), *(_number(one.get(name)) for name in (*partial, *private)),
         )  # fmt: skip
     return drawn
+
+
+def _nodes(one: dict[str, Any]) -> str:
+    """How many are in it; and of how many, where it asked only some of them."""
+    asked, eligible = one.get("asked", 0), one.get("eligible", 0)
+    return f"{one.get('nodes', '-')}" + (f" of {asked}/{eligible}" if asked < eligible else "")
 
 
 def _of(row: dict[str, Any], done: str, of: str) -> str:
@@ -126,6 +133,9 @@ def _names(names: list[str]) -> str:
 def _note(row: dict[str, Any]) -> str:
     metrics = row.get("metrics") or {}
     shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in NOTED)
+    worst, work = row.get("worst_decile"), metrics.get("work", 1.0)
+    shown += f" worst tenth {worst:.4f}" if worst is not None else ""
+    shown += f" work={work:.2f}" if work < 1.0 else ""
     told = f"{_of(row, 'reported', 'expected')} reported" if row["expected"] else ""
     waits = f"waiting for {_names(row['stragglers'])}" if row["stragglers"] else ""
     traffic = f"up {size(row['bytes_up'])} down {size(row['bytes_down'])}" if row["bytes_up"] else ""

@@ -90,6 +90,16 @@ def test_the_guard_refuses_absurd_norms_and_forgets_them() -> None:
     guard.admit(20.0)
 
 
+def test_a_whole_update_is_not_absurd_because_the_others_did_little() -> None:
+    """Stragglers sent a hundredth of their work; one that did all of it has come a hundred times as far."""
+    guard = NormGuard.for_weights(9.0)
+    for _ in range(3):
+        guard.admit(0.05, work=0.01)
+    guard.admit(5.0)
+    with pytest.raises(BadUpdate, match="usual"):
+        guard.admit(200.0, work=0.01)
+
+
 def test_a_clipped_update_counts_in_its_direction_alone() -> None:
     """Its weight in the mean stays; a scale beyond its own length is refused."""
     codec, running = open_codec("fp32", 3), RunningSum(3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msrt.learning.pacing import Durations, Pace, allowance, patient
+from msrt.learning.pacing import Durations, Pace, allowance, left_to_work, patient
 
 SECONDS = st.floats(0.01, 1e4)
 
@@ -30,3 +30,10 @@ def test_a_share_of_the_work_counts_as_the_time_of_all_of_it():
     for _ in range(8):
         seen.add(2.0, work=0.25)
     assert seen.usual == 8.0
+
+
+def test_who_began_late_still_does_something():
+    """A process that has to be started, or weights that come slowly, take no more than three quarters of the time."""
+    assert left_to_work(8.0, 1.0) == 7.0
+    assert left_to_work(8.0, 7.5) == left_to_work(8.0, 60.0) == 2.0
+    assert left_to_work(0.0, 3.0) == 0.0

@@ -49,6 +49,18 @@ def test_a_watched_job_shows_rounds_nodes_bytes_and_who_is_waited_for():
     assert len(shown.splitlines()) == 2 + 1 + 1 + 1 + len(ROUNDS)
 
 
+def test_a_watched_job_shows_whom_it_asked_and_what_they_did_of_their_work():
+    """Only where a round asks a part of all, or somebody did a part of its epochs."""
+    plain = drawn(view(ROW, [line(1, 0.5, asked=3, eligible=3, work=1.0)]))
+    assert "work" not in plain
+    assert "3/3" not in plain
+    shown = drawn(view(ROW, [line(1, 0.5, asked=4, eligible=40, work=0.625)]))
+    assert "3 of 4/40" in shown
+    assert "0.625" in shown
+    row = {**ROW, "worst_decile": 0.41, "metrics": {"accuracy": 0.85, "work": 0.62}}
+    assert "accuracy=0.8500 worst tenth 0.4100 work=0.62 " in _note(row)
+
+
 def test_without_a_terminal_a_change_is_one_line():
     """With the same facts."""
     assert _note(ROW) == "running loss=0.2500 accuracy=0.8500 2/3 reported waiting for camera-7 up 400 B down 1.2 MB"

@@ -85,7 +85,7 @@ class GlobalRound(Round):
             fault = "a sum, where every update counts alone"
         if not fault and not meta.is_sum:
             try:
-                self.guard.admit(event.norm)
+                self.guard.admit(event.norm, meta.metrics.get("work", 1.0))
             except BadUpdate as error:
                 fault = str(error)
         elif not fault and event.norm > self.guard.limit:

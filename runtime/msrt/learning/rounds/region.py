@@ -107,7 +107,7 @@ class RegionRound(Round):
             return [Drop(key, "a duplicate")]
         if not fault:
             try:
-                self.guard.admit(event.norm)
+                self.guard.admit(event.norm, meta.metrics.get("work", 1.0))
             except BadUpdate as error:
                 fault = str(error)
         if fault:

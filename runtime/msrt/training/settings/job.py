@@ -105,7 +105,7 @@ class JobConfig(Table, frozen=True):
 
     def wanted(self, devices: int) -> Wanted:
         """Whom a round asks, of so many devices."""
-        return self.sampling.wanted(devices, self.least_nodes, self.max_nodes)
+        return self.sampling.wanted(devices, self.aggregate.opened.least, self.max_nodes)
 
     @property
     def heaviest(self) -> int:

@@ -102,6 +102,7 @@ class Simulation:
             line = opened.line(outcome) | {
                 "wall": self._wall(), "seconds": round(self._now() - began, 3),
                 "bytes_down": down * len(self._masters), "bytes_from_nodes": self._bytes_from_nodes,
+                "eligible": len(self.nodes),
             }  # fmt: skip
             self.lines.append(line)
             yield line
