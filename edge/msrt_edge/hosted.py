@@ -60,7 +60,7 @@ class Hosted:
         self._up, self._down = config.links.device, config.links.down
         self._terms = Terms(
             Mode(settings.mode), settings.staleness, settings.ahead, config.rounds, float(settings.steps),
-            settings.epochs, settings.discount, settings.lease_s,
+            settings.epochs, settings.discount, settings.lease_s, config.min_nodes,
         )  # fmt: skip
         self.machine: ShardServer | None = None
         self.generation = 0

@@ -46,6 +46,11 @@ class ParameterServers:
         """Job to what our devices were told: generation, workers, whether it is paused."""
         self._due = asyncio.Event()
 
+    @property
+    def serving(self) -> list[str]:
+        """Jobs of which shards are here."""
+        return sorted(self._hosted)
+
     # --- the journal ------------------------------------------------------------------------------------------
 
     def journal_changed(self) -> None:

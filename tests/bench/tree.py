@@ -121,10 +121,14 @@ class Tree:
         proc = self.procs[name] = Proc([MSRT, *argv, "--state", str(self.path / name)], self.path / f"{name}.log")
         return proc.ready()
 
-    def cli(self, *argv: str) -> str:
+    def cli(self, *argv: str, timeout_s: float = 120) -> str:
         """One command of the operator; its standard output."""
         done = subprocess.run(
-            [MSRT, *argv, "--state", str(self.path / "cloud")], capture_output=True, text=True, timeout=120, check=False
+            [MSRT, *argv, "--state", str(self.path / "cloud")],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"msrt {' '.join(argv)}: {done.stderr.strip()}")

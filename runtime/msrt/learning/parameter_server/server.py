@@ -42,6 +42,8 @@ class Terms(msgspec.Struct, frozen=True):
     """A push that was computed t clocks ago moves the model by (1 + t) ** -discount of its share."""
     lease_s: float = 3.0
     """Silence after which a worker holds nobody any more."""
+    least: int = 1
+    """Workers that are there before the first one begins."""
 
 
 class ShardServer:
@@ -57,6 +59,7 @@ class ShardServer:
         self.applied: dict[int, dict[str, int]] = {}
         """Shard to worker to the last clock that is in the shard."""
         self.tally = Tally()
+        self._begun = turn > 0
         self._summed: dict[int, dict[str, int]] = {}
         """The same of the sum that waits for its step."""
         self._boots: dict[str, int] = {}
@@ -227,10 +230,11 @@ class ShardServer:
             self._step(out)
         if (now := int(self.progress + SLACK)) > self.round and not self._summed:
             self._end_round(now, out)
+        self._begun = self._begun or len(clocks.done) >= self.terms.least
         for worker, push in list(self._waiting.items()):
             if self.over:
                 out.append(e.Answer(push, "over"))
-            elif clocks.may(worker):
+            elif self._begun and clocks.may(worker):
                 out.append(e.Answer(push, "go", clocks.done[worker], self.turn, self.round))
             else:
                 continue
