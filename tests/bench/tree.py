@@ -123,13 +123,8 @@ class Tree:
 
     def cli(self, *argv: str, timeout_s: float = 120) -> str:
         """One command of the operator; its standard output."""
-        done = subprocess.run(
-            [MSRT, *argv, "--state", str(self.path / "cloud")],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        line = [MSRT, *argv, "--state", str(self.path / "cloud")]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode:
             raise RuntimeError(f"msrt {' '.join(argv)}: {done.stderr.strip()}")
         return done.stdout.strip()

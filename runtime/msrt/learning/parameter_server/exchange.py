@@ -58,6 +58,8 @@ class _Server:
     def __init__(self) -> None:
         self.known = False
         """It knows this boot."""
+        self.over = False
+        """It has nothing more to do."""
         self.turn = 0
         self.begin()
 
@@ -80,6 +82,11 @@ class Exchange:
         self._servers: dict[str, _Server] = {}
         self._push: Push | None = None
         self._loaded = False
+
+    @property
+    def _ending(self) -> bool:
+        """A server has nothing more to do: only that of the others matters now."""
+        return any(server.over for server in self._servers.values())
 
     @property
     def busy(self) -> bool:
@@ -112,7 +119,10 @@ class Exchange:
         """Ask again where an answer is overdue."""
         if not self.busy:
             return []
-        late = [name for name, server in self._servers.items() if server.enter < 0 and now >= server.due]
+        late = [
+            name for name, server in self._servers.items()
+            if server.enter < 0 and not server.over and now >= server.due
+        ]  # fmt: skip
         return [self._say(name, now) for name in late]
 
     def pulled(self, answer: Pulled, now: float) -> list[Action]:
@@ -121,15 +131,17 @@ class Exchange:
         push = self._push
         if push is None or server is None or answer.generation != self.generation or answer.boot != self.boot:
             return []
-        if answer.clock != push.clock or server.enter >= 0:
+        stale = answer.clock != push.clock or server.enter >= 0
+        if answer.said != "over" and (stale or (answer.said == "go" and self._ending)):
             return []
         match answer.said:
             case "go":
                 server.known, server.turn, server.enter = True, answer.turn, answer.enter
                 self.round = max(self.round, answer.round)
-                return [Take(answer), *self._settle(now)]
+                return [Take(answer), *self._settle(answer.enter, now)]
             case "wait":
                 server.known = server.counted = True
+                return [] if self._ending else self._settle(answer.enter, now)
             case "again":
                 server.known, server.counted = self._loaded, False
                 return [self._say(answer.server, now)]
@@ -139,26 +151,39 @@ class Exchange:
             case "moved":
                 server.due = now + MOVED_S
             case "over":
-                self._push = None
-                return [Over()]
+                server.over = True
+                self.round = max(self.round, answer.round)
+                return self._end(now)
         return []
 
-    def _settle(self, now: float) -> list[Action]:
-        """Every server let us in: into the same clock, or those that are behind are told."""
+    def _settle(self, enter: int, now: float) -> list[Action]:
+        """A server has us at this clock. Where that is later than we knew, all others hear of it at once, whether they
+        let us go on or not: or workers would wait for each other, each at another server.
+        """
         assert self._push is not None
-        enter = max(server.enter for server in self._servers.values())
+        if enter > self._push.clock + 1:
+            self._push = msgspec.structs.replace(self._push, clock=enter - 1, samples=0, encoding="", metrics={})
+            self._loaded = False
+            behind = [name for name, server in self._servers.items() if server.enter < enter]
+            for name in behind:
+                self._servers[name].begin()
+                self._servers[name].known = False
+            if behind:
+                return [self._say(name, now) for name in behind]
         if any(server.enter < 0 for server in self._servers.values()):
             return []
-        behind = [name for name, server in self._servers.items() if server.enter < enter]
-        if not behind:
+        self._push = None
+        return [Ready(enter, self.round)]
+
+    def _end(self, now: float) -> list[Action]:
+        """One server is at the end of the last round; those that lack a push or two hear of it."""
+        left = [name for name, server in self._servers.items() if not server.over]
+        if not left:
             self._push = None
-            return [Ready(enter, self.round)]
-        self._push = msgspec.structs.replace(self._push, clock=enter - 1, samples=0, encoding="", metrics={})
-        self._loaded = False
-        for name in behind:
-            self._servers[name].begin()
-            self._servers[name].known = False
-        return [self._say(name, now) for name in behind]
+            return [Over()]
+        for name in left:
+            self._servers[name].enter = -1
+        return [self._say(name, now) for name in left]
 
     def _say_all(self, now: float) -> list[Action]:
         return [self._say(name, now) for name in self._servers]

@@ -24,6 +24,8 @@ __all__ = ["ShardServer", "Terms"]
 
 SLACK: Final = 1e-9
 """Of a round: what float sums of shares may lack."""
+FOLLOW_S: Final = 1.0
+"""A server that hears of a later round ends its own by itself within so long, or without what it lacks."""
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -60,6 +62,8 @@ class ShardServer:
         """Shard to worker to the last clock that is in the shard."""
         self.tally = Tally()
         self._begun = turn > 0
+        self._later = 0, 0.0
+        """The newest round that another server is in, and since when that is known."""
         self._summed: dict[int, dict[str, int]] = {}
         """The same of the sum that waits for its step."""
         self._boots: dict[str, int] = {}
@@ -113,6 +117,7 @@ class ShardServer:
                 out.append(e.Keep(self._mark()))
             case e.Again():
                 out.append(e.Snapshot(self.round, self._mark(), Tally()))
+        self._catch_up(now, out)
         self._settle(out)
         if isinstance(event, e.Tick):
             self._say_wait(out)
@@ -123,7 +128,7 @@ class ShardServer:
     def _arrived(self, push: Push, key: str, fault: str, now: float, out: list[e.Action]) -> None:
         if self.over:
             self._dropped(key, "over", out)
-            out.append(e.Answer(push, "over"))
+            out.append(e.Answer(push, "over", round=self.round))
             return
         worker = push.worker
         if push.join:
@@ -136,7 +141,8 @@ class ShardServer:
         self._data[worker] = push.data or self._data.get(worker, 0)
         if worker not in self.clocks.done or push.join:
             self.clocks.join(worker, max(push.clock, 1 + self._last(worker)))
-        self._follow(push.round, out)
+        if push.round > max(self.round, self._later[0]):
+            self._later = push.round, now
         if key:
             self._count(push, key, fault, out)
         elif not push.join and self._fresh(push) and not self.clocks.late(push.clock):
@@ -207,9 +213,12 @@ class ShardServer:
         else:
             self.progress += samples / max(1, sum(self._data.values())) / self.terms.epochs
 
-    def _follow(self, round_: int, out: list[e.Action]) -> None:
-        """Another server is in a later round already."""
-        if round_ > self.round:
+    def _catch_up(self, now: float, out: list[e.Action]) -> None:
+        """Another server is in a later round. This one ends its own in a moment by itself, unless it lacks a push or
+        two, which died with a worker, or came after its last snapshot.
+        """
+        round_, since = self._later
+        if round_ > self.round and now - since > FOLLOW_S:
             self.progress = float(round_)
             self._end_round(round_, out)
 
@@ -233,7 +242,7 @@ class ShardServer:
         self._begun = self._begun or len(clocks.done) >= self.terms.least
         for worker, push in list(self._waiting.items()):
             if self.over:
-                out.append(e.Answer(push, "over"))
+                out.append(e.Answer(push, "over", round=self.round))
             elif self._begun and clocks.may(worker):
                 out.append(e.Answer(push, "go", clocks.done[worker], self.turn, self.round))
             else:
@@ -246,7 +255,7 @@ class ShardServer:
             if worker not in self._told:
                 self._told.add(worker)
                 self.tally.waited[worker] = self.tally.waited.get(worker, 0) + 1
-                out.append(e.Answer(push, "wait"))
+                out.append(e.Answer(push, "wait", self.clocks.done[worker]))
 
     def _stepped(self) -> bool:
         """Has every worker done with the clock that is summed?"""
