@@ -91,6 +91,7 @@ class RunningJob:
         the job.
         """
         bundle = await self._t.artifacts.read(self._created.bundle)
+        await self._unheld()
         await self._workshop.start(bundle)
         job = self._t.writer.state.jobs[self.name]
         checkpoint = Checkpoint(self._t, self._created.job, self._config)

@@ -92,6 +92,7 @@ def bundle(folder, name, source, doors="", rounds=ROUNDS):
     kind = source.partition("class ")[2].partition("(")[0]
     (folder / "job.toml").write_text(
         f'name = "{name}"\ntask = "held:{kind}"\nrounds = {rounds}\ndeadline_s = 100.0\nquorum = 1.0\nmin_nodes = 3\n'
+        f"checkpoints = {rounds}\n"
         f"[train]\nepochs = 4\nbatch = 16\nlr = 0.08\n[options]\ndoors = {json.dumps(str(doors))}\n"
     )
     return folder
