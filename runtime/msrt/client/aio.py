@@ -96,7 +96,7 @@ class AsyncClient:
         self._core.close()
         await self._edges.close()
         if self._tracer is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._tracer.sink.close)
+            await self._tracer.sink.finish()
 
     # --- asking
 

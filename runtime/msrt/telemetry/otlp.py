@@ -6,6 +6,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random  # noqa: TID251 - the type of World.random
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from msrt.errors import InvalidConfig, LocalError
-from msrt.telemetry.spans import CLIENT, INTERNAL, SERVER, Span, Tracer
+from msrt.telemetry.spans import CLIENT, INTERNAL, SERVER, Sink, Span, Tracer
 
 if TYPE_CHECKING:
     from msrt.protocol.messages import Mark
@@ -32,6 +33,7 @@ EVERY_MS: Final = 1000
 TIMEOUT_S: Final = 2.0
 """Of one batch, its repeats included."""
 DEVICES: Final = 4096
+OpenSink = Callable[[str, str, str, str], Sink]
 
 
 def collector_of(endpoint: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -45,17 +47,18 @@ def collector_of(endpoint: str, environment: Mapping[str, str] = os.environ) -> 
     return url if whole or urlsplit(url).path.endswith(PATH) else url.rstrip("/") + PATH
 
 
-def open_tracer(
+def open_tracer(  # noqa: PLR0913 - who the spans are of, and where all comes from
     endpoint: str, share: float, role: str, node: str, name: str, *, rng: random.Random, now: Callable[[], float],
-    wall: Callable[[], float], **attributes: Mark,
+    wall: Callable[[], float], open_sink: OpenSink | None = None, **attributes: Mark,
 ) -> Tracer | None:  # fmt: skip
-    """A tracer, where there is a collector. `attributes` stand on each span of this node. Raises InvalidConfig,
-    LocalError (msrt[trace] is not installed)."""
+    """A tracer, where there is a collector. `attributes` stand on each span of this node. `open_sink`: of the
+    collector's URL, service, node and name; else spans are sent from this process. Raises InvalidConfig, LocalError
+    (msrt[trace] is not installed)."""
     url = collector_of(endpoint)
     if not url:
         return None
     try:
-        sink = OtlpSink(url, f"msrt-{role}", node, name)
+        sink = (open_sink or OtlpSink)(url, f"msrt-{role}", node, name)
     except LocalError as error:
         if endpoint:
             raise
@@ -120,6 +123,11 @@ class OtlpSink:
     def dropped(self) -> int:
         return self._exporter.lost + self._full
 
+    @property
+    def away(self) -> bool:
+        """The collector took the last batch not."""
+        return self._exporter.failing
+
     def emit(self, span: Span, began: float, ended: float) -> None:
         if self._handed - self._exporter.taken >= WAITING:
             self._full += 1
@@ -157,7 +165,11 @@ class OtlpSink:
             self._devices[name] = self._resource_type.create({"service.name": "msrt-device", "host.name": name})
         return self._devices[name]
 
+    async def finish(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
     def close(self) -> None:
+        """`finish` where there is no loop to hold."""
         self._exporter.closing = True
         self._processor.shutdown()
 
@@ -168,13 +180,13 @@ class _Counting:
     def __init__(self, exporter: Any, url: str, readable: Callable[[_Handed], Any]) -> None:
         self._exporter, self._url, self._readable = exporter, url, readable
         self.taken = self.sent = self.lost = 0
-        self.closing = self._failing = False
+        self.closing = self.failing = False
 
     def export(self, spans: Sequence[_Handed]) -> Any:
         from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - see OtlpSink
 
         self.taken += len(spans)
-        if self.closing and self._failing:  # nobody waits for a collector that is away
+        if self.closing and self.failing:  # nobody waits for a collector that is away
             self.lost += len(spans)
             return SpanExportResult.FAILURE
         found = self._exporter.export([self._readable(span) for span in spans])
@@ -183,8 +195,8 @@ class _Counting:
             self.lost += len(spans)
         else:
             self.sent += len(spans)
-        if failed != self._failing:
-            self._failing = failed
+        if failed != self.failing:
+            self.failing = failed
             (log.warning if failed else log.info)("trace.collector_away" if failed else "trace.sent", url=self._url)
         return found
 

@@ -12,6 +12,7 @@ from msrt.protocol.messages import Mark
 from msrt.settings import MasterConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.otlp import open_tracer
+from msrt.telemetry.otlp_beside import BesideSink
 from msrt.telemetry.records import RecordFile
 from msrt.telemetry.spans import Tracer
 from msrt.world.world import World
@@ -30,8 +31,9 @@ async def seen(
     Raises InvalidConfig, LocalError (msrt[trace] is not installed).
     """
     tracer = open_tracer(
-        config.trace, config.trace_share, role, node, name, rng=world.random, now=world.now, wall=world.wall, **said
-    )
+        config.trace, config.trace_share, role, node, name, rng=world.random, now=world.now, wall=world.wall,
+        open_sink=BesideSink, **said,
+    )  # fmt: skip
     records = RecordFile(
         folder / RECORD, config.record_bytes, offload=world.offload, to_wall=lambda at: at - world.now() + world.wall()
     )
@@ -44,6 +46,8 @@ async def seen(
         "spans_total", "Spans of traced requests, by what became of them.", ("step",),
         lambda: {("sent",): sink.sent, ("dropped",): sink.dropped} if sink is not None else {},
     )  # fmt: skip
+    if isinstance(sink, BesideSink):
+        sink.start()
     writing = asyncio.ensure_future(records.run()) if config.record_share else None
     try:
         yield tracer, records
@@ -51,5 +55,5 @@ async def seen(
         if writing is not None:
             writing.cancel()
             await asyncio.wait([writing])
-        if tracer is not None:
-            await world.offload(tracer.sink.close)
+        if sink is not None:
+            await sink.finish()

@@ -80,8 +80,8 @@ class Sink(Protocol):
     def emit(self, span: Span, began: float, ended: float) -> None:
         """Both in seconds since 1970."""
 
-    def close(self) -> None:
-        """Send what waits, as long as that makes sense. Blocking."""
+    async def finish(self) -> None:
+        """Send what waits, as long as that makes sense."""
 
 
 class Tracer:
