@@ -50,6 +50,12 @@ class Checkpoint:
         self.counted: dict[str, int] = {}
         """Where late updates count: the newest round that was counted of each node."""
 
+    @property
+    def travels(self) -> int:
+        """Bytes that an edge fetches of it for a round: the last change, or the weights."""
+        changed = self._t.artifacts.size(self.chain[-1].delta) if self.chain else None
+        return len(self.data) if changed is None else changed
+
     async def begin(self, weights: str) -> None:
         """With the first weights."""
         self.weights = self.served = weights

@@ -279,7 +279,7 @@ class RunningJob:
             mean, spent = await self._spending.noisy(mean, len(outcome.included)), self._spending.told(number)
             outcome = msgspec.structs.replace(outcome, metrics=outcome.metrics | spent)
         metrics = outcome.metrics
-        whole = len(checkpoint.data)
+        each = checkpoint.travels
         machine, history = current.machine, self._records.history
         scaffold = self._config.train.algorithm == "scaffold"
         shares = history.shares(outcome.included) if scaffold else None
@@ -291,7 +291,7 @@ class RunningJob:
         row = {
             "round": number, "wall": t.world.wall(), "loss": metrics.get("loss"), "accuracy": metrics.get("accuracy"),
             "seconds": round(t.world.now() - current.opened, 3), "bytes_up": current.bytes_up,
-            "bytes_down": whole * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
+            "bytes_down": each * len(t.edges()), "nodes": len(outcome.included) + sum(map(len, outcome.late.values())),
             "late": outcome.late, "failed": outcome.failed, "update_bytes": metrics.get("update_bytes"),
             "update_bytes_ratio": current.ratio, "worst_decile": worst_decile(machine.notes.values()),
             "work": metrics.get("work"), "clipped": metrics.get("clipped"),

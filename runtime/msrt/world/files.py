@@ -44,6 +44,8 @@ class FileBlobs:
             self._partial.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hashes: dict[str, tuple[int, Any]] = {}
         self._lock = threading.Lock()
+        self._lasting: set[str] = set()
+        """Folders whose own names are known to be on the disk."""
 
     def size(self, digest: str) -> int | None:
         try:
@@ -125,12 +127,16 @@ class FileBlobs:
             self._publish(path, self._whole(digest), sync=sync)
 
     def _publish(self, path: Path, whole: Path, *, sync: bool) -> None:
-        if not whole.parent.exists():
-            whole.parent.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self._root)
+        folder = whole.parent
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
         path.rename(whole)
-        if sync:
-            sync_directory(whole.parent)
+        if not sync:
+            return
+        sync_directory(folder)
+        if folder.name not in self._lasting:
+            sync_directory(self._root)
+            self._lasting.add(folder.name)
 
     def delete(self, digest: str) -> None:
         with self._lock:
