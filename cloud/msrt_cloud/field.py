@@ -21,6 +21,7 @@ from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.seeing import seen
 from msrt.telemetry.serving import shown
+from msrt.training.forks import ForkServer
 from msrt.training.host import TrainerHost
 from msrt.training.tails import Tails
 from msrt.trust.api_keys import KeyBook
@@ -48,11 +49,12 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
         metrics = Metrics("cloud", identity.node, process=True)
         async with seen(config, world, folder, metrics, "cloud", identity.node, "cloud") as (tracer, record):
             tails = Tails()
+            forks = ForkServer.lasting(config.train_forkserver_s)
             setup = CloudSetup(
                 identity=identity,
                 listen=[(f"tcp://{host}:{port}", Credentials(secret_key=identity.link_secret))],
                 prepare=lambda path, out, options: prepare(path, out, options, deadline_s=config.quantise_timeout_s),
-                workshop=lambda job: TrainerHost(world, folder / "jobs" / job, tail=tails.of(job)),
+                workshop=lambda job: TrainerHost(world, folder / "jobs" / job, tail=tails.of(job), forks=forks),
                 tails=tails,
                 config=config,
                 tell=tell(folder, config),
@@ -84,6 +86,8 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
                 await live(node, stop, world, metrics, lambda: _started(node, state, config, folder, front))
             finally:
                 await front.close()
+                if forks is not None:
+                    await forks.close()
 
 
 def _keys(node: Cloud) -> KeyBook:

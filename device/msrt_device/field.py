@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,11 +37,14 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
         world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
         metrics = Metrics("device", identity.node, process=True)
         tails = Tails()
+        trainer, close = (
+            _trainers(world, folder, config, tails) if config.train and find_spec("torch") else (None, None)
+        )
         setup = DeviceSetup(
             identity=identity,
             membership=membership,
             config=config,
-            trainer=_trainers(world, folder, config, tails) if config.train and find_spec("torch") else None,
+            trainer=trainer,
             device_class=device_class(),
             model_memory=machine_memory() // 2,
             tell=tell(folder, config),
@@ -49,18 +52,26 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
         )
         node = Device(world, setup)
         async with contextlib.AsyncExitStack() as stack:
+            if close is not None:
+                stack.push_async_callback(close)
             if config.metrics != "off":
                 await _metrics(node, metrics, state, config, stack)
             await live(node, stop, world, metrics, lambda: _started(node))
 
 
-def _trainers(world: World, folder: Path, config: DeviceConfig, tails: Tails) -> Callable[[str], Trainer]:
+def _trainers(
+    world: World, folder: Path, config: DeviceConfig, tails: Tails
+) -> tuple[Callable[[str], Trainer], Callable[[], Awaitable[None]] | None]:
+    """Job name to its trainer, and what ends the process that they are forked from."""
+    from msrt.training.forks import ForkServer  # noqa: PLC0415 - devices without torch do not need it
     from msrt.training.host import TrainerHost  # noqa: PLC0415 - devices without torch do not need it
 
-    def trainer(job: str) -> Trainer:
-        return TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job))
+    forks = ForkServer.lasting(config.train_forkserver_s)
 
-    return trainer
+    def trainer(job: str) -> Trainer:
+        return TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job), forks)
+
+    return trainer, forks.close if forks is not None else None
 
 
 async def _metrics(

@@ -8,6 +8,7 @@ cluster  the same by a group of processes on torch.distributed
 limits   what a job's process may take
 pipe     what crosses the pipes between host and runner
 runner   the process of its own: limits, clean environment, low priority
+zygote   a process with torch loaded that is forked into runners; forks is its asyncio shell
 host     the asyncio shell that starts, asks, pauses and kills it
 """
 

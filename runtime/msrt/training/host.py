@@ -24,6 +24,7 @@ from msrt.buffers import Buffer, read_file, write_file
 from msrt.errors import JobFailed
 from msrt.training import pipe
 from msrt.training.bundle import unpack
+from msrt.training.forks import CannotFork, ForkedRunner, ForkServer
 from msrt.training.settings import JobConfig
 from msrt.training.tails import Tail
 from msrt.training.task import Node
@@ -45,15 +46,17 @@ log = structlog.get_logger()
 class TrainerHost:
     """Implements `Trainer` and `Workshop`. `directory` is this job's own on this node; `data` goes into MSRT_DATA."""
 
-    def __init__(self, world: World, directory: Path, data: str = "", tail: Tail | None = None) -> None:
-        self.world, self.directory, self.data = world, directory, data
+    def __init__(
+        self, world: World, directory: Path, data: str = "", tail: Tail | None = None, forks: ForkServer | None = None
+    ) -> None:
+        self.world, self.directory, self.data, self._forks = world, directory, data, forks
         self.tail = tail or Tail()
         """Every line, over the lives of all its runners: for who asks."""
         self.lines: deque[str] = deque(maxlen=LINES)
         """The last lines the job wrote in the life of this runner: for errors."""
         self.paused = False
         self.size = 0
-        self._process: Process | None = None
+        self._process: Process | ForkedRunner | None = None
         self._reader: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._rooms: dict[str, memoryview] = {}
@@ -184,12 +187,7 @@ class TrainerHost:
             "MSRT_DATA": self.data,
             "OMP_NUM_THREADS": "1",
         }
-        arguments = (sys.executable, "-u", "-P", "-m", "msrt.training.runner", "--parent", str(os.getpid()))
-        self._process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self.directory, env=environment, start_new_session=True,
-            limit=LINE_LIMIT,
-        )  # fmt: skip
+        self._process = await self._forked(environment) or await self._started(environment)
         self._reader = asyncio.create_task(self._read_lines(self._process))
         log.info("training.runner_started", pid=self._process.pid, directory=str(self.directory))
         if self.paused:
@@ -197,7 +195,25 @@ class TrainerHost:
         opening = pipe.Open(str(self.directory / "sources"), str(self.directory))
         self.size = (await self._exchange(opening, pipe.Done, OPEN_WITHIN)).size
 
-    async def _read_lines(self, process: Process) -> None:
+    async def _forked(self, environment: dict[str, str]) -> ForkedRunner | None:
+        """A runner with torch loaded, where this node keeps a forkserver."""
+        if self._forks is None:
+            return None
+        try:
+            return await self._forks.start(self.directory, environment, LINE_LIMIT)
+        except CannotFork as error:
+            log.warning("training.not_forked", why=str(error), directory=str(self.directory))
+            return None
+
+    async def _started(self, environment: dict[str, str]) -> Process:
+        arguments = (sys.executable, "-u", "-P", "-m", "msrt.training.runner", "--parent", str(os.getpid()))
+        return await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=self.directory, env=environment, start_new_session=True,
+            limit=LINE_LIMIT,
+        )  # fmt: skip
+
+    async def _read_lines(self, process: Process | ForkedRunner) -> None:
         """Keep the last lines of stderr, whole however they come; one without an end is cut at a limit."""
         assert process.stderr is not None
         rest = ""

@@ -37,7 +37,7 @@ NICE: Final = 10
 TRACE: Final = 4000
 
 
-def _pipes() -> tuple[BinaryIO, BinaryIO]:
+def pipes() -> tuple[BinaryIO, BinaryIO]:
     """Take stdin and stdout for ourselves: user code reads nothing and prints to stderr."""
     source, target = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True, help="process id of the host")
     die_with(parser.parse_args().parent)
     os.nice(NICE)
-    serve(*_pipes())
+    serve(*pipes())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from msrt.errors import InvalidJob, JobFailed
 from msrt.learning.compress import open_codec
 from msrt.learning.vector import load
 from msrt.training.bundle import pack
+from msrt.training.forks import ForkServer
 from msrt.training.host import TrainerHost
 from msrt.training.task import Node
 from msrt.world.field import field_world
@@ -65,18 +66,22 @@ def _bundle(tmp_path: Path, trick: str = "", more: str = "") -> bytes:
     return pack(job).data
 
 
-def _run(tmp_path: Path, scenario: Callable[[TrainerHost], Awaitable[None]]) -> None:
+def _run(tmp_path: Path, scenario: Callable[[TrainerHost], Awaitable[None]], *, forked: bool = True) -> None:
     async def main() -> None:
-        host = TrainerHost(field_world(tmp_path / "state"), tmp_path / "work")
+        forks = ForkServer() if forked else None
+        host = TrainerHost(field_world(tmp_path / "state"), tmp_path / "work", forks=forks)
         try:
             await scenario(host)
         finally:
             await host.stop()
+            if forks is not None:
+                await forks.close()
 
     asyncio.run(main())
 
 
-def test_a_job_lives_through_its_whole_life(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "alone"])
+def test_a_job_lives_through_its_whole_life(tmp_path: Path, *, forked: bool) -> None:
     """Weights, rounds, judgement, baselines and ONNX from one runner; a round trained again gives the same bytes."""
 
     async def scenario(host: TrainerHost) -> None:
@@ -99,7 +104,7 @@ def test_a_job_lives_through_its_whole_life(tmp_path: Path) -> None:
         assert exported.calibration[:6] == b"\x93NUMPY"
         _same_answers(exported.onnx, load(weights)[1])
 
-    _run(tmp_path, scenario)
+    _run(tmp_path, scenario, forked=forked)
 
 
 def _same_answers(model: bytes, flat: np.ndarray) -> None:
@@ -112,6 +117,7 @@ def _same_answers(model: bytes, flat: np.ndarray) -> None:
     assert np.allclose(session.run(None, {"input": x})[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "alone"])
 @pytest.mark.parametrize(
     ("trick", "more", "why"),
     [
@@ -121,7 +127,9 @@ def _same_answers(model: bytes, flat: np.ndarray) -> None:
         ("memory", "[limits]\nmemory_mb = 1500", "MemoryError"),
     ],
 )
-def test_user_code_that_goes_wrong_is_a_typed_error(trick: str, more: str, why: str, tmp_path: Path) -> None:
+def test_user_code_that_goes_wrong_is_a_typed_error(
+    trick: str, more: str, why: str, tmp_path: Path, *, forked: bool
+) -> None:
     """It raises, exits, spins or hoards: JobFailed says how, and the next command finds a runner again."""
 
     async def scenario(host: TrainerHost) -> None:
@@ -132,7 +140,7 @@ def test_user_code_that_goes_wrong_is_a_typed_error(trick: str, more: str, why: 
         if trick != "memory":
             assert "loading n0" in "\n".join([*host.lines, str(failure.value)])
 
-    _run(tmp_path, scenario)
+    _run(tmp_path, scenario, forked=forked)
 
 
 def test_a_paused_round_waits_and_a_late_one_is_killed(tmp_path: Path) -> None:
