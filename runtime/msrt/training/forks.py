@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from msrt.training.zygote import MESSAGE, Ended, Failed, Fork, Forked, Reap, Word
+from msrt.training.zygote import MESSAGE, Ended, Failed, Fork, Forked, Reap, Reaped, Word
 
 __all__ = ["CannotFork", "ForkServer", "ForkedRunner"]
 
@@ -44,13 +44,16 @@ class ForkedRunner:
         self._over = asyncio.Event()
 
     async def wait(self) -> int:
+        """Until nothing is left of it."""
         await self._over.wait()
         assert self.returncode is not None
         return self.returncode
 
     def ended(self, status: int) -> None:
-        """It did."""
+        """It did: no signal may be sent to its number any more."""
         self.returncode = status
+
+    def reaped(self) -> None:
         self._over.set()
 
 
@@ -186,10 +189,15 @@ class ForkServer:
                 if pid in self._runners:
                     self._over(pid, status)
                 elif pid in self._unwanted:
-                    self._unwanted.discard(pid)
                     self._send(Reap(pid))
                 else:
                     self._early[pid] = status
+            case Reaped(pid):
+                self._unwanted.discard(pid)
+                runner = self._runners.pop(pid, None)
+                if runner is not None:
+                    runner.reaped()
+                self._rest()
 
     def _drop(self, pid: int) -> None:
         """A runner that came after who asked for it had given up."""
@@ -197,9 +205,8 @@ class ForkServer:
         os.kill(pid, signal.SIGKILL)
 
     def _over(self, pid: int, status: int) -> None:
-        self._runners.pop(pid).ended(status)
+        self._runners[pid].ended(status)
         self._send(Reap(pid))
-        self._rest()
 
     def _send(self, order: Reap) -> None:
         if self._link is not None:
@@ -229,7 +236,9 @@ class ForkServer:
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(CannotFork("the forkserver died"))
-        for pid in list(self._runners):
-            self._runners.pop(pid).ended(-signal.SIGKILL)
+        for runner in self._runners.values():
+            runner.ended(-signal.SIGKILL if runner.returncode is None else runner.returncode)
+            runner.reaped()
+        self._runners.clear()
         self._early.clear()
         self._unwanted.clear()

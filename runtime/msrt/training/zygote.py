@@ -6,8 +6,8 @@ other (its own session and group, limits, priority, environment; it dies with th
 that shares the pages of torch with its siblings until it writes to them.
 
 On the socket are JSON messages: `Fork` with two descriptors (the runner's pipes, its standard error) and `Reap` from
-the node, `Forked`, `Failed` and `Ended` from here. A runner that ended stays a zombie until it is reaped, so that no
-signal of the node meets another process with its number.
+the node, `Forked`, `Failed`, `Ended` and `Reaped` from here. A runner that ended stays a zombie until it is reaped, so
+that no signal of the node meets another process with its number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import msgspec
 from msrt.training import runner
 from msrt.training.limits import die_with
 
-__all__ = ["MESSAGE", "Ended", "Failed", "Fork", "Forked", "Reap", "Word"]
+__all__ = ["MESSAGE", "Ended", "Failed", "Fork", "Forked", "Reap", "Reaped", "Word"]
 
 MESSAGE: Final = 64 << 10
 """Bytes of one message at most."""
@@ -74,8 +74,14 @@ class Ended(_Tagged, frozen=True):
     status: int
 
 
+class Reaped(_Tagged, frozen=True):
+    """Nothing is left of it."""
+
+    pid: int
+
+
 Order: TypeAlias = Fork | Reap
-Word: TypeAlias = Forked | Failed | Ended
+Word: TypeAlias = Forked | Failed | Ended | Reaped
 
 
 class Zygote:
@@ -112,6 +118,7 @@ class Zygote:
         if isinstance(order, Reap):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(order.pid, 0)
+            self._say(Reaped(order.pid))
             return False
         try:
             threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - a path for each thread is no use
