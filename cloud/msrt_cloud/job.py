@@ -231,7 +231,8 @@ class RunningJob:
         plan = Plan(
             self._config.links.region, pace.since(number), pace.buffer > 0 or aggregate.alone, pace.deviations,
             pace.steps, clip=aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
-            rule=aggregate.regional, secure=self._config.secure.plan(self._given_up) if self._config.secure else None,
+            rule=aggregate.regional, quorum=self._config.quorum if aggregate.regional else 0.5,
+            secure=self._config.secure.plan(self._given_up) if self._config.secure else None,
         )  # fmt: skip
         return plan if self._spending is None else self._spending.plan(plan)
 

@@ -138,7 +138,8 @@ class RegionTraining:
             plan = msgspec.structs.replace(message.plan, work_s=allowance(window, usual))
             message = msgspec.structs.replace(message, plan=plan)
         least = window if message.plan.partial and usual is None else patient(message.plan.work_s)
-        pace = Pace(now, now + window, max(1, len(mine) // 2), PATIENCE, GRACE_S, usual, least)
+        quorum = max(1, int(message.plan.quorum * len(mine)))
+        pace = Pace(now, now + window, quorum, PATIENCE, GRACE_S, usual, least)
         size = model.layout.size
         self._tries += 1
         message = named(message, self._me, self._tries)

@@ -564,6 +564,9 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """Updates are masked; None: they are not."""
     rule: str = ""
     """What a region makes of its devices' updates (see msrt.learning.rules); empty: their weighted mean."""
+    quorum: float = 0.5
+    """Share of its devices that a region waits for before it loses patience. Where it has a rule, who comes later does
+    not count."""
     private: PrivatePlan | None = None
     """What one update tells is hidden, and none refused for how long it is; None: it is not."""
 
