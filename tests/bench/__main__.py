@@ -19,7 +19,7 @@ from tests.bench.table import Row, cells, machine, markdown, row_of
 PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
-    "quantise", "training", "aggregation", "hierarchy", "secure", "looplag",
+    "quantise", "training", "aggregation", "hierarchy", "secure", "federated", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 600

@@ -121,7 +121,7 @@ def test_buffered_rounds_wait_for_nobody_and_count_everybody_once(victim, seed):
             assert len(here) >= 2
             seen.update(here)
             parts = [(known_update("job", origin, node), fact.round - origin) for node, origin in here]
-            wanted = mean([(delta, samples * (1 + age) ** -0.5) for (delta, samples), age in parts])
+            wanted = mean([(delta * (1 + age) ** -0.5, samples) for (delta, samples), age in parts])
             assert np.allclose(way, wanted, atol=1e-4), fact.round
         assert late in {node for node, _ in seen}
 

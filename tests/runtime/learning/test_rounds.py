@@ -264,3 +264,25 @@ def test_a_sum_is_refused_where_every_update_counts_alone() -> None:
     (refused,) = cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
     assert isinstance(refused, Refuse)
     assert "every update counts alone" in refused.error
+
+
+def late(key: str, node: str, round_: int) -> Arrived:
+    return Arrived(key, meta(node, round=round_), norm=1.0)
+
+
+def test_a_buffer_of_stale_updates_moves_the_model_less() -> None:
+    """FedBuff: the mean is over whole samples, each update shortened by its age: three rounds old, a half."""
+    cloud = GlobalRound("j", 5, 64, "ab", Pace(0.0, 10.0, 1), terms=Terms(since=1, goal=2))
+    cloud.handle(late("old", "a", 2), 1.0)
+    done = cloud.handle(late("older", "b", 2), 1.1)
+    assert [action for action in done if isinstance(action, Add)] == [Add("old", 10, 0.5), Add("older", 10, 0.5)]
+
+
+def test_a_late_update_weighs_less_beside_fresh_ones() -> None:
+    """Where rounds are of their own nodes, its weight is discounted: alone it would count whole."""
+    cloud = GlobalRound("j", 5, 64, "ab", Pace(0.0, 10.0, 1), terms=Terms(since=1))
+    cloud.handle(late("old", "a", 2), 1.0)
+    cloud.handle(late("fresh", "a", 5), 1.0)
+    done = cloud.handle(late("other", "b", 5), 1.1)
+    added = {action.key: action for action in done if isinstance(action, Add)}
+    assert added == {"old": Add("old", 5.0), "fresh": Add("fresh", 10.0), "other": Add("other", 10.0)}

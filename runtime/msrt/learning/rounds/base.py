@@ -77,6 +77,16 @@ class Terms(msgspec.Struct, frozen=True):
         """Of an update so many rounds old, against a fresh one."""
         return float((1 + age) ** -self.power)
 
+    def counts(self, samples: int, age: int, norm: float) -> tuple[float, float]:
+        """(weight in the mean, what is left of it) of an update so many rounds old.
+
+        A late one weighs less beside fresh ones. In a buffer all may be as old, and no weight would tell: there each is
+        shortened, and the mean is over whole samples, so that a stale buffer moves the model less (Nguyen 2022).
+        """
+        if self.goal:
+            return float(samples), self.scale(norm) * self.weight(age)
+        return samples * self.weight(age), self.scale(norm)
+
 
 PLAIN: Final = Terms()
 

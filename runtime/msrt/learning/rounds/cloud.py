@@ -179,7 +179,7 @@ class GlobalRound(Round):
                 self.included[node] = samples
                 self._metrics.add(meta.metrics, samples)
                 self.notes[node] = Note.of(meta.metrics)
-            actions.append(Add(key, samples * self.terms.weight(age), self.terms.scale(norm)))
+            actions.append(Add(key, *self.terms.counts(samples, age, norm)))
         self.held.clear()
         included = dict(sorted(self.included.items()))
         return [*actions, Finish(included, dict(self.failed), self._metrics.mean(), late)]

@@ -57,7 +57,7 @@ class Pacing(Table, frozen=True):
     staleness: Positive = 8
     """So many rounds old may a late update be."""
     discount: NotNegative = 0.5
-    """An update that is s rounds old weighs (1 + s) ** -discount of a fresh one."""
+    """An update that is s rounds old weighs (1 + s) ** -discount of a fresh one; in a buffer it is so much shorter."""
     buffer: Count = 0
     """Asynchronous (FedBuff): a round ends when so many updates are here, and nodes go on at their own pace. 0: off."""
     steps: Positive = 1
