@@ -63,6 +63,14 @@ class Task(abc.ABC):
 
         return Descent(model.parameters(), settings.lr, settings.momentum, settings.weight_decay)
 
+    def parallel_plan(self, model: torch.nn.Module) -> dict[str, str] | None:
+        """[cluster] strategy "tensor": which linear layers are divided, "column" by outputs, "row" by inputs, by name.
+
+        None: pairs that only an activation separates are found.
+        """
+        del model
+        return None
+
     def evaluate(self, model: torch.nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
         """Means over the test data by name. Default: loss and accuracy."""
         losses, right, seen = 0.0, 0, 0

@@ -8,10 +8,13 @@ worker      a worker: joins, waits for rounds
 place       its rank, device and process group
 loop        the epochs of one round: order of the samples, checkpoints, metrics
 engine      what the loop asks of a strategy
-replicas    the strategies in which every rank runs the whole model; copies: DDP and its hooks
+replicas    strategies in which every rank runs the whole forward pass
+copies      DDP and its hooks; sharded: FSDP2; parallel: tensor parallel
+pipeline    the strategy in which it does not
+trial       the largest batch that fits
 whole       tensors that may be divided over ranks
 saved       distributed checkpoints, loaded again under any number of processes
 blocks      what of a model belongs together, and recomputing its activations
 data        the samples of a step
-shares      pure: who takes which samples
+shares      pure: who takes which samples, where a model is cut, which layers are divided
 """

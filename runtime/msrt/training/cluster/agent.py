@@ -27,8 +27,13 @@ HERE: Final = "127.0.0.1"
 FOR_EVER_S: Final = 10**6
 """A single node needs no heartbeats; and a paused one sends none."""
 STOP_WITHIN: Final = 5
-DDP: Final = ("torch.nn.parallel", "torch._dynamo.utils")
-"""What making a model DDP imports."""
+PRELOADED: Final = {
+    "ddp": ["torch.nn.parallel", "torch._dynamo.utils"],
+    "fsdp": ["torch.distributed.fsdp"],
+    "tensor": ["torch.distributed.fsdp", "torch.distributed.tensor.parallel"],
+    "pipeline": ["torch.distributed.pipelining"],
+}
+"""What each strategy imports, sooner or later."""
 
 
 def prepare(settings: ClusterSettings, directory: Path) -> None:
@@ -41,7 +46,7 @@ def prepare(settings: ClusterSettings, directory: Path) -> None:
     util.get_temp_dir()  # the server's socket lies there: the directory's own path may be longer than a socket's may be
     tempfile.tempdir = None
     saved = ["torch.distributed.checkpoint"] if settings.checkpoint_steps else []
-    multiprocessing.set_forkserver_preload(["msrt.training.cluster.worker", *DDP, *saved])
+    multiprocessing.set_forkserver_preload(["msrt.training.cluster.worker", *PRELOADED[settings.strategy], *saved])
     forkserver.ensure_running()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -13,7 +16,8 @@ from msrt.training.settings import ClusterSettings
 
 __all__ = ["Hook", "wrap"]
 
-MIB = 1 << 20
+MIB: Final = 1 << 20
+Waits: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclass
@@ -36,10 +40,10 @@ class Hook:
                 setattr(self.state, name, getattr(fresh, name))
 
 
-def wrap(loss: torch.nn.Module, settings: ClusterSettings) -> tuple[DistributedDataParallel, Hook | None]:
-    """The loss on all ranks, and what its hook remembers. Raises InvalidJob for a hook that the backend lacks.
+def wrap(loss: torch.nn.Module, settings: ClusterSettings) -> tuple[DistributedDataParallel, Waits, Callable[[], None]]:
+    """The loss on all ranks, the context in which gradients wait, and what makes its hook forget the round before.
 
-    PowerSGD over gloo hangs with several buckets: it gets one.
+    PowerSGD over gloo hangs with several buckets: it gets one. Raises InvalidJob for a hook that the backend lacks.
     """
     kind, _, rank = settings.hook.partition(":")
     if kind == "bf16" and dist.get_backend() != "nccl":
@@ -48,15 +52,15 @@ def wrap(loss: torch.nn.Module, settings: ClusterSettings) -> tuple[DistributedD
     cap = size // MIB + 1 if kind == "powersgd" and dist.get_backend() == "gloo" else None
     wrapped = DistributedDataParallel(loss, gradient_as_bucket_view=True, bucket_cap_mb=cap)
     if kind == "none":
-        return wrapped, None
+        return wrapped, wrapped.no_sync, lambda: None
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook  # noqa: PLC0415 - where asked
 
     if kind == "powersgd":
         hook = Hook(int(rank))
         hook.reset()
         wrapped.register_comm_hook(hook.state, powerSGD_hook.powerSGD_hook)
-        return wrapped, hook
+        return wrapped, wrapped.no_sync, hook.reset
     wrapped.register_comm_hook(
         None, default_hooks.fp16_compress_hook if kind == "fp16" else default_hooks.bf16_compress_hook
     )
-    return wrapped, None
+    return wrapped, wrapped.no_sync, lambda: None

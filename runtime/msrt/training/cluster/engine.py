@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -40,8 +41,16 @@ class Engine(Savable, Protocol):
         """Those of the whole model on rank 0."""
 
 
-def open_engine(task: Task, config: JobConfig, place: Place) -> Engine:
-    """The engine that job.toml asks for. Raises InvalidJob for a model that it cannot divide."""
-    from msrt.training.cluster.replicas import Replicas  # noqa: PLC0415 - each strategy brings its part of torch
+def open_engine(task: Task, config: JobConfig, place: Place, samples: Samples, directory: Path) -> Engine:
+    """The engine that job.toml asks for. `samples` are for trials, whose results lie in the directory.
 
-    return Replicas(task, config, place)
+    Raises InvalidJob for a model that it cannot divide.
+    """
+    assert config.cluster is not None
+    if config.cluster.strategy == "pipeline":
+        from msrt.training.cluster.pipeline import Pipeline  # noqa: PLC0415 - each strategy brings its part of torch
+
+        return Pipeline(task, config, place)
+    from msrt.training.cluster.replicas import Replicas  # noqa: PLC0415
+
+    return Replicas(task, config, place, samples, directory)

@@ -129,9 +129,12 @@ class Group:
             (self.directory / name).mkdir()
         for name in (FAULT, GIVEN_UP):
             (self.directory / name).unlink(missing_ok=True)
+        self._agent = self._launch()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        """The agent. It stays in the runner's process group: pause, resume and the kill at a deadline are for all."""
         arguments = ["--parent", str(os.getpid()), "--sources", str(self.sources), "--work", str(self.directory)]
-        # It stays in the runner's process group: pause, resume and the kill at a deadline are for all of them.
-        self._agent = subprocess.Popen(  # noqa: S603 - our own module
+        return subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-u", "-P", "-m", "msrt.training.cluster.agent", *arguments],
             stdin=subprocess.DEVNULL,
             env=os.environ | {"TMPDIR": str(self.directory / "tmp")},

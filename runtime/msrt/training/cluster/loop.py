@@ -58,6 +58,7 @@ def train(
         "processes": float(engine.world),
         "batch": float(batch),
         "steps": float(done),
+        "resumed_at": float(first),
         "step_ms": 1000 * seconds / max(1, done - first),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from msrt.training.cluster import shares
 from msrt.training.cluster.blocks import recompute
 from msrt.training.cluster.data import Samples
 from msrt.training.cluster.place import Place
+from msrt.training.cluster.trial import largest_batch
 from msrt.training.cluster.whole import clip, fill, gathered, optimiser_state, restore_optimiser
 from msrt.training.descent import Optimiser
 from msrt.training.methods import method_of
@@ -27,6 +29,8 @@ from msrt.training.task import Task
 
 __all__ = ["Loss", "Replicas"]
 
+TRIED: Final = 8
+"""Samples on which a divided model must agree with the whole one."""
 PRECISIONS: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,7 +49,7 @@ class Loss(torch.nn.Module):
 class Replicas:
     """Implements `Engine`."""
 
-    def __init__(self, task: Task, config: JobConfig, place: Place) -> None:
+    def __init__(self, task: Task, config: JobConfig, place: Place, samples: Samples, directory: Path) -> None:
         assert config.cluster is not None
         self._task, self._place, self._settings = task, place, config.cluster
         self.world = place.world
@@ -57,21 +61,36 @@ class Replicas:
             recompute(self._model)
         self._model.to(place.device)
         self.batch = config.train.batch
+        if self._settings.batch == "auto":
+            found = largest_batch(task, self._model, place, samples, directory)
+            self.batch = min(found * place.world * self._settings.accumulate, len(samples))
         self._loss: torch.nn.Module = Loss(task, self._model)
         self._forget: Callable[[], None] = lambda: None
         self.share, self._shares = place.rank, place.world
-        self._divide()
+        self._divide(samples)
         self._total = torch.zeros((), dtype=torch.float64, device=place.device)
 
-    def _divide(self) -> None:
-        """Wrap the loss; sets which share is this rank's, and how gradients wait for the last micro-batch."""
-        from msrt.training.cluster import copies  # noqa: PLC0415 - each strategy brings its part of torch
+    def _divide(self, samples: Samples) -> None:
+        """Wrap the loss, or divide the model; sets how gradients wait for the last micro-batch."""
+        self._waits: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        if self._settings.strategy == "ddp":
+            from msrt.training.cluster import copies  # noqa: PLC0415 - each strategy brings its part of torch
 
-        wrapped, hook = copies.wrap(self._loss, self._settings)
-        self._loss = wrapped
-        self._waits: Callable[[], contextlib.AbstractContextManager[None]] = wrapped.no_sync
-        if hook is not None:
-            self._forget = hook.reset
+            self._loss, self._waits, self._forget = copies.wrap(self._loss, self._settings)
+            return
+        from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415
+
+        from msrt.training.cluster import parallel, sharded  # noqa: PLC0415
+
+        layer = (self._settings.tensor or self.world) if self._settings.strategy == "tensor" else 1
+        self.share, self._shares = self._place.rank // layer, self.world // layer
+        mesh = init_device_mesh(self._place.device.type, (self._shares, layer), mesh_dim_names=("data", "layer"))
+        if layer > 1:
+            batch = samples.take(torch.arange(min(len(samples), TRIED)), self._place.device)
+            parallel.divide(self._task, self._model, mesh["layer"], batch)
+        if self._shares > 1:
+            precision = PRECISIONS.get(self._settings.precision)
+            self._waits = sharded.shard(self._model, mesh["data"], precision)
 
     def begin(self, weights: Vector, settings: TrainSettings) -> None:
         self._train = settings
@@ -107,7 +126,7 @@ class Replicas:
         self._scaler.update()
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self._settings.precision == "fp32":
+        if self._settings.precision == "fp32" or (self._settings.strategy != "ddp" and self._shares > 1):
             return contextlib.nullcontext()
         return torch.autocast(self._place.device.type, PRECISIONS[self._settings.precision])
 

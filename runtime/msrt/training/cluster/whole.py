@@ -48,13 +48,19 @@ def gathered(layout: Layout, state: Mapping[str, torch.Tensor]) -> Vector | None
     return flat if first else None
 
 
-def clip(gradients: Iterable[torch.Tensor | None], most: float) -> None:
-    """Scale them to a norm of at most so much over all ranks, as torch.nn.utils.clip_grad_norm_ does. Collective."""
+def clip(gradients: Iterable[torch.Tensor | None], most: float, *, apart: bool = False) -> None:
+    """Scale them to a norm of at most so much over all ranks, as torch.nn.utils.clip_grad_norm_ does. Collective.
+
+    apart: each rank has others.
+    """
     found = [gradient for gradient in gradients if gradient is not None]
     square = torch.zeros(())
     for gradient in found:
         norm: Any = torch.linalg.vector_norm(gradient)
         square = square + (norm.full_tensor() if _divided(norm) else norm).cpu() ** 2
+    if apart:
+        square = square.to(found[0].device)
+        dist.all_reduce(square)
     scale = float(torch.clamp(most / (square.sqrt() + 1e-6), max=1.0))
     for gradient in found:
         gradient.mul_(scale)

@@ -91,7 +91,7 @@ class Worker:
             raise InvalidJob(f"node {command.node.id} has no training data")
         layout, weights = vector.load(Path(command.weights).read_bytes())
         if self._engine is None:
-            self._engine = open_engine(self.task, self.config, self.place)
+            self._engine = open_engine(self.task, self.config, self.place, samples, self.directory)
         if layout != self._engine.layout:
             raise InvalidJob("the weights are those of another model than the task's")
         saved = Checkpoints(self.directory / "saved", f"{command.round}-{command.node.index}-{command.key}")

@@ -86,6 +86,7 @@ IMPOSSIBLE: Final[tuple[tuple[str, str, str], ...]] = (
     ('`sampling.strategy = "utility"`', "`[privacy]`", "private nodes do not tell what their losses are"),
     ("`train.keep_local`", "`[parameter_server]`", "workers push gradients of the whole model"),
     ("`[sampling]` of a part", "`[parameter_server]`", "workers go at their own pace, no round asks them"),
+    ("`[parameter_server]`", "`[cluster]`", "a push is the gradient of one process: a group trains whole rounds"),
     ("`train.keep_local`", "`[cluster]`", "the processes of a group keep no part of the model between rounds"),
     ("`train.keep_local`", "`[publish]`", "what nodes keep was never trained in the model that would be published"),
     ("`[secure]`", "`[aggregate]`", "nobody sees a single update, to compare it or to clip it: see `secure.clip`"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,8 @@ def job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """Makes jobs."""
     made: list[Job] = []
 
-    def make(more: str = "", train: str = "") -> Job:
-        made.append(Job(tmp_path / str(len(made)), more, train))
+    def make(more: str = "", train: str = "", **other: Any) -> Job:
+        made.append(Job(tmp_path / str(len(made)), more, train, **other))
         return made[-1]
 
     yield make
