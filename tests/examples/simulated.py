@@ -41,11 +41,14 @@ def task_of(example: str, **options: Any) -> tuple[Task, JobConfig]:
 
 def simulation(
     example: str, nodes: int, *, regions: int = 1, chances: Chances = CALM, options: dict[str, Any] | None = None,
-    **settings: Any,
+    train: dict[str, Any] | None = None, pace: dict[str, Any] | None = None, **settings: Any,
 ) -> Simulation:  # fmt: skip
     """The example with these settings instead of its own."""
     torch.set_num_threads(1)
     task, config = task_of(example, **(options or {}))
+    tables = {name: getattr(config, name) for name in ("train", "pace")}
+    given = {"train": train or {}, "pace": pace or {}}
+    settings |= {name: msgspec.structs.replace(table, **given[name]) for name, table in tables.items()}
     config = msgspec.structs.replace(config, **settings)
     shape = Shape((regions,), nodes)
     return Simulation(Local(task, config), shape, time.monotonic, time.time, str(DATA), chances)

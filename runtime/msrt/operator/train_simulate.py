@@ -37,6 +37,7 @@ COLUMNS = ["job", "state", "rounds", "nodes", "accuracy", "alone_mean", "pooled"
 @click.argument("folder", type=FOLDER)
 @click.option("--nodes", type=click.IntRange(1), default=10, show_default=True, help="Simulated devices.")
 @click.option("--regions", type=click.IntRange(1), default=1, show_default=True, help="Edges above them.")
+@click.option("--tree", metavar="AxBxN", default="", help="Masters on each level, and nodes below each lowest one.")
 @click.option("--rounds", type=click.IntRange(1), help="Instead of what job.toml says.")
 @click.option("--seed", type=int, help="Instead of what job.toml says.")
 @click.option("--stragglers", type=SHARE, default=0.0, help="Share of a round's nodes that are too slow for it.")
@@ -55,7 +56,8 @@ def simulate(folder: Path, report: Path | None, csv: Path | None, *, as_json: bo
 
     Training, compression, sums, rounds and what is sent are the real ones; there is no network and no time: nobody is
     late but by --stragglers, and `seconds` are those of this process. Nothing is published. FOLDER's code runs here, as
-    you and without the limits of a node.
+    you and without the limits of a node. --tree 2x4x8 stands for --nodes and --regions: 2 masters below the cloud, 4
+    below each of them, 8 nodes below each of these; a tree of machines has one level of masters today.
     """
     asked = msgspec.convert(options, Asked)
     config = asked.changed(pack(folder).config)
@@ -80,6 +82,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     nodes: int
     regions: int
+    tree: str
     rounds: int | None
     seed: int | None
     stragglers: float
@@ -110,13 +113,14 @@ def _open(config: JobConfig, sources: Path, asked: Asked) -> Simulation:
         import torch  # noqa: PLC0415 - it costs a second: this command alone pays it
 
         from msrt.training.local import Local, load_task  # noqa: PLC0415
-        from msrt.training.simulation import Chances, Shape, Simulation  # noqa: PLC0415
+        from msrt.training.simulation import Chances, Shape, Simulation, parse_shape  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise errors.LocalError(f"this machine has no {error.name}", hint="pip install 'msrt[train]'") from error
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # as in a node's process
     local = Local(load_task(config.task, sources, config.options), config)
     now, wall = time.monotonic, time.time  # noqa: TID251 - nothing here runs under virtual time
-    return Simulation(local, Shape((asked.regions,), asked.nodes), now, wall, asked.data, Chances(asked.stragglers))
+    shape = parse_shape(asked.tree) if asked.tree else Shape((asked.regions,), asked.nodes)
+    return Simulation(local, shape, now, wall, asked.data, Chances(asked.stragglers))
 
 
 def _run(job: Simulation, judge: int, *, quiet: bool) -> None:

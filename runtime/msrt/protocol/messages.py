@@ -637,6 +637,9 @@ class UpdateMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     """With a sum: loss, accuracy and seconds of each of `nodes` as float32, in their order."""
     secure: Secured = Secured()
     """Where updates are masked: for which exchange of keys, or how many samples a sum has in all."""
+    summed_by: str = ""
+    """Of a sum: node/boot of the master between here and the cloud that got it first, which alone may add it into a sum
+    of its own; empty: it is for the cloud."""
 
 
 class TrainProgress(_Message, frozen=True, tag="train.progress"):

@@ -93,3 +93,11 @@ def test_a_job_that_cannot_be_simulated_is_refused(folder, capsys):
         file.write("[pace]\nbuffer = 2\n")
     assert cli.main(["train", "simulate", str(folder)]) == 1
     assert "[pace] buffer is not simulated" in capsys.readouterr().err
+
+
+def test_a_tree_may_have_masters_between(folder, capsys):
+    """--tree says who is below whom."""
+    assert cli.main(["train", "simulate", str(folder), "--tree", "2x2x3", "--rounds", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["simulated"] == {"masters": [2, 2], "nodes": 12, "stragglers": 0.0}
+    assert told["rounds"][0]["nodes"] == 12

@@ -8,6 +8,10 @@ Each node counts at most once, whatever is lost, repeated or dies, by four rules
 3. The cloud holds singles until the round ends, and then adds those whose node no sum contains.
 4. An update of an earlier round (where the job takes them) is never part of a sum: it goes up alone, and the cloud,
    which remembers the newest round it counted of each node, takes it once.
+5. Where masters stand between a region and the cloud, a sum is to them what an update is to an edge: its maker stamps
+   it with the first of them that it is sent to (`summed_by`), which alone adds it into a sum of its own. Others pass it
+   on; the cloud holds those it gets in that way until the end, and adds the largest first: of two sums with a node in
+   common one is within the other, for nobody adds what another got first.
 
 Senders keep their updates until RoundClosed, so a master that dies begins again with an empty machine.
 

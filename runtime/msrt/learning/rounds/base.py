@@ -58,6 +58,8 @@ class Terms(msgspec.Struct, frozen=True):
     """Cloud: node to the newest round whose update was counted."""
     alone: bool = False
     """No region makes a sum, and the cloud takes none."""
+    sums: bool = False
+    """Region: below it are masters, which send sums."""
     least: int = 0
     """The job's rule needs all updates at once, and no fewer than this; 0: they are added as they come."""
     clip: float = 0.0

@@ -42,22 +42,29 @@ class GlobalRound(Round):
         self.notes: dict[str, Note] = {}
         self.gone: set[str] = set()
         self._sums: set[str] = set()
+        self._late_sums: dict[str, tuple[str, UpdateMeta]] = {}
+        """By who made it: sums that another master was to add, and may have added."""
 
     @property
     def reported(self) -> int:
         """Updates that are here, in a sum or alone."""
-        return len(self.included) + len(self.held)
+        return len(self.included.keys() | self._in_late_sums) + len(self.held)
 
     @property
     def here(self) -> set[str]:
         """Nodes whose update of this round is here."""
-        return self.included.keys() | {node for node, round_ in self.held if round_ == self.round}
+        singles = {node for node, round_ in self.held if round_ == self.round}
+        return self.included.keys() | self._in_late_sums | singles
+
+    @property
+    def _in_late_sums(self) -> set[str]:
+        return {node for _, meta in self._late_sums.values() for node in meta.nodes}
 
     @property
     def _countable(self) -> set[str]:
         """Those of them that would be in the model if the round ended now: singles may be too few for the rule."""
         singles = {node for node, round_ in self.held if round_ == self.round}
-        return self.included.keys() | (singles if len(singles) >= self.terms.least else set())
+        return self.included.keys() | self._in_late_sums | (singles if len(singles) >= self.terms.least else set())
 
     def handle(self, event: Event, now: float) -> list[RoundAction]:
         """The actions that follow from one event."""
@@ -92,11 +99,14 @@ class GlobalRound(Round):
             fault = f"a sum of norm {event.norm:.3g}, the limit is {self.guard.limit:.3g}"
         if fault:
             return self._fail(key, meta, fault)
+        if meta.summed_by:
+            self._late_sums[meta.first_parent] = (key, meta)
+            return [Hold(key)]
         return self._sum(key, meta) if meta.is_sum else self._single(key, meta, event.norm)
 
     def _repeated(self, meta: UpdateMeta) -> str:
         if meta.is_sum:
-            if meta.first_parent in self._sums:
+            if meta.first_parent in self._sums or meta.first_parent in self._late_sums:
                 return "the same sum again"
             return "a sum that overlaps another" if self.included.keys() & meta.nodes.keys() else ""
         node = next(iter(meta.nodes), "")
@@ -123,6 +133,17 @@ class GlobalRound(Round):
             self.failed.pop(node, None)
             if (node, self.round) in self.held:
                 actions.append(Drop(self.held.pop((node, self.round))[0], "a sum contains it"))
+        return actions
+
+    def _add_late_sums(self) -> list[RoundAction]:
+        """The largest first: any two of them are one within the other, or have nobody in common."""
+        actions: list[RoundAction] = []
+        held, self._late_sums = self._late_sums, {}
+        for _, (key, meta) in sorted(held.items(), key=lambda one: (-len(one[1][1].nodes), one[0])):
+            if self.included.keys() & meta.nodes.keys():
+                actions.append(Drop(key, "a sum contains it"))
+            else:
+                actions += self._sum(key, meta)
         return actions
 
     def _single(self, key: str, meta: UpdateMeta, norm: float) -> list[RoundAction]:
@@ -160,12 +181,13 @@ class GlobalRound(Round):
 
     def _abandon(self, reason: str) -> list[RoundAction]:
         self.phase = Phase.CLOSED
-        drops = [Drop(key, "the round was given up") for key, _, _ in self.held.values()]
+        held = [key for key, _, _ in self.held.values()] + [key for key, _ in self._late_sums.values()]
+        drops = [Drop(key, "the round was given up") for key in held]
         return [*drops, Abandon(reason, dict(self.failed))]
 
     def _finish(self) -> list[RoundAction]:
         self.phase = Phase.CLOSED
-        actions: list[RoundAction] = []
+        actions = self._add_late_sums()
         if len(self.held) < self.terms.least:
             why = f"{len(self.held)} alone, the rule needs {self.terms.least}"
             actions += [Drop(key, why) for key, _, _ in self.held.values()]

@@ -24,7 +24,7 @@ from msrt.learning.events import (
     SendSum,
     Tell,
 )
-from msrt.learning.notes import Note, pack
+from msrt.learning.notes import Note, pack, unpack
 from msrt.learning.pacing import Pace
 from msrt.learning.rounds.base import PLAIN, Phase, Round, Terms
 from msrt.protocol.messages import UpdateMeta
@@ -57,6 +57,8 @@ class RegionRound(Round):
         self._notes: dict[str, Note] = {}
         self._held: dict[str, tuple[str, float, str]] = {}
         """Node to key, norm and stamp, where the job's rule needs all at once."""
+        self._sums: dict[str, frozenset[str]] = {}
+        """Masters below whose sum was passed on as it came, or added, to the nodes of what was passed on."""
 
     @property
     def reported(self) -> int:
@@ -71,8 +73,9 @@ class RegionRound(Round):
 
     @property
     def _passed(self) -> set[str]:
-        """Nodes whose update of this round went up alone."""
-        return {node for node, round_, _ in self.forwarded if round_ == self.round}
+        """Nodes whose update of this round went up alone, or in the sum of another."""
+        singles = {node for node, round_, _ in self.forwarded if round_ == self.round}
+        return singles.union(*self._sums.values())
 
     def handle(self, event: Event, now: float) -> list[RoundAction]:
         """The actions that follow from one event."""
@@ -99,6 +102,8 @@ class RegionRound(Round):
         if self.phase is Phase.CLOSED:
             return [Drop(key, "the round is closed")]
         fault = self._fault(event, None)
+        if meta.is_sum and self.terms.sums:
+            return self._sum(event, fault)
         if not fault and meta.is_sum:
             fault = "a sum, from a device"
         node = next(iter(meta.nodes), "")
@@ -128,9 +133,33 @@ class RegionRound(Round):
             return [Hold(key)]
         return [Add(key, weight, self.terms.scale(event.norm))]
 
+    def _sum(self, event: Arrived, fault: str) -> list[RoundAction]:
+        """A sum from a master below."""
+        meta, key = event.meta, event.key
+        if meta.first_parent in self._sums:
+            return [Drop(key, "the same sum again")]
+        if not fault and event.norm > self.guard.limit:
+            fault = f"a sum of norm {event.norm:.3g}, the limit is {self.guard.limit:.3g}"
+        if fault:
+            fresh = [node for node in meta.nodes if self._of_this(meta) and self.failed.get(node) != fault]
+            self.failed.update(dict.fromkeys(fresh, fault))
+            return [Refuse(key, tuple(meta.nodes), fault), *(Tell(node, fault) for node in fresh)]
+        for node in meta.nodes:
+            self.failed.pop(node, None)
+        if not self._mine(meta) or self.added.keys() & meta.nodes.keys():
+            self._sums[meta.first_parent] = frozenset(meta.nodes)
+            return [Forward(key)]
+        self._sums[meta.first_parent] = frozenset()
+        weights, notes = self._weights(meta), unpack(meta.notes, meta.nodes)
+        whole = sum(weights.values())
+        self.added.update(weights)
+        self._metrics.add(meta.metrics, whole)
+        self._notes.update((node, notes.get(node, Note())) for node in meta.nodes)
+        return [Add(key, whole)]
+
     def _mine(self, meta: UpdateMeta) -> bool:
         """Is it for this region's sum?"""
-        ours = meta.first_parent == self.me and meta.round == self.round
+        ours = (meta.summed_by if meta.is_sum else meta.first_parent) == self.me and meta.round == self.round
         return ours and self.phase is Phase.OPEN and not self.terms.alone
 
     def waits(self, meta: UpdateMeta) -> bool:

@@ -19,13 +19,14 @@ from msrt.learning.history import UNKNOWN, History
 from msrt.learning.optimise import Optimiser
 from msrt.learning.pacing import Pace
 from msrt.learning.rounds import GlobalRound, Terms
+from msrt.learning.rules import open_rule
 from msrt.learning.selection import select
 from msrt.learning.vector import Vector, l2_norm, save
 from msrt.protocol.messages import UpdateMeta
 from msrt.training.local import Local
 from msrt.training.simulation.cloud import CloudRound
 from msrt.training.simulation.limits import check_config
-from msrt.training.simulation.master import OPEN, OVER, Master, Opened, Packet
+from msrt.training.simulation.master import OPEN, OVER, Opened, Packet, coming, grow
 from msrt.training.simulation.shape import Shape
 from msrt.training.task import Node
 
@@ -71,9 +72,7 @@ class Simulation:
         self._model = parts(layout)[0].size
         self._optimiser = Optimiser(self.config.server.recipe, self._model)
         self._history = History()
-        self._masters = [
-            Master((home,), self._codecs, NormGuard.for_weights(norm)) for home in range(shape.masters[0])
-        ]  # fmt: skip
+        self._masters = grow(shape, self._codecs[1], norm)
         self._feedback: dict[str, ErrorFeedback] = {}
         self._bytes_from_nodes = 0
         self.lines: list[dict[str, Any]] = []
@@ -95,7 +94,7 @@ class Simulation:
                     raise JobFailed(f"{RETRIES} rounds in a row were given up: {_why(outcome)}")
                 continue
             failures = 0
-            down = self._advance(number, opened.sum.mean(), outcome.included)
+            down = self._advance(number, opened.mean(), outcome.included)
             machine = opened.machine
             shown = self._history.after(number, machine.participants, outcome.included, machine.notes)
             self._history.settle(shown)
@@ -108,30 +107,27 @@ class Simulation:
             yield line
 
     def _one_round(self, number: int, attempt: int) -> CloudRound:
-        config = self.config
+        config, size = self.config, self.local.layout.size
         wanted = config.wanted(len(self.nodes))
         taking = select(list(self.nodes), self._history.seen, wanted, config.name, number)
-        pace, terms = (
-            Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)))),
-            Terms(config.max_samples, clip=config.aggregate.clip),
-        )
-        size = self.local.layout.size
+        rule, alone = config.aggregate.opened, config.aggregate.alone
+        pace = Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)), rule.least))
+        terms = Terms(config.heaviest, alone=alone, least=rule.least, clip=config.aggregate.clip)
         machine = GlobalRound(config.name, number, size, taking, pace, self._guard, terms=terms)
-        opened = CloudRound(machine, self._codecs)
-        below: dict[int, list[Node]] = {}
-        for name in taking:
-            node = self.nodes[name]
-            below.setdefault(self.shape.homes(node.index)[0], []).append(node)
+        opened = CloudRound(machine, self._codecs, rule)
         work = self._stragglers(taking, number, attempt)
 
         def train(node: Node, weights: Vector, step: int, parent: str) -> Packet | None:
             return self._train(node, weights, (number, step), parent, work.get(node.id, 1.0))
 
-        for home, nodes in sorted(below.items()):
-            layout, steps = self.local.layout, config.pace.steps
-            told = Opened(config.name, number, layout, self.served, nodes, steps, terms, train)
-            for packet in self._masters[home].round(told):
-                opened.arrived(packet)
+        regional = open_rule(config.aggregate.regional)
+        told = Opened(
+            config.name, number, self.local.layout, self.served, [self.nodes[name] for name in taking],
+            msgspec.structs.replace(terms, least=regional.least, steps=config.pace.steps), regional, self._codecs,
+            self.shape, train,
+        )  # fmt: skip
+        for packet in coming(told, self._masters):
+            opened.arrived(packet)
         return opened
 
     def _stragglers(self, taking: Sequence[str], number: int, attempt: int) -> dict[str, float]:

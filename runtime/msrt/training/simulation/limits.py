@@ -20,7 +20,7 @@ KNOWN: Final = {
     "train": {
         "epochs", "batch", "lr", "decay", "momentum", "weight_decay", "clip", "algorithm", "proximal", "keep_local",
     },
-    "aggregate": {"clip"},
+    "aggregate": {"clip", "rule", "tier"},
     "pace": {"deviations", "late", "staleness", "discount", "steps", "partial"},
 }  # fmt: skip
 """Settings by table that are simulated, or that say nothing where there is no time and no fleet."""
@@ -33,14 +33,9 @@ def check_config(config: JobConfig, nodes: int) -> None:
         for field in msgspec.structs.fields(settings):
             if field.name not in known and getattr(settings, field.name) != _default(field):
                 where = f"[{table}] {field.name}" if table else field.name
-                raise InvalidJob(
-                    f"{where} is not simulated",
-                    hint="take it out of job.toml, or run the job on a tree: msrt train run",
-                )
-    if config.min_nodes > nodes:
-        raise InvalidJob(
-            f"the job waits for min_nodes = {config.min_nodes}, there are {nodes}", hint="give more --nodes"
-        )
+                raise InvalidJob(f"{where} is not simulated", hint="leave it out, or use a tree: msrt train run")
+    if config.least_nodes > nodes:
+        raise InvalidJob(f"the job waits for {config.least_nodes} nodes, there are {nodes}", hint="give more --nodes")
 
 
 def _default(field: msgspec.structs.FieldInfo) -> object:

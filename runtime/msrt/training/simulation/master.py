@@ -1,9 +1,10 @@
-"""A master between the cloud and the nodes: what `msrt_edge.training` does, one thing after the other."""
+"""The masters between the cloud and the nodes: what `msrt_edge.training` does, one thing after the other."""
 
 from __future__ import annotations
 
+import abc
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,11 +16,13 @@ from msrt.learning.aggregate import NormGuard, RunningSum, check
 from msrt.learning.compress import Codec, ErrorFeedback
 from msrt.learning.pacing import Pace
 from msrt.learning.rounds import RegionRound, Stretch, Terms
+from msrt.learning.rules import Robust, Rule
 from msrt.learning.vector import Layout, Vector, load, save
 from msrt.protocol.messages import UpdateMeta
+from msrt.training.simulation.shape import Shape
 from msrt.training.task import Node
 
-__all__ = ["OPEN", "OVER", "Master", "Opened", "Packet", "judged"]
+__all__ = ["OPEN", "OVER", "Master", "Opened", "Packet", "coming", "grow", "judged"]
 
 OPEN: Final = 0.0
 OVER: Final = 1.0
@@ -27,10 +30,13 @@ OVER: Final = 1.0
 
 
 class Packet(NamedTuple):
-    """What is sent to the parent."""
+    """What is sent to a parent."""
 
     meta: UpdateMeta
     payload: Buffer
+
+
+Summed = tuple[UpdateMeta, Vector]
 
 
 class Opened(NamedTuple):
@@ -42,8 +48,13 @@ class Opened(NamedTuple):
     weights: Vector
     nodes: Sequence[Node]
     """Who takes part."""
-    steps: int
     terms: Terms
+    """Of regions."""
+    rule: Rule
+    """Theirs."""
+    codecs: tuple[Codec, Codec]
+    """Of a node's update, and of a sum."""
+    shape: Shape
     train: Callable[[Node, Vector, int, str], Packet | None]
     """A node's update of these weights and this step, stamped for this parent; None: nothing comes of it in time."""
 
@@ -59,63 +70,124 @@ def judged(packet: Packet, codec: Codec) -> tuple[float, str]:
         return 0.0, error.text
 
 
-class Master:
-    """Over nodes. `home` says which of them: their masters, from the top."""
+class Master(abc.ABC):
+    """`home`: its numbers on each level, from the top. `parent`: the master above, empty for the cloud."""
 
-    def __init__(self, home: tuple[int, ...], codecs: tuple[Codec, Codec], guard: NormGuard) -> None:
-        self.name = "m" + "-".join(map(str, home))
-        self.me = f"{self.name}/1"
-        self._codec, self._upward = codecs
+    def __init__(self, home: tuple[int, ...], upward: Codec, guard: NormGuard, parent: str) -> None:
+        self.home, self.parent = home, parent
+        self.me = f"m{'-'.join(map(str, home))}/1"
         self._guard = guard
-        self._feedback = ErrorFeedback(self._upward, zlib.crc32(self.me.encode()))
+        self._feedback = ErrorFeedback(upward, zlib.crc32(self.me.encode()))
 
+    @abc.abstractmethod
     def round(self, opened: Opened) -> Iterator[Packet]:
         """What goes up: in the end its sum, before it what went up alone."""
-        stretch = Stretch(save(opened.layout, opened.weights)) if opened.steps > 1 else None
-        for step in range(opened.steps):
-            weights = opened.weights if stretch is None else load(stretch.weights)[1]
-            terms = msgspec.structs.replace(opened.terms, steps=opened.steps, step=step)
-            total = RunningSum(opened.layout.size)
-            sealed = None
-            for action, packet in self._one(opened, weights, terms):
-                match action:
-                    case e.Add(_, weight, scale):
-                        total.add(packet.payload, self._codec, weight, scale)
-                    case e.Forward():
-                        yield packet
-                    case e.Tell(node, error):
-                        yield Packet(
-                            UpdateMeta(opened.job, opened.number, {node: 1}, self.me, "fp32", 0, error=error), b""
-                        )
-                    case e.SendSum(meta):
-                        sealed = meta
-                    case _:
-                        pass
-            if sealed is None:
-                return
-            if stretch is not None:
-                stretch.step(sealed, total.mean())
-            else:
-                yield self._up(opened.number, sealed, total.mean())
-        if stretch is not None:
-            yield self._up(opened.number, stretch.meta(), stretch.whole())
 
-    def _one(self, opened: Opened, weights: Vector, terms: Terms) -> Iterator[tuple[e.RoundAction, Packet]]:
-        """What follows from each update, while it is the only one in memory, and from the end of the time."""
+    def _gather(
+        self, opened: Opened, terms: Terms, total: RunningSum | Robust, coming: Iterable[Packet]
+    ) -> Generator[Packet, None, Summed | None]:
+        """Take what comes, while it is the only one in memory; give what is passed on, then the sum of the rest."""
         names = [node.id for node in opened.nodes]
         pace = Pace(OPEN, OVER, max(1, len(names) // 2))
         machine = RegionRound(
             opened.job, opened.number, opened.layout.size, self.me, names, pace, self._guard, terms
         )  # fmt: skip
-        for node in opened.nodes:
-            packet = opened.train(node, weights, terms.step, self.me)
-            if packet is not None:
-                event = e.Arrived(node.id, packet.meta, *judged(packet, self._codec))
-                for action in machine.handle(event, OPEN):
-                    yield action, packet
-        for action in machine.handle(e.Tick(), OVER):
-            yield action, Packet(UpdateMeta("", 0, {}, "", "", 0), b"")
+        held: dict[str, Packet] = {}
+        sealed: UpdateMeta | None = None
 
-    def _up(self, number: int, meta: UpdateMeta, mean: Vector) -> Packet:
-        payload = self._feedback.encode(mean, number)
-        return Packet(msgspec.structs.replace(meta, encoding=self._upward.name), payload)
+        def perform(actions: Iterable[e.RoundAction]) -> Iterator[Packet]:
+            nonlocal sealed
+            for action in actions:
+                match action:
+                    case e.Add(key, weight, scale):
+                        meta, payload = held.pop(key)
+                        total.add(payload, opened.codecs[meta.is_sum], weight, scale)
+                    case e.Forward(key):
+                        yield held.pop(key)
+                    case e.Drop(key, _) | e.Refuse(key, _, _):
+                        held.pop(key, None)
+                    case e.Tell(node, error):
+                        yield Packet(self._told(opened, node, error), b"")
+                    case e.SendSum(meta):
+                        sealed = meta
+                    case _:
+                        pass
+
+        for at, packet in enumerate(coming):
+            held[str(at)] = packet
+            norm, fault = judged(packet, opened.codecs[packet.meta.is_sum])
+            yield from perform(machine.handle(e.Arrived(str(at), packet.meta, norm, fault), OPEN))
+        yield from perform(machine.handle(e.Tick(), OVER))
+        return None if sealed is None else (sealed, total.mean())
+
+    def _told(self, opened: Opened, node: str, error: str) -> UpdateMeta:
+        return UpdateMeta(opened.job, opened.number, {node: 1}, self.me, "fp32", 0, error=error)
+
+    def _up(self, opened: Opened, summed: Summed) -> Packet:
+        """Compressed for the way up, stamped for who is there."""
+        meta, mean = summed
+        payload = self._feedback.encode(mean, opened.number)
+        return Packet(msgspec.structs.replace(meta, encoding=opened.codecs[1].name, summed_by=self.parent), payload)
+
+
+class Region(Master):
+    """Over nodes."""
+
+    def round(self, opened: Opened) -> Iterator[Packet]:
+        """Its own rounds one after the other, where the job has several."""
+        steps, size = opened.terms.steps, opened.layout.size
+        stretch = Stretch(save(opened.layout, opened.weights)) if steps > 1 else None
+        for step in range(steps):
+            weights = opened.weights if stretch is None else load(stretch.weights)[1]
+            total = Robust(opened.rule, size) if opened.rule.robust else RunningSum(size)
+            coming = (opened.train(node, weights, step, self.me) for node in opened.nodes)
+            terms = msgspec.structs.replace(opened.terms, step=step)
+            summed = yield from self._gather(opened, terms, total, filter(None, coming))
+            if summed is None:
+                return
+            if stretch is None:
+                yield self._up(opened, summed)
+                return
+            stretch.step(*summed)
+        assert stretch is not None
+        yield self._up(opened, (stretch.meta(), stretch.whole()))
+
+
+class Upper(Master):
+    """Over masters."""
+
+    below: Sequence[Master] = ()
+
+    def round(self, opened: Opened) -> Iterator[Packet]:
+        """Their sums become one."""
+        terms = Terms(opened.terms.most, alone=opened.terms.alone, sums=True)
+        total = RunningSum(opened.layout.size)
+        summed = yield from self._gather(opened, terms, total, coming(opened, self.below))
+        if summed is not None:
+            yield self._up(opened, summed)
+
+
+def coming(opened: Opened, masters: Sequence[Master]) -> Iterator[Packet]:
+    """What these masters send up, one after the other, each asked for its own nodes."""
+    below: dict[tuple[int, ...], list[Node]] = {}
+    for node in opened.nodes:
+        below.setdefault(opened.shape.homes(node.index)[: len(masters[0].home)], []).append(node)
+    for master in masters:
+        if master.home in below:
+            yield from master.round(opened._replace(nodes=below[master.home]))
+
+
+def grow(shape: Shape, upward: Codec, norm: float, above: Master | None = None) -> list[Master]:
+    """The masters below this one, or below the cloud, with all below them. `norm`: of the first weights."""
+    home = above.home if above is not None else ()
+    me = above.me if above is not None else ""
+    found: list[Master] = []
+    for at in range(shape.masters[len(home)]):
+        guard, path = NormGuard.for_weights(norm), (*home, at)
+        if len(path) == len(shape.masters):
+            found.append(Region(path, upward, guard, me))
+            continue
+        upper = Upper(path, upward, guard, me)
+        upper.below = grow(shape, upward, norm, upper)
+        found.append(upper)
+    return found

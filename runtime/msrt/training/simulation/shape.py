@@ -32,10 +32,10 @@ class Shape(msgspec.Struct, frozen=True):
 
     def homes(self, node: int) -> tuple[int, ...]:
         """The masters above a node, by their numbers on each level, from the top: nodes are dealt out in turn."""
-        at, path = node % math.prod(self.masters), []
-        for level in range(len(self.masters), 0, -1):
-            path.append(at)
-            at //= self.masters[level - 1]
+        at, path = node, []
+        for count in reversed(self.masters):
+            path.append(at % count)
+            at //= count
         return tuple(path[::-1])
 
 

@@ -18,7 +18,8 @@ CENTRES = np.array([[2, 0], [-2, 0], [0, 2], [0, -2]], np.float32)
 
 
 class Blobs(Task):
-    """`options`: `empty` names nodes without data, `wild` nodes whose data is not finite."""
+    """`options`: `empty` names nodes without data, `wild` nodes whose data is not finite, `liars` nodes that train on
+    wrong labels of many points."""
 
     def model(self) -> torch.nn.Module:
         return torch.nn.Linear(2, 4)
@@ -31,7 +32,10 @@ class Blobs(Task):
         if node.id in self.options.get("wild", ()):
             points[:] = np.nan
         half = count // 2
-        return (points[:half], labels[:half]), (points[half:], labels[half:])
+        test = points[half:], labels[half:]
+        if node.id in self.options.get("liars", ()):
+            return (np.repeat(5 * points, 8, axis=0), np.repeat((labels + 1) % 4, 8)), test
+        return (points[:half], labels[:half]), test
 
 
 TREE = Shape((2,), 6)
@@ -42,6 +46,7 @@ def simulation(
     toml: str = "", *, rounds: int = 4, shape: Shape = TREE, chances: Chances = CALM, **options: Any
 ) -> Simulation:
     """A job with these settings."""
+    torch.set_num_threads(1)  # as in a node's process
     config = parse_config(f'name = "blobs"\ntask = "blobs:Blobs"\nrounds = {rounds}\n{toml}')
     config = msgspec.structs.replace(config, options=options)
     return Simulation(Local(Blobs(options), config), shape, time.monotonic, time.time, chances=chances)

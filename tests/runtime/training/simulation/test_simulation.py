@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from msrt import errors
-from msrt.training.simulation import Chances, Shape
+from msrt.training.simulation import Chances, Shape, parse_shape
 from tests.runtime.training.simulation.blobs import simulation
 
 FLOAT = 'compression = "fp32"\n'
@@ -23,6 +23,38 @@ def test_a_round_is_the_weighted_mean_of_what_the_nodes_did() -> None:
         list(job.run())
         mean = sum(samples * delta for samples, delta in parts) / sum(samples for samples, _ in parts)
         assert np.allclose(job.weights, start + mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("tree", ["1x8", "2x4", "2x2x2", "2x1x2x2"])
+def test_masters_between_change_the_way_and_not_the_sum(tree: str) -> None:
+    """Any depth of tree: sums of sums move the weights as one sum does, and only the highest masters' bytes come in."""
+    flat, deep = (simulation(FLOAT, rounds=2, shape=shape) for shape in (Shape((1,), 8), parse_shape(tree)))
+    for job in (flat, deep):
+        list(job.run())
+    assert np.allclose(deep.weights, flat.weights, atol=1e-6)
+    assert {line["bytes_up"] for line in deep.lines} == {int(tree[0]) * 12 * 4}
+    assert {line["nodes"] for line in deep.lines} == {8}
+    assert deep.lines[0]["worst_decile"] == flat.lines[0]["worst_decile"]
+
+
+def test_a_deep_tree_compresses_on_every_hop() -> None:
+    """Each master remembers what its own codec left out; regions take steps of their own below others."""
+    codecs = "".join(f'{link} = "topk:0.25"\n' for link in ("device", "region"))
+    toml = f"[train]\nlr = 0.2\n[pace]\nsteps = 2\n[compression]\n{codecs}"
+    job = simulation(toml, rounds=30, shape=parse_shape("2x2x2"))
+    list(job.run())
+    assert job.judge()["accuracy"] > 0.9
+    assert {line["nodes"] for line in job.lines} == {8}
+
+
+@pytest.mark.parametrize("tier", ["cloud", "region"])
+def test_a_rule_outvotes_a_liar(tier: str) -> None:
+    """The median, on the cloud or in each region, where two nodes' labels are wrong and their steps are long."""
+    for rule, better in (("mean", False), ("median", True)):
+        table = f'[aggregate]\nrule = "{rule}"\n' + (f'tier = "{tier}"\n' if better else "")
+        job = simulation(f"{FLOAT}[train]\nlr = 0.3\n{table}", rounds=6, shape=Shape((2,), 10), liars=["n1", "n2"])
+        list(job.run())
+        assert (job.judge()["accuracy"] > 0.75) == better
 
 
 def test_a_line_says_what_a_real_jobs_line_says() -> None:
@@ -115,7 +147,7 @@ def test_a_job_without_quorum_fails_with_the_reason() -> None:
 
 @pytest.mark.parametrize(
     ("toml", "word"),
-    [("min_nodes = 7\n", "waits for min_nodes = 7"), ("[pace]\nbuffer = 3\n", r"\[pace\] buffer is not simulated")],
+    [("min_nodes = 7\n", "waits for 7 nodes"), ("[pace]\nbuffer = 3\n", r"\[pace\] buffer is not simulated")],
 )
 def test_what_needs_time_or_more_nodes_is_refused(toml: str, word: str) -> None:
     """Rather than simulated wrongly."""
@@ -127,3 +159,12 @@ def test_a_tree_with_more_regions_than_nodes_is_refused() -> None:
     """Every lowest master has a node."""
     with pytest.raises(errors.CallerError, match="cannot be"):
         Shape((4,), 3)
+
+
+def test_a_tree_is_read_from_the_top() -> None:
+    """Masters on each level, then the nodes of each lowest one; what is no tree is refused."""
+    assert parse_shape("2x4x8") == Shape((2, 4), 64)
+    assert {parse_shape("2x4x8").homes(at) for at in range(64)} == {(a, b) for a in range(2) for b in range(4)}
+    for text in ("8", "2x", "0x3", "2x-1", "ax2", "99999x99999"):
+        with pytest.raises(errors.CallerError, match=r"no tree|cannot be"):
+            parse_shape(text)
