@@ -274,7 +274,7 @@ class RunningJob:
     async def _checkpoint(self, current: OpenRound, outcome: e.Finish, checkpoint: Checkpoint) -> None:
         """New weights on disk, then one journal entry: from then on the senders may forget."""
         t, number = self._t, current.message.round
-        mean = await t.world.offload(current.mean)
+        mean = await t.world.offload(current.total.mean)
         spent: dict[str, float] = {}
         if self._spending is not None:
             mean, spent = await self._spending.noisy(mean, len(outcome.included)), self._spending.told(number)

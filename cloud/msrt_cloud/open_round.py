@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -13,12 +14,12 @@ from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop import Peer
 from msrt.learning import events as e
-from msrt.learning.aggregate import RunningSum, check
+from msrt.learning.aggregate import check
 from msrt.learning.compress import Codec, open_codec
 from msrt.learning.pacing import Durations
 from msrt.learning.rounds import GlobalRound
-from msrt.learning.rules import Robust, Rule
-from msrt.learning.vector import Layout, Vector
+from msrt.learning.rules import Rule, Total
+from msrt.learning.vector import Layout
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
 
@@ -45,10 +46,9 @@ class OpenRound:
         self._t, self.message, self.machine, self.indices = training, message, machine, participants
         self.opened = training.world.now()
         self.deadline = self.opened + message.deadline_s
-        self._sum = RunningSum(machine.size)
         self._codecs = open_codec(message.compression, layout), open_codec(message.plan.upward, layout)
         self._spool = Spool(training.world, self._codecs[False].bytes)
-        self._singles = Robust(rule, machine.size, self._spool.release) if rule.robust else self._sum
+        self.total = Total(rule, machine.size, self._spool.release)
         self.bytes_up = 0
         self.ratio: float | None = None
         """Bytes of one update, its meta included, against the same vector in float32."""
@@ -205,21 +205,11 @@ class OpenRound:
 
     async def _add(self, key: str, weight: float, scale: float) -> None:
         meta, payload = self._payloads.pop(key)
-        total = self._sum if meta.is_sum else self._singles
+        add = partial(self.total.add, is_sum=meta.is_sum)
         async with self._lock:
-            await self._t.world.offload(total.add, payload, self.codec(meta), weight, scale)
-        if total is self._sum:
+            done = await self._t.world.offload(add, payload, self.codec(meta), weight, scale)
+        if done:
             self._spool.drop(key)
-            self._spool.release()
-
-    def mean(self) -> Vector:
-        """What the round moves the weights by. Blocking. A robust rule's word on the singles counts as one region's."""
-        if self._singles is self._sum or not self._singles.weight:
-            return self._sum.mean()
-        if not self._sum.weight:
-            return self._singles.mean()
-        self._sum.add_vector(self._singles.mean(), self._singles.weight)
-        return self._sum.mean()
 
     def close(self) -> None:
         """It is checkpointed, or given up."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -404,11 +403,10 @@ class RegionTraining:
     async def _push(self, cloud: Peer, opened: OpenRound, key: str) -> None:
         while key in opened.outbox and cloud.live:
             meta, payload = opened.outbox[key]
-            digest = await self._world.offload(lambda data=payload: hashlib.sha256(data).hexdigest())
-            opened.spool.release()
+            digest = await opened.spool.digest(payload)
             try:
                 await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
-                opened.spool.release()
+                await self._world.offload(opened.spool.release)
             except (errors.BadUpdate, errors.StreamCancelled) as error:
                 log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
                 return

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ from msrt.artifacts import ArtifactStore
 from msrt.buffers import SLICE, Buffer, joined
 from msrt.learning.aggregate import RunningSum, check
 from msrt.learning.compress import open_codec
+from msrt.learning.pacing import Durations, Pace
+from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.rules import Robust, open_rule
 from msrt.learning.vector import Layout, save
 from msrt.protocol.messages import Plan, RoundOpen, StreamOpen, UpdateMeta
@@ -128,11 +131,9 @@ async def _region(count: int, rule: str, state: Path) -> dict[str, float]:
     artifacts = ArtifactStore(world)
     zeros = np.zeros(PARAMETERS, np.float32)
     weights = await artifacts.put_bytes(save(Layout.of({"w": zeros}), zeros))
-    region: Any = RegionTraining(world, "me/1", lambda: devices, artifacts, None, STREAMS)  # type: ignore[arg-type, return-value]
+    region: Any = RegionTraining(world, "me/1", lambda: devices, artifacts, None, STREAMS, b"")  # type: ignore[arg-type, return-value]
     region.attach(cloud)
-    codec = open_codec("fp32", PARAMETERS)
-    flat = np.random.default_rng(0).standard_normal(PARAMETERS).astype(np.float32) * np.float32(0.01)
-    update = bytes(codec.encode(flat))
+    update = _update()
     digest = hashlib.sha256(update).hexdigest()
     plan = Plan(upward="int8", rule=rule, work_s=300.0)  # so nobody comes too late for the sum
     await region.opened(
@@ -149,11 +150,56 @@ async def _region(count: int, rule: str, state: Path) -> dict[str, float]:
             await asyncio.sleep(0)
         await sink.complete(len(update), digest)
 
-    before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240 - some microseconds; the peak counts from here
+    before = _from_here()
     await asyncio.gather(*map(send, nodes))
     await asyncio.wait_for(cloud.got.wait(), 300)
     return {"before": before, "peak": _memory("VmHWM")}
+
+
+async def _cloud(count: int, rule: str, state: Path) -> dict[str, float]:
+    """The same for the cloud, where so many updates come up alone, some at a time, and wait for the round's end."""
+    from msrt_cloud.open_round import OpenRound  # noqa: PLC0415 - in the child only
+
+    world, nodes = field_world(state), [f"node{n:04}" for n in range(count)]
+    coordinator: Any = SimpleNamespace(world=world, edges=list, fleet=SimpleNamespace(edges={}))
+    pace, terms = Pace(world.now(), world.now() + 600.0, count), Terms(alone=True, least=open_rule(rule).least)
+    machine = GlobalRound("job", 1, PARAMETERS, nodes, pace, terms=terms)
+    message = RoundOpen("job", 1, "", b"", "", 600.0, {}, count, "fp32", 0, (), Plan(upward="fp32", alone=True))
+    layout = Layout.of({"w": np.zeros(PARAMETERS, np.float32)})
+    opened = OpenRound(
+        coordinator,
+        message,
+        machine,
+        {node: n for n, node in enumerate(nodes)},
+        layout,
+        Durations(4.0),
+        open_rule(rule),
+    )
+    update, slots = _update(), asyncio.Semaphore(STREAMS)
+
+    async def send(node: str) -> None:
+        async with slots:
+            meta = UpdateMeta("job", 1, {node: 10}, "me/1", "fp32", PARAMETERS)
+            await opened.arrived(meta, joined([update]))
+
+    before = _from_here()
+    await asyncio.gather(*map(send, nodes))
+    await asyncio.wait_for(opened.over, 300)
+    await world.offload(opened.total.mean)
+    opened.close()
+    return {"before": before, "peak": _memory("VmHWM")}
+
+
+def _update() -> bytes:
+    flat = np.random.default_rng(0).standard_normal(PARAMETERS).astype(np.float32) * np.float32(0.01)
+    return bytes(open_codec("fp32", PARAMETERS).encode(flat))
+
+
+def _from_here() -> float:
+    """Bytes resident now; the peak counts from here."""
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    return before
 
 
 def _memory(which: str) -> float:
@@ -162,9 +208,9 @@ def _memory(which: str) -> float:
     return float(next(line for line in lines if line.startswith(which + ":")).split()[1]) * 1024
 
 
-def _measured(count: int, rule: str) -> float:
+def _measured(count: int, rule: str, where: str = "region") -> float:
     """What the round takes at its peak, in updates."""
-    argv = [sys.executable, "-m", "tests.bench.aggregation", "region", str(count), rule]
+    argv = [sys.executable, "-m", "tests.bench.aggregation", where, str(count), rule]
     done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=300)
     seen = msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, float])
     return (seen["peak"] - seen["before"]) / (4 * PARAMETERS)
@@ -181,6 +227,10 @@ def memory_rows() -> list[Row]:
     for rule, count in (("median", 64), ("median", 256), ("multi-krum:4:8", 64)):
         what = f"peak memory of a region that takes {rule} of {count} clients"
         rows.append(Row(what, _measured(count, rule), "updates", "<=", 10.0, f"{count} updates wait on the disk"))
+    for rule, count in (("mean", 64), ("median", 64)):
+        what = f"peak memory of the cloud that takes {rule} of {count} updates which come up alone"
+        peak = _measured(count, rule, "cloud")
+        rows.append(Row(what, peak, "updates", "<=", 10.0, f"{STREAMS} come at a time and wait on the disk"))
     return rows
 
 
@@ -191,5 +241,6 @@ def rows() -> list[Row]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="msrt-bench-") as folder:
-        result = asyncio.run(_region(int(sys.argv[2]), sys.argv[3], Path(folder)))
+        child = {"region": _region, "cloud": _cloud}[sys.argv[1]]
+        result = asyncio.run(child(int(sys.argv[2]), sys.argv[3], Path(folder)))
     sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from msrt.buffers import Buffer
 from msrt.world.world import Scratch, World
 
@@ -30,6 +32,17 @@ class Spool:
             return payload
         kept: memoryview = await self._world.offload(self._scratch.put, key, payload)
         return kept
+
+    async def digest(self, payload: Buffer) -> str:
+        """SHA-256 hex of one that is here, or of anything."""
+
+        def work() -> str:
+            found = hashlib.sha256(payload).hexdigest()
+            self.release()
+            return found
+
+        found: str = await self._world.offload(work)
+        return found
 
     def drop(self, key: str) -> None:
         """It waits no longer."""

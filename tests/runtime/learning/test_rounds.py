@@ -241,21 +241,26 @@ def test_a_region_with_too_few_for_its_rule_passes_them_on_alone() -> None:
 
 def test_singles_that_are_too_few_for_the_rule_do_not_count() -> None:
     """Neither in the sum nor to the quorum: one alone could say anything."""
-    cloud = GlobalRound("j", 1, 64, "abcd", Pace(0.0, 10.0, 3), terms=Terms(least=3))
-    cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
-    cloud.handle(Arrived("k", meta("c")), 1.0)
-    assert cloud.handle(Left("d"), 2.0) == []
-    dropped, given_up = cloud.handle(Tick(), 10.0)
-    assert isinstance(dropped, Drop)
-    assert isinstance(given_up, Abandon)
-    assert given_up.reason == "2 of 4 nodes reported, the quorum is 3"
-    cloud = GlobalRound("j", 1, 64, "abcd", Pace(0.0, 10.0, 2), terms=Terms(least=3))
-    cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
-    cloud.handle(Arrived("k", meta("c")), 1.0)
-    dropped, done = cloud.handle(Tick(), 10.0)
-    assert dropped == Drop("k", "1 alone, the rule needs 3")
-    assert isinstance(done, Finish)
-    assert done.included == {"a": 10, "b": 10}
+    for quorum, end in ((4, Abandon), (3, Finish)):
+        cloud = GlobalRound("j", 1, 64, "abcde", Pace(0.0, 10.0, quorum), terms=Terms(least=3))
+        cloud.handle(Arrived("s", meta("a", "b", "c", is_sum=True)), 1.0)
+        cloud.handle(Arrived("k", meta("d")), 1.0)
+        dropped, last = cloud.handle(Tick(), 10.0)
+        assert isinstance(dropped, Drop)
+        assert isinstance(last, end)
+        if isinstance(last, Abandon):
+            assert last.reason == "3 of 5 nodes reported, the quorum is 4"
+        else:
+            assert dropped == Drop("k", "1 alone, the rule needs 3")
+            assert last.included == {"a": 10, "b": 10, "c": 10}
+
+
+def test_a_sum_of_fewer_than_the_rule_needs_is_refused() -> None:
+    """An honest region passes so few on alone."""
+    cloud = GlobalRound("j", 1, 64, "abc", Pace(0.0, 10.0, 3), terms=Terms(least=3))
+    (refused,) = cloud.handle(Arrived("s", meta("a", "b", is_sum=True)), 1.0)
+    assert isinstance(refused, Refuse)
+    assert "a sum of 2 updates, the rule needs 3" in refused.error
 
 
 def test_a_sum_is_refused_where_every_update_counts_alone() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msrt.errors import BadUpdate, InvalidJob
 from msrt.learning.compress import open_codec
 from msrt.learning.compress.codec import BLOCK
-from msrt.learning.rules import Robust, Rule, open_rule, robust
+from msrt.learning.rules import Robust, Rule, Total, open_rule, robust
 from msrt.learning.rules.distances import krum, squared_distances
 from msrt.learning.vector import Layout, Vector
 
@@ -172,3 +172,21 @@ def test_a_plain_mean_is_no_robust_rule() -> None:
     """And says so."""
     assert not Rule().robust
     assert all(open_rule(text).robust for text in RULES)
+
+
+def test_sums_and_singles_meet_by_their_weights() -> None:
+    """A robust rule's word on the singles counts as one more region's; the mean takes them one by one."""
+    codec = open_codec("fp32", 2)
+    region, *singles = [codec.encode(np.array(row, np.float32)) for row in ((4, 0), (1, 1), (2, 2), (90, -90))]
+    robust_one, plain = Total(open_rule("median"), 2), Total(Rule(), 2)
+    for total, done in ((robust_one, False), (plain, True)):
+        assert total.add(region, codec, 3.0, is_sum=True)
+        assert [total.add(single, codec, 1.0, is_sum=False) for single in singles] == [done] * 3
+    assert robust_one.mean().tolist() == [3.0, 0.5]
+    assert plain.mean().tolist() == [17.5, -14.5]
+    alone = Total(open_rule("median"), 2)
+    for single in singles:
+        alone.add(single, codec, 1.0, is_sum=False)
+    assert alone.mean().tolist() == [2.0, 1.0]
+    with pytest.raises(BadUpdate):
+        Total(open_rule("median"), 2).mean()

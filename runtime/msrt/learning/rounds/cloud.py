@@ -90,6 +90,8 @@ class GlobalRound(Round):
         fault = self._fault(event, self._known)
         if not fault and meta.is_sum and self.terms.alone:
             fault = "a sum, where every update counts alone"
+        if not fault and meta.is_sum and len(meta.nodes) < self.terms.least:
+            fault = f"a sum of {len(meta.nodes)} updates, the rule needs {self.terms.least}"
         if not fault and not meta.is_sum:
             try:
                 self.guard.admit(event.norm, meta.metrics.get("work", 1.0))

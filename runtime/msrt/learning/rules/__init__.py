@@ -3,6 +3,7 @@
 rule         a rule by its name, and how many updates it needs
 robust       the aggregator: keeps payloads as they are, reads them by blocks of coordinates
 coordinates  median, trimmed mean, nearest to the median: each coordinate by itself
+total        sums of regions and singles together, on the cloud
 distances    Krum and its kin: whole updates by how near the others are
 """
 
@@ -10,5 +11,6 @@ from __future__ import annotations
 
 from msrt.learning.rules.robust import Robust
 from msrt.learning.rules.rule import RULE, Rule, open_rule
+from msrt.learning.rules.total import Total
 
-__all__ = ["RULE", "Robust", "Rule", "open_rule"]
+__all__ = ["RULE", "Robust", "Rule", "Total", "open_rule"]
