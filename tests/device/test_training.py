@@ -125,6 +125,31 @@ def test_an_update_survives_a_reboot_until_it_is_counted(bundle):
     simulate(scenario, trainer=trainers)
 
 
+def test_a_trainer_hears_which_round_was_counted_last(bundle):
+    """What it kept of a later one is not in the model; a reboot forgets nothing, the end of the job all of it."""
+    trainers = Trainers()
+
+    async def scenario(rig):
+        job = Job(rig, bundle)
+        for number, counted in ((1, True), (2, False), (3, True), (4, False)):
+            await job.open(number)
+            await until(lambda due=number: due in [round_ for round_, _, _ in job.updates()])
+            rig.edge.peer.send(RoundClosed("job", number, (ME,) if counted else ()))
+            await asyncio.sleep(1)
+            if number == 3:
+                rig.sim.crash("d")
+                rig.sim.restart("d")
+                await rig.there()
+        assert [asked.counted for one in trainers.made for asked in one.asked] == [0, 1, 1, 3]
+        rig.edge.peer.send(RoundClosed("job", 4, (), "finished"))
+        await asyncio.sleep(1)
+        await job.open(5)
+        await until(lambda: 5 in [round_ for round_, _, _ in job.updates()])
+        assert trainers.made[-1].asked[-1].counted == 0
+
+    simulate(scenario, trainer=trainers)
+
+
 def test_an_update_that_a_power_failure_took_is_made_again(bundle, monkeypatch):
     """Large ones are not synced. The same bytes with the first stamp: the edge that had it may have added it."""
     monkeypatch.setattr("msrt_device.training.INLINE", 0)

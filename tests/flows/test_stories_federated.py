@@ -1,4 +1,4 @@
-"""Stories of nodes that differ: slow ones send what they have, a part of all is asked in each round.
+"""Stories of nodes that differ: slow ones send what they have, a part of all is asked in each round, controls travel.
 
 A failing seed is replayed by `MSRT_SEED=n pytest tests/flows/test_stories_federated.py`.
 """
@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 
+import msgspec
+import numpy as np
 import pytest
 
+from msrt.world.faults import play, random_schedule
+from msrt_cloud.job import RunningJob
 from tests.flows import invariants
-from tests.flows.test_stories_rounds import _round, ended, slow
+from tests.flows.test_stories_rounds import _round, ended, slow, weights
+from tests.flows.trainer import SIZE, SimulatedTrainer, known_mean, known_update
 from tests.flows.tree import grown, until
 
 SLOW_S = 60.0
@@ -82,3 +88,98 @@ def test_a_region_that_dies_costs_nobody_his_turn(seed):
         invariants.check_training(tree)
 
     grown(story, seed, edges={"edge-n": 3, "edge-s": 3})
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """By round: who was there at all of its tries, and who was asked in any of them."""
+    seen, draw = {}, RunningJob._draw
+
+    async def recorded(self, number, devices):
+        drawn = await draw(self, number, devices)
+        here, asked = seen.get(number, (set(devices), set()))
+        seen[number] = here & set(devices), asked | drawn.nodes.keys()
+        return drawn
+
+    monkeypatch.setattr(RunningJob, "_draw", recorded)
+    return seen
+
+
+def test_the_bound_holds_over_a_storm(seed, draws):
+    """Whoever is cut off, killed or out of disk: nobody who was here sat out more than three rounds in a row."""
+
+    async def story(tree):
+        sampling = {"strategy": "utility", "count": 3, "fairness": 3}
+        job = asyncio.ensure_future(ended(tree, rounds=15, quorum=0.3, deadline_s=8.0, sampling=sampling))
+        await play(tree.sim, random_schedule(tree.sim.rng, tree.names, 12.0, count=4))
+        await job
+        sat = Counter()
+        for number in range(1, 16):
+            here, asked = draws[number]
+            for node in here - asked:
+                sat[node] += 1
+                assert sat[node] <= 3, (number, node, draws)
+            for node in asked:
+                sat[node] = 0
+        invariants.check_training(tree)
+
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 3})
+
+
+class Needy(SimulatedTrainer):
+    """The model serves this node badly."""
+
+    async def train(self, *args):
+        done = await super().train(*args)
+        told = {"loss": self.loss, "seconds": self.lasts(*args[:2])}
+        return msgspec.structs.replace(done, samples=20, metrics=done.metrics | told)
+
+
+def test_utility_asks_those_with_much_to_learn_from_and_slow_ones_in_turn(seed):
+    """Two of eight have twenty times the loss: they are in most rounds; the slow one in every fifth at least."""
+
+    async def story(tree):
+        names = list(tree.devices)
+        for name in names:
+            trainer = tree.trainers[name] = Needy(lambda _node, _round, slow=name == names[2]: 3.0 if slow else 0.3)
+            trainer.loss = 2.0 if name in names[:3] else 0.1
+        sampling = {"strategy": "utility", "count": 4, "fairness": 4}
+        await ended(tree, rounds=20, quorum=1.0, pace={"deviations": 0.0}, sampling=sampling)
+        turns = [{name for name in names if tree.node_id(name) in nodes} for nodes in asked(tree, 20)]
+        count = Counter(name for nodes in turns[6:] for name in nodes)
+        others = max(count[name] for name in names[3:])
+        assert min(count[name] for name in names[:2]) > others
+        assert count[names[2]] < min(count[name] for name in names[:2])
+        assert all(any(names[2] in nodes for nodes in turns[at : at + 5]) for at in range(16))
+
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 4})
+
+
+def test_controls_count_once_whoever_dies(seed):
+    """SCAFFOLD with two of five asked in a round: the model moves by their mean, the control by their share of all that
+    ever took part, before and after the coordinator's death.
+    """
+
+    async def story(tree):
+        train = {"algorithm": "scaffold", "momentum": 0.0}
+        job = asyncio.ensure_future(
+            ended(tree, rounds=8, quorum=0.5, train=train, sampling={"count": 2, "fairness": 3})
+        )
+        await until(lambda: _round(tree) >= 3, 60, "it is under way")
+        tree.sim.crash("cloud")
+        await asyncio.sleep(1.0)
+        tree.sim.restart("cloud")
+        before, known, half = np.zeros(SIZE, np.float32), {}, SIZE // 2
+        for fact in await job:
+            included = {node: known_update("job", fact.round, node)[1] for node in fact.included}
+            mean = known_mean("job", fact.round, included)
+            old = sum(known.values())
+            known |= included
+            after, share = sum(known.values()), sum(included.values())
+            now = weights(tree, fact.weights)
+            assert np.allclose(now[:half], before[:half] + mean[:half], atol=1e-4), fact.round
+            assert np.allclose(now[half:], (old * before[half:] + share * mean[half:]) / after, atol=1e-4), fact.round
+            before = now
+        assert len(known) == len(tree.devices)
+
+    grown(story, seed, edges={"edge-n": 3, "edge-s": 2})

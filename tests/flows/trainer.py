@@ -10,6 +10,7 @@ import numpy as np
 
 from msrt.errors import JobFailed
 from msrt.learning.compress import open_codec
+from msrt.learning.control import CONTROL
 from msrt.learning.parameter_server.shard import codec_for
 from msrt.learning.vector import Layout, Vector, load, save
 from msrt.training.bundle import open_bundle
@@ -44,6 +45,7 @@ class SimulatedTrainer:
         self.lasts = lasts
         self.config: JobConfig | None = None
         self.trained: list[tuple[str, int]] = []
+        self.asked: list[Asked] = []
         self.size = SIZE
         self.stepped: list[tuple[str, int, np.ndarray]] = []
         """(node, clock, the weights that it was given) of each step of a parameter server's worker."""
@@ -71,6 +73,7 @@ class SimulatedTrainer:
         delta, samples = known_update(self.config.name, round_, node.id)
         assert load(weights)[1].size == delta.size
         self.trained.append((node.id, round_))
+        self.asked.append(asked)
         metrics = {"loss": 1.0 / round_, "accuracy": 1.0 - 1.0 / (round_ + 1)}
         metrics |= {"work": spent / whole if whole else 1.0}
         if self.config.privacy is not None:
@@ -108,6 +111,8 @@ class SimulatedTrainer:
 
     async def initial(self, within: float) -> bytes:
         zeros = np.zeros(SIZE, np.float32)
+        if self.config is not None and self.config.train.algorithm == "scaffold":
+            return save(Layout.of({"weights": zeros[::2], f"{CONTROL}weights": zeros[1::2]}), zeros)
         return save(Layout.of({"weights": zeros}), zeros)
 
     async def evaluate(self, weights: bytes, nodes: Sequence[Node], within: float) -> Evaluated:
