@@ -153,7 +153,12 @@ class Masking:
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()
 
     async def _handle(self, turn: _Turn, message: Heard) -> None:
         async with self._lock(message.job):

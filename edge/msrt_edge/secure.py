@@ -6,7 +6,6 @@ What is decided is in msrt.learning.secure_aggregation.server; what is added, in
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from msrt.learning.secure_aggregation.masked import Masked, MaskedSum
 from msrt.learning.secure_aggregation.server import Stage
 from msrt.learning.vector import Layout, Vector
 from msrt.protocol.messages import (
+    Message,
     RoundOpen,
     Secured,
     SecureKeys,
@@ -150,7 +150,12 @@ class Exchange:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()
 
     async def _handle(self, event: se.Event) -> None:
         async with self._lock:
@@ -162,13 +167,20 @@ class Exchange:
             case se.Tell(node, message):
                 peer = self._devices().get(node)
                 if peer is not None and peer.live:
-                    with contextlib.suppress(errors.Disconnected, errors.Overloaded):  # it hears it when it is back
-                        peer.send(message)
+                    self._send(peer, message)
                 await asyncio.sleep(0)
             case se.Exclude(node, reason):
                 await self._exclude(node, reason)
             case se.Unmask() | se.GiveUp():
                 await self._settle(action)
+
+    def _send(self, peer: Peer, message: Message) -> None:
+        try:
+            peer.send(message)
+        except (errors.Disconnected, errors.Overloaded):
+            pass  # it hears it when it is back
+        except errors.FrameTooLarge as error:
+            log.warning("secure.too_large", device=peer.name, what=type(message).__name__, error=error.text)
 
     async def _settle(self, action: se.Unmask | se.GiveUp) -> None:
         if isinstance(action, se.GiveUp):

@@ -28,7 +28,7 @@ from msrt.world.world import World
 from msrt_edge.feedback import Feedbacks
 from msrt_edge.region import Model, OpenRound, guard_of, terms_of
 from msrt_edge.secure import Exchange, Said, named
-from msrt_edge.updates import UpdateSink, is_anew, is_welcome, told_to
+from msrt_edge.updates import UpdateSink, Upward, is_anew, is_welcome, told_to
 
 __all__ = ["RegionTraining"]
 
@@ -37,7 +37,6 @@ MARGIN: Final = 0.8
 PATIENCE: Final = 2.0
 GRACE_S: Final = 0.5
 """A region seals earlier than the cloud stops waiting, or its sum would come too late (see learning.rounds.Pace)."""
-RESEND_S: Final = 1.0
 MOVED_S: Final = 5.0
 """A device that came from another edge may have to send again for so long: the cloud says whether it takes part."""
 SETTLE_S: Final = 3.0
@@ -64,7 +63,7 @@ class RegionTraining:
         self._closed: dict[str, RoundClosed] = {}
         self._models: dict[str, Model] = {}
         self._feedback = Feedbacks(world, me)
-        self._cloud: Peer | None = None
+        self._upward = Upward(world)
         self._slots = asyncio.Semaphore(streams)
         self._rooms = Rooms(streams)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -73,7 +72,6 @@ class RegionTraining:
         self._keys = 0
         self._tries, self._started = 0, world.now()
         """Rounds opened, tries of the same one among them."""
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def progress(self) -> dict[str, tuple[int, int, int]]:
@@ -106,7 +104,7 @@ class RegionTraining:
         self._announce(known, {node: here[node] for node in message.participants if node in here})
         if len(fresh) < len(message.participants):  # said again: the cloud may have lost what it had
             known.delivered.clear()
-        await self._send_up(known)
+        self._upward.send(known)
 
     async def _begin(self, message: RoundOpen) -> None:
         known = self._models.get(message.job)
@@ -204,11 +202,11 @@ class RegionTraining:
 
     def attach(self, cloud: Peer) -> None:
         """The cloud is here; it says again which rounds are open."""
-        self._cloud = cloud
+        self._upward.cloud = cloud
 
     def detach(self) -> None:
         """The cloud is away; collecting goes on."""
-        self._cloud = None
+        self._upward.cloud = None
 
     def device_joined(self, peer: Peer) -> None:
         """Tell it what is open, and what is over."""
@@ -271,7 +269,7 @@ class RegionTraining:
             return
         said = f"{peer.name} does not take part in round {message.round} of {message.job}"
         since = self._came.get(peer.node)
-        if self._cloud is None or (since is not None and self._world.now() - since < MOVED_S):
+        if self._upward.cloud is None or (since is not None and self._world.now() - since < MOVED_S):
             raise errors.Unavailable(f"{said}, as far as is known here")
         log.warning("round.stranger_refused", device=peer.name, job=message.job, round=message.round)
         raise errors.BadUpdate(said)
@@ -307,10 +305,11 @@ class RegionTraining:
         opened.payloads[key] = (meta, payload)
         actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
         await self._perform(opened, actions)
-        if self._cloud is not None and self._cloud.live:
+        cloud = self._upward.cloud
+        if cloud is not None and cloud.live:
             now = opened.round
             told = TrainProgress(meta.job, meta.round, now.reported, len(now.expected), now.missing)
-            self._cloud.send(told)
+            cloud.send(told)
         refused = [a for a in actions if isinstance(a, e.Refuse)]
         if refused and not meta.error:
             raise errors.BadUpdate(refused[0].error)
@@ -339,7 +338,7 @@ class RegionTraining:
                 case e.Forget():
                     opened.close()
         if opened.outbox:
-            await self._send_up(opened)
+            self._upward.send(opened)
 
     async def _add(self, opened: OpenRound, payload: Buffer, weight: float, scale: float) -> None:
         lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
@@ -355,8 +354,7 @@ class RegionTraining:
             await self._go_on(opened, meta, mean)
         elif opened.exchange is not None:
             task = asyncio.get_running_loop().create_task(self._unmask(opened, opened.exchange, meta))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda done: done.cancelled() or done.result())
 
     async def _unmask(self, opened: OpenRound, exchange: Exchange, meta: UpdateMeta) -> None:
         try:
@@ -367,7 +365,7 @@ class RegionTraining:
             return
         if self._open.get(meta.job) is opened:
             await self._go_on(opened, meta, mean)
-            await self._send_up(opened)
+            self._upward.send(opened)
 
     async def _go_on(self, opened: OpenRound, meta: UpdateMeta, mean: Vector) -> None:
         """The region's next own round begins with the mean of this one, or it goes up."""
@@ -390,31 +388,3 @@ class RegionTraining:
         payload = await self._feedback.encode(job, meta.round, codec, mean)
         opened.outbox["sum"] = (msgspec.structs.replace(meta, encoding=codec.name), payload)
         log.info("round.sum_ready", job=job, round=meta.round, nodes=len(meta.nodes))
-
-    async def _send_up(self, opened: OpenRound) -> None:
-        cloud = self._cloud
-        if cloud is None or not cloud.live:
-            return
-        for key in opened.outbox:
-            if key not in opened.delivered:
-                opened.delivered.add(key)
-                cloud.spawn(self._push(cloud, opened, key))
-
-    async def _push(self, cloud: Peer, opened: OpenRound, key: str) -> None:
-        while key in opened.outbox and cloud.live:
-            meta, payload = opened.outbox[key]
-            digest = await opened.spool.digest(payload)
-            try:
-                await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
-                await self._world.offload(opened.spool.release)
-            except (errors.BadUpdate, errors.StreamCancelled) as error:
-                log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
-                return
-            except errors.Disconnected:
-                opened.delivered.discard(key)
-                return
-            except errors.MsrtError as error:
-                log.info("round.sum_again", job=meta.job, error=str(error))
-                await asyncio.sleep(RESEND_S)
-                continue
-            return

@@ -1,17 +1,61 @@
-"""One update on its way in, and what a round says of it."""
+"""Updates on their way in, and what the cloud should have on its way up."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+import structlog
 
+from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
+from msrt.world.world import World
+from msrt_edge.region import OpenRound
 
-__all__ = ["UpdateSink", "is_anew", "is_welcome", "told_to"]
+__all__ = ["UpdateSink", "Upward", "is_anew", "is_welcome", "told_to"]
+
+log = structlog.get_logger()
+RESEND_S: Final = 1.0
+
+
+class Upward:
+    """What the cloud should have of open rounds, sent until it is there. `cloud` is the session with it, if any."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.cloud: Peer | None = None
+
+    def send(self, opened: OpenRound) -> None:
+        """What is in its outbox and was not delivered."""
+        cloud = self.cloud
+        if cloud is None or not cloud.live:
+            return
+        for key in opened.outbox:
+            if key not in opened.delivered:
+                opened.delivered.add(key)
+                cloud.spawn(self._push(cloud, opened, key))
+
+    async def _push(self, cloud: Peer, opened: OpenRound, key: str) -> None:
+        while key in opened.outbox and cloud.live:
+            meta, payload = opened.outbox[key]
+            digest = await opened.spool.digest(payload)
+            try:
+                await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
+                await self._world.offload(opened.spool.release)
+            except (errors.BadUpdate, errors.StreamCancelled) as error:
+                log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
+                return
+            except errors.Disconnected:
+                opened.delivered.discard(key)
+                return
+            except errors.MsrtError as error:
+                log.info("round.sum_again", job=meta.job, error=str(error))
+                await asyncio.sleep(RESEND_S)
+                continue
+            return
 
 
 class UpdateSink(Gather):

@@ -13,6 +13,7 @@ import pytest
 from msrt.learning.secure_aggregation.fixed import Fixed, parts
 from msrt.learning.secure_aggregation.server import Stage
 from msrt.links.memory import MemoryListener
+from msrt.world.faults import play, random_schedule
 from msrt.world.network import Faults
 from tests.flows.test_stories_rounds import checkpoints, mean, moved
 from tests.flows.trainer import SIZE, SimulatedTrainer, known_update
@@ -291,3 +292,16 @@ def test_an_edge_never_hears_a_single_update(masked, seed, monkeypatch):
         assert (b"accuracy" in heard) is not masked
 
     grown(story, seed, edges=ALONE)
+
+
+def test_under_a_storm_every_round_is_the_mean_of_whom_it_names(seed):
+    """Processes die, stop and are cut off at random for a while, masters among them; the job ends all the same."""
+
+    async def story(tree):
+        lasting(tree, 0.3, first=4.0)
+        job = await started(tree, rounds=8, quorum=0.3, deadline_s=10.0)
+        await play(tree.sim, random_schedule(tree.sim.rng, tree.names, 12.0, mortal=tree.names))
+        await until(lambda: tree.cloud is not None and tree.job(job) is not None, 60)
+        await ended(tree, job)
+
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 4})

@@ -6,6 +6,7 @@ rules      what most nodes say, whatever the others send: median, trimmed mean, 
 aggregate  a running sum of payloads by cache-sized blocks, and the checks an update must pass
 optimise   how the server moves the model by a mean, and what it remembers for the next one
 schedule   a learning rate over time
+secure_aggregation  masks that cancel in a sum: an edge adds up what it cannot see
 rounds     two state machines that decide what is added, forwarded, dropped and when a round ends
 """
 
