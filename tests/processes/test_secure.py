@@ -1,6 +1,7 @@
 """Secure aggregation by eight real devices, one of them SIGKILLed in the middle of a round, and their edge in another.
 
 Each device moves the model by a constant of its own and counts samples of its own, so a checkpoint says who is in it.
+While the door is there nobody ends a round.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from msrt.learning.vector import load
 from tests.bench.tree import Tree, until
 from tests.processes.test_training import again, checkpoints, living, status, train
 
-ROUNDS = 12
+ROUNDS = 14
 SIZE = 1000
 TASK = f"""
 import hashlib, time
+from pathlib import Path
 import torch
 from msrt.training.task import Task
 
@@ -55,21 +57,26 @@ class Constant(Task):
 
     def optimiser(self, model, settings):
         time.sleep(0.5)
+        while Path(self.options["door"]).exists():
+            time.sleep(0.02)
         return Moves(model, self.by)
 """
-JOB = f"""
+JOB = """
 name = "hidden"
 task = "task:Constant"
-rounds = {ROUNDS}
-checkpoints = {ROUNDS}
+rounds = {rounds}
+checkpoints = {rounds}
 deadline_s = 60.0
 quorum = 0.5
 min_nodes = 8
 max_samples = 10
 compression = "fp32"
+pace.deviations = 1e6
 [secure]
 clip = 50.0
 dropouts = 0.3
+[options]
+door = {door}
 """
 
 
@@ -86,14 +93,14 @@ def round_of(tree):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_killed_device_costs_its_own_part_and_a_killed_edge_nothing(tmp_path):
-    """Every checkpoint moved by exactly the mean of the devices it names; who was killed is missed in a round and in a
-    later one again, and so is everybody after the edge was killed.
+    """Every checkpoint moved by exactly the mean of the devices it names; who was killed is missed in a round, and in
+    the last one everybody is there. Nobody is too slow for a round (deviations), however busy this machine is.
     """
     folder = tmp_path / "job"
     folder.mkdir()
     (folder / "task.py").write_text(TASK)
-    (folder / "job.toml").write_text(JOB)
-    names = [f"d{number}" for number in range(1, 9)]
+    (folder / "job.toml").write_text(JOB.format(rounds=ROUNDS, door=json.dumps(str(tmp_path / "door"))))
+    door, names = tmp_path / "door", [f"d{number}" for number in range(1, 9)]
     with Tree() as tree:
         tree.edge("edge", "north")
         for name in names:
@@ -103,10 +110,15 @@ def test_a_killed_device_costs_its_own_part_and_a_killed_edge_nothing(tmp_path):
         watching = train(tree, folder)
         try:
             until("two rounds", lambda: round_of(tree) >= 2, 60)
+            door.touch()
             again(tree, "d1", "device", "join")
+            until("it is back", lambda: living(tree) >= set(names), 30)
             now = round_of(tree)
-            until("another round", lambda: round_of(tree) > now, 60)
+            door.unlink()
+            until("a round without it", lambda: round_of(tree) > now, 60)
+            door.touch()
             again(tree, "edge", "edge", "join")
+            door.unlink()
             out, err = watching.communicate(timeout=120)
         finally:
             watching.kill()
@@ -117,10 +129,8 @@ def test_a_killed_device_costs_its_own_part_and_a_killed_edge_nothing(tmp_path):
         flats = [load(blobs.read(fact.weights))[1].copy() for fact in facts]
     everyone = {nodes[name] for name in names}
     assert [fact.round for fact in facts] == list(range(1, ROUNDS + 1))
-    assert len(facts[0].included) >= 3
-    missed = max(fact.round for fact in facts if nodes["d1"] not in fact.included)
-    assert nodes["d1"] in set().union(*(fact.included for fact in facts if fact.round > missed)), missed
-    assert set().union(*(fact.included for fact in facts[-5:])) == everyone
+    assert any(nodes["d1"] not in fact.included for fact in facts)
+    assert set(facts[-1].included) == everyone
     before = np.zeros(SIZE, np.float32)
     for fact, now in zip(facts, flats, strict=True):
         parts = [drawn(node) for node in fact.included]
