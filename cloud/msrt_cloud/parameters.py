@@ -42,7 +42,7 @@ WATCH_S: Final = 0.25
 AWAY_S: Final = 5.0
 """A dead edge has that long to come back with its shards before others get them."""
 RETRIES: Final = 5
-"""Rounds' deadlines without a round, after which the job fails."""
+"""Rounds' deadlines without a step, after which the job fails."""
 
 
 class ParameterJob:
@@ -65,7 +65,9 @@ class ParameterJob:
         """Digests of shards that a checkpoint names, or the one that is being made."""
         self._came = asyncio.Event()
         self._moved = 0.0
-        """When it last got anywhere."""
+        """When it last got anywhere, and ..."""
+        self._at = (0, 0)
+        """... where: round, steps of the next one."""
         self._away: dict[str, float] = {}
 
     @property
@@ -209,14 +211,15 @@ class ParameterJob:
         await self._t.writer.append(JobPlaced(self.name, generation, owners, workers, self._t.world.wall()))
 
     def _check_moving(self) -> None:
-        """Raises JobFailed when nothing has come of it for long."""
+        """Raises JobFailed when no step has come of it for long."""
         now, limit = self._t.world.now(), RETRIES * self._config.deadline_s
-        if self.progress[0]:
-            self.waiting = ""
+        at = (self._job.round, self.progress[0])
+        if at != self._at:
+            self._at, self._moved, self.waiting = at, now, ""
         if now - self._moved <= limit or not self._t.participants(self._config.select):
             return
         faults = {node: text for said in self.regions.values() for node, text in said.faults.items()}
-        why = f"no round was done within {limit:.0f} s"
+        why = f"no step was done within {limit:.0f} s"
         if faults:
             text, _ = Counter(faults.values()).most_common(1)[0]
             node = next(node for node, said in sorted(faults.items()) if said == text)

@@ -57,6 +57,7 @@ class Hosted:
         if settings.push == "gradient" and server.lr is None and server.optimiser in ("sgd", "momentum"):
             server = msgspec.structs.replace(server, lr=config.train.lr)
         self._server, self._rounds = server, config.rounds
+        self._most = config.max_samples
         self._up, self._down = config.links.device, config.links.down
         self._terms = Terms(
             Mode(settings.mode), settings.staleness, settings.ahead, config.rounds, float(settings.steps),
@@ -183,6 +184,7 @@ class Hosted:
     def _decide(self, push: Push, pieces: dict[int, Buffer], fault: str) -> None:
         if self.machine is None or push.generation != self.generation:
             return
+        push = msgspec.structs.replace(push, samples=min(push.samples, self._most), data=min(push.data, self._most))
         key = ""
         if push.encoding:
             self._keys += 1

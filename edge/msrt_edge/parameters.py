@@ -177,11 +177,11 @@ class ParameterServers:
             if peer.role == "device":
                 self._pass_on(peer, push, frames)
             return
-        hosted = self._hosted.get(push.job)
-        if hosted is not None:
+        hosted, job = self._hosted.get(push.job), self._edge.follower.state.jobs.get(push.job)
+        known = job is not None and job.placed is not None and push.worker in job.placed.workers
+        if hosted is not None and known:
             hosted.received(peer, push, frames)
             return
-        job = self._edge.follower.state.jobs.get(push.job)
         over = job is not None and (job.ended is not None or job.held)
         said = "over" if over else "moved"
         answer = Pulled(push.job, push.generation, push.server, push.worker, push.boot, push.clock, said)

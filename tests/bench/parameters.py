@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from tests.bench.tree import Tree
 WORKERS = 4
 SLOWER = 5.0
 STALENESS = 16
-STEP_S = float(os.environ.get("PARAMETERS_STEP_S", "0.04"))
-ROUNDS, STEPS = int(os.environ.get("PARAMETERS_ROUNDS", "12")), 20
+STEP_S = float(os.environ.get("PARAMETERS_STEP_S", "0.03"))
+ROUNDS, STEPS = int(os.environ.get("PARAMETERS_ROUNDS", "12")), 16
 SETTLED = 2
 """Rounds at the beginning that are not timed: processes start, and a lead is run out."""
 TASK = '''
@@ -49,13 +50,22 @@ class Digits(Task):
 
     def loss(self, model, batch):
         if model.training:
-            time.sleep(self.options["step_s"] * (self.options["slower"] if self._slow() else 1.0))
+            self._last(self.options["step_s"] * (self.options["slower"] if self._slow() else 1.0))
         return super().loss(model, batch)
+
+    def _last(self, seconds):
+        """Asleep, or at work: then of processor time."""
+        if not self.options["bound"]:
+            time.sleep(seconds)
+            return
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
 
     def _slow(self):
         """One worker always, or another one every ten steps of the others."""
         moves, count = self.options["moves"], self.options["workers"]
-        if not self.options["slower"] or not moves:
+        if not moves:
             return self.index == 0
         return int(time.time() / (10 * self.options["step_s"])) % count == self.index
 '''
@@ -76,6 +86,7 @@ steps = {steps}
 step_s = {step_s}
 slower = {slower}
 moves = {moves}
+bound = {bound}
 workers = {workers}
 """
 
@@ -102,20 +113,27 @@ class Curve:
         return max(row["gap"] for row in self.rounds)
 
 
-def run(
-    tree: Tree, name: str, mode: str, *, slower: float = SLOWER, moves: bool = False, rounds: int = ROUNDS
-) -> Curve:
-    """One job to its end."""
+def bundle(
+    tree: Tree, name: str, mode: str, *, rounds: int, steps: int = STEPS, workers: int = WORKERS,
+    step_s: float = STEP_S, slower: float = 1.0, moves: bool = False, bound: bool = False,
+) -> Path:  # fmt: skip
+    """A job's folder."""
     folder = tree.path / name
     folder.mkdir()
     digits = load_digits()
     np.savez_compressed(folder / "digits.npz", x=digits.data.astype(np.uint8), y=digits.target.astype(np.uint8))
     (folder / "task.py").write_text(TASK)
     text = JOB.format(
-        name=name, rounds=rounds, workers=WORKERS, steps=STEPS, mode=mode, step_s=STEP_S, slower=slower,
-        moves=str(moves).lower(),
+        name=name, rounds=rounds, workers=workers, steps=steps, mode=mode, step_s=step_s, slower=slower,
+        moves=str(moves).lower(), bound=str(bound).lower(),
     )  # fmt: skip
     (folder / "job.toml").write_text(text)
+    return folder
+
+
+def run(tree: Tree, name: str, mode: str, *, slower: float = SLOWER, moves: bool = False) -> Curve:
+    """One job to its end."""
+    folder = bundle(tree, name, mode, rounds=ROUNDS, slower=slower, moves=moves)
     report = tree.path / f"{name}.json"
     tree.cli("train", "run", str(folder), "--report", str(report), timeout_s=300)
     return Curve(json.loads(report.read_text())["rounds"])

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
 from msrt.hop import parcel
+from msrt.learning.optimise import Optimiser
 from msrt.learning.vector import load
+from msrt.training.settings import ServerSettings
 from tests.flows.trainer import SimulatedTrainer, known_update
 from tests.flows.tree import grown, until
 
@@ -23,11 +26,11 @@ def weights(tree, job="job"):
     return load(tree.cloud.artifacts.blobs.read(tree.job(job).weights))[1]
 
 
-async def begin(tree, rounds=2, lr=RATE, **settings):
+async def begin(tree, rounds=2, server=None, **settings):
     await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
     table = {"mode": "sync", "steps": 4, **settings}
     return await tree.train(
-        rounds=rounds, min_nodes=len(tree.devices), parameter_server=table, server={"lr": lr}
+        rounds=rounds, min_nodes=len(tree.devices), parameter_server=table, server=server or {"lr": RATE}
     )  # fmt: skip
 
 
@@ -36,11 +39,16 @@ async def finished(tree, job, seconds=300):
     assert tree.job(job).ended.state == "finished", tree.job(job).ended
 
 
-def mean_step(job, clock, nodes):
-    """What a synchronous step adds."""
+def mean_gradient(job, clock, nodes):
+    """Of a synchronous clock."""
     parts = [known_update(job, clock, node) for node in nodes]
     total = sum(samples for _, samples in parts)
-    return -RATE * sum(gradient.astype(np.float64) * samples for gradient, samples in parts) / total
+    return sum(gradient.astype(np.float64) * samples for gradient, samples in parts) / total
+
+
+def mean_step(job, clock, nodes):
+    """What plain descent adds in it."""
+    return -RATE * mean_gradient(job, clock, nodes)
 
 
 def placed(tree, job="job"):
@@ -98,6 +106,27 @@ def test_shards_on_two_edges_make_one_model(seed):
             for _, clock, given in trainer.stepped[:8]:
                 np.testing.assert_allclose(given, so_far[clock], atol=1e-5)
         await everyone_pushes(tree, job, 2)
+
+    grown(story, seed, edges=TREE, sources=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimiser": "momentum", "lr": 0.1}, {"optimiser": "adam", "lr": 0.01, "bias_correction": True}],
+    ids=lambda settings: settings["optimiser"],
+)  # fmt: skip
+def test_optimisers_of_shards_are_those_of_the_whole_model(seed, settings):
+    """Momentum and Adam: the same weights as of one optimiser in one process that takes everybody's batches."""
+
+    async def story(tree):
+        job = await begin(tree, rounds=3, steps=6, server=settings, snapshot_s=0.5)
+        await until(lambda: tree.job(job).round >= 1, 120, "a checkpoint")
+        await finished(tree, job)
+        recipe = ServerSettings(**settings).recipe
+        nodes, expected = [tree.node_id(name) for name in tree.devices], np.zeros(64, np.float32)
+        optimiser = Optimiser(recipe, 64)
+        for clock in range(18):
+            optimiser.step(expected, -mean_gradient("job", clock, nodes).astype(np.float32), settings["lr"])
+        np.testing.assert_allclose(weights(tree), expected, atol=1e-5)
 
     grown(story, seed, edges=TREE, sources=0)
 
