@@ -16,7 +16,7 @@ from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
-from msrt_cloud.jobs import JobList, JobLogs, JobName, Jobs, TrainRun
+from msrt_cloud.jobs import JobList, JobLogs, JobName, JobNodes, Jobs, TrainRun
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
@@ -152,6 +152,7 @@ class Control:
             "train.status": (JobName, jobs.status),
             "train.list": (JobList, jobs.rows),
             "train.report": (JobName, jobs.report),
+            "train.nodes": (JobNodes, jobs.nodes),
             "train.logs": (JobLogs, jobs.logs),
             "train.pause": (JobName, jobs.pause),
             "train.resume": (JobName, jobs.resume),

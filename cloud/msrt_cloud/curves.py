@@ -7,16 +7,20 @@ writes its line again, and no round of the journal is without one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from msrt.learning.notes import Judged
 from msrt.world.world import Store
 
 __all__ = ["Curves", "Totals"]
 
 END: Final = "end"
+NODES: Final = "nodes"
+MOST: Final = 10_000
+"""Nodes of a job whose word is kept, those of the newest rounds."""
 Offload = Callable[..., Any]
 
 
@@ -37,11 +41,29 @@ class Curves:
     def __init__(self, store: Store, offload: Offload) -> None:
         self._store, self._offload = store, offload
         self._totals: dict[str, Totals] = {}
+        self._judged: dict[str, dict[str, Judged]] = {}
         self._turn = asyncio.Lock()
 
     async def add(self, job: str, number: int, line: dict[str, Any]) -> None:
         """Keep a round's line, in the place of the one that it had."""
         await self._put(job, f"{number:06d}", line)
+
+    async def judge(self, job: str, found: Mapping[str, Judged]) -> None:
+        """Keep what nodes said of the model, each its newest word; durable with the round's line."""
+        table = {**self.judged(job), **found}
+        if len(table) > MOST:
+            newest = sorted(table.items(), key=lambda entry: entry[1].round)[-MOST:]
+            table = dict(newest)
+        self._judged[job] = table
+        self._store.put(f"{job}/{NODES}", await self._offload(msgspec.json.encode, table))
+
+    def judged(self, job: str) -> dict[str, Judged]:
+        """The newest word of each node; read from disk once."""
+        known = self._judged.get(job)
+        if known is None:
+            found = dict(self._store.scan(f"{job}/{NODES}")).get(f"{job}/{NODES}")
+            known = self._judged[job] = msgspec.json.decode(found, type=dict[str, Judged]) if found else {}
+        return known
 
     async def end(self, job: str, **found: object) -> None:
         """Add to what the job's end showed."""
@@ -56,7 +78,7 @@ class Curves:
     def rounds(self, job: str) -> list[dict[str, Any]]:
         """The lines, in order."""
         found = self._store.scan(f"{job}/")
-        return [msgspec.json.decode(value) for key, value in found if not key.endswith(f"/{END}")]
+        return [msgspec.json.decode(value) for key, value in found if key.rpartition("/")[2].isdigit()]
 
     def ended(self, job: str) -> dict[str, Any]:
         """What its end showed so far."""

@@ -16,7 +16,7 @@ from msrt.hop import Peer
 from msrt.journal.facts import JobCreated
 from msrt.learning import events as e
 from msrt.learning.aggregate import NormGuard
-from msrt.learning.notes import worst_decile
+from msrt.learning.notes import Judged, worst_decile
 from msrt.learning.pacing import Durations, Pace, patient
 from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.selection import select
@@ -299,6 +299,7 @@ class RunningJob:
             "asked": len(machine.participants), "eligible": current.message.count,
             **spent,
         }  # fmt: skip
+        await t.curves.judge(self.name, Judged.of(number, outcome.included, machine.notes))
         await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))
         await t.writer.append(fact)
         await checkpoint.commit(fact)

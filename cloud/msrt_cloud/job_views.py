@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from msrt.learning.notes import worst_first
 from msrt_cloud.parameters import ParameterJob
 from msrt_cloud.triggering import drifted, newest, trigger_of, watches
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from msrt_cloud.open_round import OpenRound
     from msrt_cloud.training import Training
 
-__all__ = ["absent", "listed", "report", "row", "stragglers", "trigger_row"]
+__all__ = ["absent", "judged", "listed", "report", "row", "stragglers", "trigger_row"]
 
 FEW: Final = 16
 
@@ -95,6 +98,15 @@ def listed(training: Training, states: list[str], name: str, since: float, until
         if len(found) >= limit:
             break
     return found[::-1]
+
+
+def judged(training: Training, name: str, after: int, limit: int) -> list[dict[str, Any]]:
+    """What nodes said of the model, the worst served first."""
+    found, nodes = training.curves.judged(name), training.writer.state.nodes
+    return [
+        {"name": nodes[node].name if node in nodes else node, "node": node, **msgspec.to_builtins(found[node])}
+        for node in worst_first(found)[after : after + limit]
+    ]
 
 
 def report(training: Training, name: str) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import msgspec
 
 from msrt import errors
 from msrt.hop import Peer
-from msrt_cloud.job_views import listed, row, trigger_row
+from msrt_cloud.job_views import judged, listed, row, trigger_row
 from msrt_cloud.triggering import FRESH, Origin
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
 
-__all__ = ["JobList", "JobLogs", "JobName", "Jobs", "TrainRun"]
+__all__ = ["JobList", "JobLogs", "JobName", "JobNodes", "Jobs", "TrainRun"]
 
 CLOUD: Final = "cloud"
 """Name of the workshop among a job's nodes."""
@@ -53,6 +53,15 @@ class JobList(_Params, frozen=True):
     until: float = 0.0
     """0: no end."""
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class JobNodes(_Params, frozen=True):
+    """How the model serves single nodes, the worst first."""
+
+    job: str
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """So many of them are known."""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1000
 
 
 class JobLogs(_Params, frozen=True):
@@ -101,6 +110,11 @@ class Jobs:
 
     async def report(self, _peer: Peer, p: JobName) -> object:
         return self._cloud.training.report(p.job)
+
+    async def nodes(self, _peer: Peer, p: JobNodes) -> object:
+        training = self._cloud.training
+        training.job(p.job)
+        return judged(training, p.job, p.after, p.limit)
 
     async def stop(self, _peer: Peer, p: JobName) -> object:
         await self._cloud.training.stop(p.job)

@@ -6,6 +6,7 @@ import asyncio
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from msrt.learning.notes import Judged, Note, worst_first
 from msrt.world.simulation import Simulation
 from msrt_cloud.curves import Curves
 from msrt_cloud.observe_training import observe_training
@@ -16,6 +17,29 @@ from tests.cloud.test_training import started
 
 def line(number, **more):
     return {"round": number, "accuracy": number / 10, "seconds": 1.5, "bytes_up": 10, "bytes_down": 20, **more}
+
+
+def test_each_nodes_newest_word_is_kept_and_the_worst_served_come_first():
+    """Of those that said something; over a restart once the round's line is written, and never among the rounds."""
+    with Simulation(1) as sim:
+
+        async def run():
+            world = sim.world("c")
+            curves = Curves(world.disk.store("curves"), world.offload)
+            first = Judged.of(1, {"a": 5, "b": 7}, {"a": Note(1.0, 0.9, 2.0), "b": Note(), "c": Note(1.0, 0.1, 1.0)})
+            assert worst_first(first) == ["a", "b"]
+            await curves.judge("job", first)
+            await curves.add("job", 1, line(1))
+            await curves.judge("job", Judged.of(2, {"b": 8}, {"b": Note(2.0, 0.25, 1.0)}))
+            await curves.add("job", 2, line(2))
+            for again in (curves, Curves(world.disk.store("curves"), world.offload)):
+                found = again.judged("job")
+                assert found == {"a": Judged(1, 5, 1.0, 0.9, 2.0), "b": Judged(2, 8, 2.0, 0.25, 1.0)}
+                assert worst_first(found) == ["b", "a"]
+                assert [row["round"] for row in again.rounds("job")] == [1, 2]
+            assert curves.judged("job-2") == {}
+
+        sim.run(run(), until=60)
 
 
 def test_a_round_that_is_done_again_has_one_line():

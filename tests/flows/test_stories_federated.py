@@ -66,6 +66,10 @@ def test_a_coordinator_that_dies_asks_the_same_nodes_again(strategy, seed):
             mine = [0, *(number for number, nodes in enumerate(turns, 1) if tree.node_id(name) in nodes), 11]
             assert max(after - before - 1 for before, after in itertools.pairwise(mine)) <= 2, (name, turns)
         assert [row["asked"] for row in tree.cloud.training.report("job")["rounds"]] == [3] * 10
+        rows = await tree.ask("train.nodes", job="job")
+        assert [row["accuracy"] for row in rows] == pytest.approx([1 - 1 / (row["round"] + 1) for row in rows])
+        assert [row["round"] for row in rows] == sorted(row["round"] for row in rows)
+        assert {row["name"] for row in rows} == set(tree.devices)
         invariants.check_training(tree)
 
     grown(story, seed, edges={"edge-n": 4, "edge-s": 3})

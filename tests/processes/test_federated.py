@@ -94,5 +94,10 @@ def test_heads_and_controls_stay_with_a_device_that_is_killed(house, tmp_path):
     told = json.loads((tmp_path / "report.json").read_text())
     assert (told["state"], job) == ("finished", "heads")
     assert [(row["asked"], row["eligible"]) for row in told["rounds"]] == [(2, 3)] * 10
+    assert {row["name"] for row in told["nodes"]} == set(DEVICES)
+    worst = [row["accuracy"] for row in told["nodes"]]
+    assert worst == sorted(worst)
+    shown = json.loads(house.cli("train", "status", "heads", "--nodes", "--json"))
+    assert shown == told["nodes"]
     assert told["parameters"] == 64 * 192 + 192 + 192 * 64 + 64
     assert max(row["accuracy"] for row in told["rounds"]) > 0.85, told["rounds"]  # a head that sat out is stale

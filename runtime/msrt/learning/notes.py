@@ -11,7 +11,7 @@ import numpy as np
 
 from msrt.buffers import Buffer
 
-__all__ = ["Note", "pack", "unpack", "worst_decile"]
+__all__ = ["Judged", "Note", "pack", "unpack", "worst_decile", "worst_first"]
 
 FIELDS: Final = ("loss", "accuracy", "seconds")
 
@@ -29,9 +29,37 @@ class Note(msgspec.Struct, frozen=True):
         return cls(*(float(metrics.get(name, math.nan)) for name in FIELDS))
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """What one node said of the model when it last took part; with [train] keep_local of its own."""
+
+    round: int
+    samples: int
+    loss: float | None = None
+    accuracy: float | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, number: int, included: Mapping[str, int], notes: Mapping[str, Note]) -> dict[str, Judged]:
+        """Of the nodes in a round, by node."""
+        return {
+            node: cls(number, included[node], *(value if math.isfinite(value) else None for value in _values(note)))
+            for node, note in notes.items()
+            if node in included
+        }
+
+
+def worst_first(judged: Mapping[str, Judged]) -> list[str]:
+    """Nodes by what the model is worth to them; who did not say comes last."""
+    return sorted(judged, key=lambda node: (2.0 if (worth := judged[node].accuracy) is None else worth, node))
+
+
+def _values(note: Note) -> tuple[float, float, float]:
+    return note.loss, note.accuracy, note.seconds
+
+
 def pack(notes: Iterable[Note]) -> bytes:
     """In the order of the nodes in the meta beside it."""
-    rows = [(note.loss, note.accuracy, note.seconds) for note in notes]
+    rows = [_values(note) for note in notes]
     return np.array(rows, "<f4").tobytes()
 
 

@@ -14,6 +14,7 @@ from msrt.operator.train_compare import compare
 from msrt.operator.train_export import FILE, export, write_csv, write_json
 from msrt.operator.train_list import list_jobs
 from msrt.operator.train_logs import logs
+from msrt.operator.train_nodes import nodes_of, report_of, show_nodes
 from msrt.operator.train_simulate import simulate
 from msrt.operator.train_watch import NOTED, size, watch_job
 from msrt.training.bundle import pack
@@ -68,7 +69,7 @@ def _follow(state: Path | None, job: str, report: Path | None, *, as_json: bool)
     async def work(cloud: Ask) -> dict[str, Any]:
         row = await watch_job(cloud, job)
         if report:
-            write_json(report, await cloud("train.report", job=job))
+            write_json(report, await report_of(cloud, job))
         return row
 
     row = ask(state, work)
@@ -84,25 +85,31 @@ def _follow(state: Path | None, job: str, report: Path | None, *, as_json: bool)
 @click.argument("job", required=False)
 @click.option("--report", type=FILE, help="Write JOB's report (JSON) there.")
 @click.option("--csv", type=FILE, help="Write JOB's curves there, a line a round.")
+@click.option("--nodes", is_flag=True, help="How JOB's model serves single nodes, the worst first.")
 @click.option("--watch", is_flag=True, help="Show each round of JOB until it ends.")
 @json_option
 @state_option
 def status(
-    state: Path | None, job: str | None, report: Path | None, csv: Path | None, *, watch: bool, as_json: bool
-) -> None:
+    state: Path | None, job: str | None, report: Path | None, csv: Path | None, *, nodes: bool, watch: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """How training stands: all jobs, or JOB."""
-    for option, given in (("report", report), ("csv", csv), ("watch", watch)):
+    for option, given in (("report", report), ("csv", csv), ("nodes", nodes), ("watch", watch)):
         if given and not job:
             raise errors.CallerError(f"--{option} needs a job", hint="msrt train status JOB --report FILE")
     if watch and job:
         _follow(state, job, report, as_json=as_json)
         return
     if report or csv:
-        found = ask(state, lambda cloud: cloud("train.report", job=job))
+        found = ask(state, lambda cloud: report_of(cloud, str(job)))
         if report:
             write_json(report, found)
         if csv:
             write_csv(csv, found)
+        return
+    if nodes:
+        judged = ask(state, lambda cloud: nodes_of(cloud, str(job)))
+        (print_json if as_json else show_nodes)(judged)
         return
     rows = ask(state, lambda cloud: cloud("train.status", job=job or ""))
     if as_json:

@@ -12,6 +12,7 @@ import msgspec
 
 from msrt import errors
 from msrt.operator.session import ask, state_option
+from msrt.operator.train_nodes import report_of
 
 __all__ = ["COLUMNS", "FILE", "as_csv", "export", "write_boards", "write_csv", "write_json"]
 
@@ -44,7 +45,7 @@ def export(
     if len(jobs) > 1 and (csv_file or report):
         raise errors.CallerError("--csv and --report are files of one job", hint="--boards takes several")
     for job in jobs:
-        found = ask(state, lambda cloud, job=job: cloud("train.report", job=job))  # type: ignore[misc]
+        found = ask(state, lambda cloud, job=job: report_of(cloud, job))  # type: ignore[misc]
         if csv_file:
             write_csv(csv_file, found)
         if report:

@@ -16,6 +16,7 @@ from msrt.learning.aggregate import NormGuard
 from msrt.learning.compress import ErrorFeedback, change, open_codec
 from msrt.learning.control import parts, steered
 from msrt.learning.history import UNKNOWN, History
+from msrt.learning.notes import Judged, worst_first
 from msrt.learning.optimise import Optimiser
 from msrt.learning.pacing import Pace
 from msrt.learning.rounds import GlobalRound, Terms
@@ -72,6 +73,7 @@ class Simulation:
         self._model = parts(layout)[0].size
         self._optimiser = Optimiser(self.config.server.recipe, self._model)
         self._history = History()
+        self._judged: dict[str, Judged] = {}
         self._masters = grow(shape, self._codecs[1], norm)
         self._feedback: dict[str, ErrorFeedback] = {}
         self._bytes_from_nodes = 0
@@ -98,6 +100,7 @@ class Simulation:
             machine = opened.machine
             shown = self._history.after(number, machine.participants, outcome.included, machine.notes)
             self._history.settle(shown)
+            self._judged |= Judged.of(number, outcome.included, machine.notes)
             line = opened.line(outcome) | {
                 "wall": self._wall(), "seconds": round(self._now() - began, 3),
                 "bytes_down": down * len(self._masters), "bytes_from_nodes": self._bytes_from_nodes,
@@ -193,11 +196,16 @@ class Simulation:
             alone, pooled = self.local.baseline(list(self.nodes.values()))
             self.end |= {"alone_mean": fmean(alone), "pooled": pooled}
 
+    def _nodes(self) -> list[dict[str, Any]]:
+        """How the model served single nodes, the worst first."""
+        told = self._judged
+        return [{"name": node, "node": node, **msgspec.to_builtins(told[node])} for node in worst_first(told)]
+
     def report(self) -> dict[str, Any]:
         """In the words of `msrt train status JOB --report`."""
         last = self.lines[-1] if self.lines else {}
         return {
-            "rounds": self.lines, "accuracy": self.end.get("accuracy", last.get("accuracy")),
+            "rounds": self.lines, "nodes": self._nodes(), "accuracy": self.end.get("accuracy", last.get("accuracy")),
             "alone_mean": self.end.get("alone_mean"), "pooled": self.end.get("pooled"),
             "parameters": self._model, "published": None, "refused": None,
             "update_bytes_ratio": last.get("update_bytes_ratio"), "config": msgspec.to_builtins(self.config),
