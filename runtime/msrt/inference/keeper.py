@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 _IN_USE_S: Final = 0.02
 """Where all that could make room is in use, it is looked again after this time."""
+_REMEMBERED: Final = 256
+"""Versions of which it is remembered how fast their variants are here."""
 _CLOSE: Final = 1.05
 """Within this ratio two variants count as equally fast, and the smaller one is kept."""
 
@@ -56,6 +58,8 @@ class Keeper:
         self._changed = changed
         self._budget = budget or Budget(0)
         self._wake = asyncio.Event()
+        self._measured: dict[bytes, tuple[str, dict[str, int]]] = {}
+        """By manifest: the better variant and what each took. A version that comes back is not measured again."""
         self._job: tuple[Slot, asyncio.Task[None]] | None = None
 
     def assign(self, generation: int, placements: Sequence[Placement]) -> None:
@@ -153,6 +157,7 @@ class Keeper:
     def _failed(self, slot: Slot, error: MsrtError | MemoryError) -> None:
         if isinstance(error, MemoryError):  # while its file was read
             error = OutOfMemory(f"no memory is left for {slot.placement.model}@{slot.placement.version}")
+        self._measured.pop(slot.placement.manifest, None)
         wait = pause_s(error, slot.tries, slot.shortages, self._world.random.random)
         self.slots.failed(slot, error, None if wait is None else self._world.now() + wait)
         log.warning(
@@ -163,6 +168,8 @@ class Keeper:
     def _variants(self, slot: Slot, manifest: Manifest) -> tuple[list[str], int]:
         """What to load, and the bytes that this takes: two are in memory at a time where one of them is chosen."""
         asked = manifest.require or slot.placement.variant
+        if asked == MEASURE and slot.placement.manifest in self._measured:
+            asked = self._measured[slot.placement.manifest][0]
         if asked != MEASURE:
             return [asked], weight(manifest, asked)
         weights = {name: weight(manifest, name) for name in sorted(manifest.variants)}
@@ -194,7 +201,17 @@ class Keeper:
         if best is None:
             raise fault or InvalidModel(f"{manifest.model}@{manifest.version} has no variant to load")
         slot.size = weight(manifest, best[0])
-        return *best, latency
+        return *best, self._remembered(slot.placement.manifest, best[0], latency)
+
+    def _remembered(self, manifest: bytes, variant: str, latency: dict[str, int]) -> dict[str, int]:
+        """What is known of all variants; a comparison is kept for when this version comes again."""
+        if len(latency) > 1:
+            if len(self._measured) >= _REMEMBERED:
+                del self._measured[next(iter(self._measured))]
+            self._measured[manifest] = variant, latency
+            return latency
+        known = self._measured.get(manifest)
+        return {**known[1], **latency} if known is not None else latency
 
     async def _stages(self, manifest: Manifest) -> tuple[Buffer, Buffer]:
         """What runs before and after every variant."""

@@ -122,6 +122,28 @@ def test_measure_tries_both_and_keeps_the_faster():
     running(scenario)
 
 
+def test_a_version_that_comes_back_is_not_measured_again():
+    """Only the better variant is fetched and loaded; what the other took is still reported."""
+
+    async def scenario(bench):
+        both = bench.place({"fp32": GOOD, "int8": BETTER}, "measure")
+        other = bench.place({"fp32": GOOD}, version=2)
+        bench.keeper.assign(1, [both])
+        await bench.until((1, "ready"))
+        first = bench.slots.reports()[0]
+        bench.keeper.assign(2, [other])
+        await bench.until((2, "ready"))
+        bench.fetched.clear()
+        bench.keeper.assign(3, [both])
+        await bench.until((1, "ready"))
+        again = bench.slots.reports()[0]
+        assert len(bench.fetched) == 1
+        assert again.variant == first.variant
+        assert again.latency_us.keys() == {"fp32", "int8"}
+
+    running(scenario)
+
+
 def test_measure_survives_a_variant_that_this_machine_cannot_run():
     """int8 does not load here: fp32 serves."""
 
