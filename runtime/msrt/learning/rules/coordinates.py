@@ -45,18 +45,21 @@ def near_median(rows: Vector, count: int, out: Vector) -> None:
     In order they are neighbours, so what is looked for is where they begin.
     """
     columns = _sorted(rows)
-    middle = _middle(columns)
-    total = columns[:, :count].sum(axis=1, dtype=np.float64)
-    best, best_total = _reach(columns, middle, 0, count), total.copy()
-    for first in range(1, columns.shape[1] - count + 1):
-        total += columns[:, first + count - 1].astype(np.float64) - columns[:, first - 1]
-        reach = _reach(columns, middle, first, count)
+    middle = np.ascontiguousarray(_middle(columns))
+    ranks = np.ascontiguousarray(columns.T)  # again by nodes: each step below goes along all coordinates
+    total = ranks[:count].sum(axis=0, dtype=np.float64)
+    best, best_total = _reach(ranks, middle, 0, count), total.copy()
+    for first in range(1, len(ranks) - count + 1):
+        total += ranks[first + count - 1]
+        total -= ranks[first - 1]
+        reach = _reach(ranks, middle, first, count)
         nearer = reach < best
-        best[nearer], best_total[nearer] = reach[nearer], total[nearer]
+        np.copyto(best, reach, where=nearer)
+        np.copyto(best_total, total, where=nearer)
     np.divide(best_total, count, out=out, casting="same_kind")
 
 
-def _reach(columns: Vector, middle: Vector, first: int, count: int) -> Vector:
+def _reach(ranks: Vector, middle: Vector, first: int, count: int) -> Vector:
     """How far the farther end of those neighbours is from the median."""
-    reach: Vector = np.maximum(middle - columns[:, first], columns[:, first + count - 1] - middle)
+    reach: Vector = np.maximum(middle - ranks[first], ranks[first + count - 1] - middle)
     return reach

@@ -8,12 +8,10 @@ from typing import Any
 import msgspec
 
 from msrt.learning import events as e
-from msrt.learning.aggregate import RunningSum
 from msrt.learning.compress import Codec
 from msrt.learning.notes import worst_decile
 from msrt.learning.rounds import GlobalRound
-from msrt.learning.rules import Robust, Rule
-from msrt.learning.vector import Vector
+from msrt.learning.rules import Rule, Total
 from msrt.training.simulation.master import OPEN, OVER, Packet, judged
 
 __all__ = ["CloudRound"]
@@ -26,8 +24,7 @@ class CloudRound:
 
     def __init__(self, machine: GlobalRound, codecs: tuple[Codec, Codec], rule: Rule) -> None:
         self.machine, self._codecs = machine, codecs
-        self._sum = RunningSum(machine.size)
-        self._singles = Robust(rule, machine.size) if rule.robust else self._sum
+        self.total = Total(rule, machine.size)
         self.outcome: e.Finish | e.Abandon | None = None
         self.bytes_up = 0
         self._ratio: float | None = None
@@ -59,22 +56,13 @@ class CloudRound:
             match action:
                 case e.Add(key, weight, scale):
                     meta, payload = self._held.pop(key)
-                    total = self._sum if meta.is_sum else self._singles
-                    total.add(payload, self._codecs[meta.is_sum], weight, scale)
+                    self.total.add(payload, self._codecs[meta.is_sum], weight, scale, is_sum=meta.is_sum)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
                     self._held.pop(key, None)
                 case e.Finish() | e.Abandon():
                     self.outcome = action
                 case _:
                     pass
-
-    def mean(self) -> Vector:
-        """What the round moves the weights by. A robust rule's word on the singles counts as one region's."""
-        if self._singles is not self._sum and self._singles.weight:
-            if not self._sum.weight:
-                return self._singles.mean()
-            self._sum.add_vector(self._singles.mean(), self._singles.weight)
-        return self._sum.mean()
 
     def line(self, finish: e.Finish) -> dict[str, Any]:
         """What a real job's report says of a round, but for time and what goes down."""

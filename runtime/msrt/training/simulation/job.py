@@ -96,7 +96,7 @@ class Simulation:
                     raise JobFailed(f"{RETRIES} rounds in a row were given up: {_why(outcome)}")
                 continue
             failures = 0
-            down = self._advance(number, opened.mean(), outcome.included)
+            down = self._advance(number, opened.total.mean(), outcome.included)
             machine = opened.machine
             shown = self._history.after(number, machine.participants, outcome.included, machine.notes)
             self._history.settle(shown)
