@@ -6,7 +6,7 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,19 +15,18 @@ import torch
 
 from msrt.errors import InvalidJob
 from msrt.learning.vector import Array, Vector
+from msrt.training.batches import batches, joined, length_of, prepared
 from msrt.training.flat import FlatModel
 from msrt.training.methods import FedAvg, Method, Scaffold, method_of
 from msrt.training.settings import JobConfig
 from msrt.training.settings.privacy import noise_of
 from msrt.training.shelf import Keeper, Memory
-from msrt.training.task import Batch, Data, Node, Task
+from msrt.training.task import Data, Node, Task
 from msrt.training.travel import Travel
 
-__all__ = ["Bound", "Fitted", "Local", "length_of", "load_task", "number_of", "take"]
+__all__ = ["Bound", "Fitted", "Local", "load_task", "number_of"]
 
 EVAL_BATCH: Final = 1024
-GATHER: Final = 4 << 20
-"""Bytes of shuffled rows that are gathered at once: for each small batch by itself it costs as much as the batch."""
 
 
 class Bound(NamedTuple):
@@ -106,7 +105,7 @@ class Local:
         key = (node.id, node.index, node.count)
         if key not in self._data:
             train, test = self.task.data(node)
-            self._data[key] = (_prepared(train), _prepared(test))
+            self._data[key] = (prepared(train), prepared(test))
         return self._data[key]
 
     def train(
@@ -132,7 +131,7 @@ class Local:
         soonest = min((limit for limit in (within, self.config.train.within_s) if limit), default=math.inf)
         bound = Bound(work, self.now() + soonest)
         train, test = self.data(node)
-        if not _length(train):
+        if not length_of(train):
             raise InvalidJob(f"node {node.id} has no training data")
         own = self._recall(keeper, "head", round_, self._travel.kept(self._initial))
         self.put(weights, own)
@@ -148,7 +147,7 @@ class Local:
         else:
             fitted = self._fit(train, self.config.train.epochs, seed, method, bound)
         metrics |= {"train_loss": fitted.loss, "work": fitted.work}
-        return self._left(keeper, round_, start, method, fitted), _length(train), metrics
+        return self._left(keeper, round_, start, method, fitted), length_of(train), metrics
 
     def _method(self, weights: Vector, keeper: Keeper, round_: int) -> Method:
         """Of this round, with what the node kept of an earlier one."""
@@ -183,7 +182,7 @@ class Local:
         return self._judged(nodes)
 
     def _judged(self, nodes: Sequence[Node]) -> tuple[int, dict[str, float]]:
-        parts = [(test, _length(test)) for _, test in map(self.data, nodes)]
+        parts = [(test, length_of(test)) for _, test in map(self.data, nodes)]
         samples = sum(length for _, length in parts)
         total: dict[str, float] = {}
         for test, length in parts:
@@ -204,7 +203,7 @@ class Local:
             self._fit(self.data(node)[0], epochs, (self.config.seed, -3, node.index))
             alone.append(self._accuracy([node] if self._travel.keeps else nodes))
         self.put(start)
-        self._fit(_joined([self.data(node)[0] for node in nodes]), epochs, (self.config.seed, -2, 0))
+        self._fit(joined([self.data(node)[0] for node in nodes]), epochs, (self.config.seed, -2, 0))
         return alone, self._accuracy(nodes)
 
     def _accuracy(self, nodes: Sequence[Node]) -> float:
@@ -222,12 +221,12 @@ class Local:
         method.begin(self.model, optimiser)
         self.model.train()
         total, seen, steps = 0.0, 0, 0
-        whole = epochs * math.ceil(_length(train) / settings.batch)
+        whole = epochs * math.ceil(length_of(train) / settings.batch)
         most = min(whole, max(1, round(bound.work * whole)))
         over = not most
         while not over:
             total, seen = 0.0, 0
-            for batch in _batches(train, settings.batch, generator):
+            for batch in batches(train, settings.batch, generator):
                 optimiser.zero_grad()
                 loss = self.task.loss(self.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -244,11 +243,11 @@ class Local:
         return Fitted(total / max(seen, 1), steps / whole if whole else 0.0, steps)
 
     def _judge(self, test: Data) -> dict[str, float]:
-        if not _length(test):
+        if not length_of(test):
             return {}
         self.model.eval()
         with torch.inference_mode():
-            return self.task.evaluate(self.model, _batches(test, EVAL_BATCH, None))
+            return self.task.evaluate(self.model, batches(test, EVAL_BATCH, None))
 
     def export(self, weights: Vector, path: str) -> None:
         """Write the model as one ONNX file with a free batch axis: inputs `input`, `input_1` ..., output `output`."""
@@ -257,7 +256,7 @@ class Local:
         example = self.task.example()
         if example is None:
             train, _ = self.data(Node("export"))
-            example = (next(_batches(train, 2, None))[0],)
+            example = (next(batches(train, 2, None))[0],)
         names = ["input", *(f"input_{at}" for at in range(1, len(example)))]
         axes = {name: {0: "batch"} for name in [*names, "output"]}
         with warnings.catch_warnings():
@@ -272,7 +271,7 @@ class Local:
         found = self.task.reference()
         if found is None:
             return None
-        calibration, evaluation = map(_prepared, found)
+        calibration, evaluation = map(prepared, found)
         features, labels = evaluation[0], evaluation[1]
         return calibration[0].numpy(), (features.numpy(), labels.numpy())
 
@@ -295,58 +294,3 @@ def load_task(spec: str, sources: Path, options: Mapping[str, Any]) -> Task:
         raise InvalidJob(f"{spec} is not a msrt.Task", hint="job.toml: task = 'module:Class'")
     task: Task = kind(options)
     return task
-
-
-def _prepared(data: Data) -> Data:
-    """Arrays become tensors; a Dataset stays."""
-    if not isinstance(data, tuple | list):
-        return data
-    tensors = tuple(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value)) for value in data)
-    if len({len(value) for value in tensors}) > 1:
-        raise InvalidJob(f"a task's data has parts of unequal length: {[len(value) for value in tensors]}")
-    return tensors
-
-
-def _length(data: Data) -> int:
-    if isinstance(data, tuple):
-        return len(data[0]) if data else 0
-    return len(data)
-
-
-def length_of(data: Data) -> int:
-    """Samples."""
-    return _length(data)
-
-
-def take(data: Data, chosen: Array) -> Batch:
-    """A batch of these samples."""
-    if isinstance(data, tuple):
-        rows = torch.from_numpy(chosen)
-        return tuple(column[rows] for column in data)
-    return tuple(torch.utils.data.default_collate([data[int(at)] for at in chosen]))
-
-
-def _joined(parts: Sequence[Data]) -> Data:
-    if all(isinstance(part, tuple) for part in parts):
-        return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
-    return torch.utils.data.ConcatDataset(list(parts))
-
-
-def _batches(data: Data, batch: int, generator: torch.Generator | None) -> Iterator[Batch]:
-    """Batches in an order drawn from the generator, or in their own."""
-    if not isinstance(data, tuple):
-        yield from torch.utils.data.DataLoader(data, batch, shuffle=generator is not None, generator=generator)
-        return
-    length = _length(data)
-    if generator is None:
-        for start in range(0, length, batch):
-            yield tuple(column[start : start + batch].clone() for column in data)
-        return
-    order = torch.randperm(length, generator=generator)
-    row = sum(column[:1].nbytes for column in data)
-    stretch = batch * max(1, GATHER // max(batch * row, 1))
-    for first in range(0, length, stretch):
-        chosen = order[first : first + stretch]
-        columns = [column[chosen] for column in data]
-        for start in range(0, len(chosen), batch):
-            yield tuple(column[start : start + batch] for column in columns)

@@ -17,7 +17,8 @@ import torch
 
 from msrt.errors import InvalidJob
 from msrt.learning.noise import KEY, add_noise
-from msrt.training.local import Bound, Fitted, Local, length_of, number_of
+from msrt.training.batches import length_of
+from msrt.training.local import Bound, Fitted, Local, number_of
 from msrt.training.methods import method_of
 from msrt.training.task import Batch, Data, Task
 

@@ -15,7 +15,8 @@ from msrt.learning.compress import ErrorFeedback
 from msrt.learning.parameter_server.shard import codec_for
 from msrt.learning.parameter_server.shards import Span
 from msrt.learning.vector import Array, Vector
-from msrt.training.local import Local, length_of, take
+from msrt.training.batches import length_of, take
+from msrt.training.local import Local
 from msrt.training.settings import ParameterServer
 from msrt.training.task import Batch, Data, Node
 

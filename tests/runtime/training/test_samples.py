@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from msrt.errors import InvalidJob
-from msrt.training.local import Local, take
+from msrt.training.batches import take
+from msrt.training.local import Local
 from msrt.training.samples import SampleSteps, drawn
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node, Task

@@ -73,9 +73,12 @@ def rounds(local, count, keepers):
     """(weights, mean accuracy that the nodes measured) after so many rounds of two nodes that disagree."""
     vector, accuracy = local.initial(), 0.0
     for number in range(1, count + 1):
-        done = [local.train(vector, Node(f"n{i}", index=i), number, keeper=keepers[i]) for i in range(2)]
-        vector = (vector + np.mean([delta for delta, _, _ in done], axis=0)).astype(np.float32)
-        accuracy = float(np.mean([metrics["accuracy"] for _, _, metrics in done]))
+        done = []
+        for i in range(2):
+            delta, _, metrics = local.train(vector, Node(f"n{i}", index=i), number, keeper=keepers[i])
+            done.append((delta.copy(), metrics))
+        vector = (vector + np.mean([delta for delta, _ in done], axis=0)).astype(np.float32)
+        accuracy = float(np.mean([metrics["accuracy"] for _, metrics in done]))
     return vector, accuracy
 
 
