@@ -26,6 +26,7 @@ from msrt.artifacts import ArtifactStore
 from msrt.buffers import SLICE, Buffer, joined
 from msrt.learning.aggregate import RunningSum, check
 from msrt.learning.compress import open_codec
+from msrt.learning.optimise import Kind, Optimiser, Recipe
 from msrt.learning.pacing import Durations, Pace
 from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.rules import Robust, open_rule
@@ -95,6 +96,26 @@ def rule_rows() -> list[Row]:
         speed = NODES * WIDTH / spent / 1e6
         beside = f"numpy's median of the stack: {NODES * WIDTH / yardstick / 1e6:.0f} M elements/s"
         rows.append(Row(f"{text} of {NODES} updates", speed, "M elements/s", "", 0.0, beside))
+    return rows
+
+
+def server_rows() -> list[Row]:
+    """A step of each of the server's optimisers, in place, against torch's Adam on one thread."""
+    import torch  # noqa: PLC0415 - here only
+
+    torch.set_num_threads(1)
+    update = np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)
+    parameter = torch.nn.Parameter(torch.zeros(SIZE))
+    parameter.grad = torch.from_numpy(update)
+    adam = torch.optim.Adam([parameter], 0.01)
+    yardstick = SIZE / min(cpu(adam.step) for _ in range(4)) / 1e6
+    rows = []
+    kinds: tuple[Kind, ...] = ("sgd", "momentum", "adam", "yogi", "adagrad")
+    for kind in kinds:
+        optimiser, weights = Optimiser(Recipe(kind), SIZE), np.zeros(SIZE, np.float32)
+        spent = min(cpu(lambda o=optimiser, w=weights: o.step(w, update, 0.01)) for _ in range(4))
+        beside = f"torch's Adam: {yardstick:.0f} M elements/s"
+        rows.append(Row(f"a step of the server's {kind}", SIZE / spent / 1e6, "M elements/s", "", 0.0, beside))
     return rows
 
 
@@ -236,7 +257,7 @@ def memory_rows() -> list[Row]:
 
 def rows() -> list[Row]:
     """All of them."""
-    return [*sum_rows(), *rule_rows(), *memory_rows()]
+    return [*sum_rows(), *rule_rows(), *server_rows(), *memory_rows()]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import pytest
 
 from msrt.learning.compress import open_codec
 from msrt.learning.rules import Robust, open_rule
+from msrt.world.faults import play, random_schedule
 from tests.flows.test_bad_updates import LyingTrainer, of, times
-from tests.flows.test_stories_rounds import mean, moved
+from tests.flows.test_stories_rounds import checkpoints, mean, moved
 from tests.flows.test_stories_server import begun, ended
 from tests.flows.trainer import SIZE, SimulatedTrainer, known_update
 from tests.flows.tree import grown, until
@@ -211,3 +212,27 @@ def test_a_job_waits_for_as_many_devices_as_its_rule_needs(seed):
         assert row["reason"] == "waiting for 7 devices, 4 are here"
 
     grown(story, seed, edges={"edge-n": 2, "edge-s": 2})
+
+
+@pytest.mark.parametrize("tier", ["cloud", "region"])
+def test_random_faults_leave_each_round_the_exact_word_of_its_rule(tier, seed):
+    """Kills, stops, cuts and full disks for a while: on the cloud each way is the rule of all it names; with regions it
+    lies within what those nodes said, coordinate by coordinate.
+    """
+
+    async def story(tree):
+        job = await begun(tree, rounds=8, quorum=0.5, deadline_s=12.0, aggregate={"rule": "median", "tier": tier})
+        names = ["cloud", *tree.edges, *tree.devices]
+        await play(tree.sim, random_schedule(tree.sim.rng, names, 25.0, count=5))
+        await until(lambda: tree.ended(job), 600, "the job ended")
+        facts = [fact for fact in checkpoints(tree) if fact.job == job]
+        assert facts
+        for fact, way in zip(facts, moved(tree, facts), strict=True):
+            updates = np.stack([known_update(job, fact.round, node)[0] for node in fact.included])
+            assert len(updates) >= 3
+            if tier == "cloud":
+                assert np.allclose(way, robust_mean("median", updates), atol=1e-4), fact.round
+            assert (way >= updates.min(axis=0) - 1e-4).all(), fact.round
+            assert (way <= updates.max(axis=0) + 1e-4).all(), fact.round
+
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 4}, limit=1500.0)
