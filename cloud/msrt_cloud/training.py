@@ -258,7 +258,9 @@ class Training:
             meta = msgspec.convert(opened.meta, ShardMeta)
         except msgspec.ValidationError as error:
             raise errors.BadUpdate(f"a malformed shard: {error}") from None
-        running = self._jobs.get(meta.job)
+        running, known = self._jobs.get(meta.job), self.writer.state.jobs.get(meta.job)
+        if running is None and known is not None and known.ended is None:
+            raise errors.Unavailable(f"{meta.job} has not begun yet")
         if not isinstance(running, ParameterJob) or not 0 <= opened.size <= UPDATE_LIMIT:
             raise errors.StreamCancelled(f"no shard of {meta.job} is wanted")
         return running.sink(peer, meta)

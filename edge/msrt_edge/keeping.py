@@ -36,6 +36,8 @@ class Keeping:
         }  # fmt: skip
         self._outbox: dict[int, tuple[ShardMeta, str]] = {}
         """Shard to what the cloud should have of it, and the digest of its bytes."""
+        self._sent: dict[int, tuple[ShardMeta, str]] = {}
+        """What of it this cloud has, or did not want."""
         self._sending: set[int] = set()
         self._notes: list[RoundNote] = []
         self._turn = asyncio.Lock()
@@ -110,7 +112,7 @@ class Keeping:
 
     def attached(self) -> None:
         """The cloud is here, and may have lost what it had."""
-        self._sending.clear()
+        self._sent.clear()
         self.send_up()
 
     def send_up(self) -> None:
@@ -118,34 +120,45 @@ class Keeping:
         cloud = self._all.cloud
         if cloud is None or not cloud.live:
             return
-        for shard in self._outbox.keys() - self._sending:
-            self._sending.add(shard)
-            cloud.spawn(self._push(cloud, shard))
+        for shard, newest in self._outbox.items():
+            if shard not in self._sending and self._sent.get(shard) is not newest:
+                self._sending.add(shard)
+                cloud.spawn(self._push(cloud, shard))
 
     async def _push(self, cloud: Peer, shard: int) -> None:
-        while (found := self._outbox.get(shard)) is not None and cloud.live:
-            meta, digest = found
+        """Until the cloud has the newest: another round may end meanwhile."""
+        try:
+            while cloud.live and (newest := self._outbox.get(shard)) is not None:
+                if self._sent.get(shard) is newest:
+                    return
+                await self._push_one(cloud, shard, *newest)
+                self._sent[shard] = newest
+        except errors.Disconnected:
+            return
+        finally:
+            self._sending.discard(shard)
+
+    async def _push_one(self, cloud: Peer, shard: int, meta: ShardMeta, digest: str) -> None:
+        """Returns when the cloud has it, or does not want it. Raises Disconnected."""
+        while self._outbox.get(shard) == (meta, digest):
             try:
                 async with self._all.artifacts.lend(digest) as lent:
                     await cloud.push("shard", msgspec.to_builtins(meta), lent.read, size=lent.size, digest=digest)
             except errors.Disconnected:
-                return
+                raise
             except (errors.StreamCancelled, errors.BadUpdate) as error:
                 log.info("shards.snapshot_refused", job=self._job, shard=shard, error=error.text)
-                return
             except errors.MsrtError as error:
                 log.info("shards.snapshot_again", job=self._job, shard=shard, error=str(error))
                 await asyncio.sleep(RESEND_S)
                 continue
-            if self._outbox.get(shard) is found:
-                return
+            return
 
     def advanced(self, round_: int) -> None:
         """The cloud checkpointed that round: what is older may be forgotten."""
         self._notes = [note for note in self._notes if note.round > round_]
         for shard in [shard for shard, (meta, _) in self._outbox.items() if meta.round <= round_]:
             del self._outbox[shard]
-            self._sending.discard(shard)
 
     # --- the end ----------------------------------------------------------------------------------------------
 

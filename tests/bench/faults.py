@@ -79,9 +79,13 @@ class Faults:
 
 
 def runners(device: Proc) -> list[int]:
-    """Processes of jobs that a device of ours started."""
-    path = Path(f"/proc/{device.pid}/task/{device.pid}/children")
-    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    """Processes below a device of ours: those of its jobs, and what they came from."""
+    found = [device.pid]
+    for pid in found:
+        path = Path(f"/proc/{pid}/task/{pid}/children")
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return found[1:]
 
 
 def start(tree: Tree, name: str, *invite: str) -> Proc:

@@ -241,6 +241,22 @@ def test_nothing_stops_while_the_cloud_is_away(seed):
     grown(story, seed, edges=TREE, sources=0)
 
 
+def test_rounds_may_end_faster_than_they_are_checkpointed(seed):
+    """A round a step, and the last one's model is that of all of them: no snapshot waits behind another for ever."""
+
+    async def story(tree):
+        for name in tree.devices:
+            tree.trainers[name] = SimulatedTrainer(lambda _node, _clock: 0.02)
+        job = await begin(tree, rounds=60, steps=1)
+        await finished(tree, job)
+        nodes = [tree.node_id(name) for name in tree.devices]
+        expected = sum(mean_step("job", clock, nodes) for clock in range(60))
+        np.testing.assert_allclose(weights(tree), expected, atol=1e-4)
+        await everyone_pushes(tree, job, 60)
+
+    grown(story, seed, edges=TREE, sources=0)
+
+
 def test_a_paused_job_lets_its_workers_go_and_goes_on(seed):
     """No step more until it is let go on; then the same steps as if nothing had been."""
 
