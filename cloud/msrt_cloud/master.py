@@ -38,13 +38,13 @@ from msrt.protocol.messages import (
 from msrt.settings import CloudConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
+from msrt.training.accounting import Accountant, account_apart
 from msrt.training.tails import Tails
 from msrt.training.trainer import Workshop
 from msrt.trust.certificate import Certificate
 from msrt.trust.identity import Identity, Purpose
 from msrt.trust.roles import Role, check_call
 from msrt.world.world import World
-from msrt_cloud.accounting import Accountant, account_apart
 from msrt_cloud.control import Control
 from msrt_cloud.events import Events
 from msrt_cloud.evidence import Bounds

@@ -17,12 +17,12 @@ from msrt.journal.state import Job, State
 from msrt.learning.noise import KEY, add_noise
 from msrt.learning.vector import Vector
 from msrt.protocol.messages import Plan, PrivatePlan
+from msrt.training.accounting import Account, Mechanism, question, reach
 from msrt.training.settings import JobConfig
-from msrt_cloud.accounting import Account, Mechanism, question, reach
 
 if TYPE_CHECKING:
     from msrt.journal.facts import JobCreated
-    from msrt_cloud.accounting import Accountant
+    from msrt.training.accounting import Accountant
     from msrt_cloud.training import Training
 
 __all__ = ["Spending", "inherited", "settle"]

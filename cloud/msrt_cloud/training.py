@@ -23,12 +23,12 @@ from msrt.journal.facts import Entry, JobCreated, JobEnded, JobHeld
 from msrt.journal.state import Job, State
 from msrt.journal.writer import Writer
 from msrt.protocol.messages import DeviceRecord, RoundClosed, ShardMeta, StreamOpen, TrainProgress, UpdateMeta
+from msrt.training.accounting import Accountant
 from msrt.training.bundle import open_bundle
 from msrt.training.settings import JobConfig
 from msrt.training.trainer import Workshop
 from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
-from msrt_cloud.accounting import Accountant
 from msrt_cloud.curves import Curves
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.job import RunningJob

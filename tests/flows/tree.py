@@ -24,6 +24,7 @@ from msrt.joining import Membership, endpoint_for, hello_of, join
 from msrt.links.link import Credentials
 from msrt.protocol.messages import Parent
 from msrt.settings import CloudConfig, DeviceConfig, EdgeConfig, SourceConfig
+from msrt.training.accounting import account
 from msrt.training.bundle import pack
 from msrt.trust.certificate import Certificate, issue
 from msrt.trust.identity import Identity
@@ -31,7 +32,6 @@ from msrt.trust.invite import Invite
 from msrt.world.network import Faults
 from msrt.world.seat import builder
 from msrt.world.simulation import Simulation
-from msrt_cloud.accounting import account
 from msrt_cloud.master import CloudSetup
 from msrt_cloud.prepare import prepare_inline
 from msrt_device.worker import DeviceSetup

@@ -156,7 +156,8 @@ def _row(job: Simulation, state: str) -> dict[str, Any]:
 
 def _line(job: Simulation) -> str:
     last = job.lines[-1]
-    known = [("loss", last["loss"]), ("accuracy", last["accuracy"]), ("judged", last.get("judged", {}).get("accuracy"))]
+    known = [("loss", last["loss"]), ("accuracy", last["accuracy"]), ("judged", last.get("judged", {}).get("accuracy")),
+             ("epsilon", last.get("epsilon"))]  # fmt: skip
     shown = " ".join(f"{name}={value:.4f}" for name, value in known if value is not None)
     traffic = f"up {size(last['bytes_up'])} down {size(last['bytes_down'])}"
     return f"{job.config.name}: {last['round']}/{job.config.rounds} {last['nodes']} nodes {shown} {traffic}"
@@ -165,7 +166,13 @@ def _line(job: Simulation) -> str:
 def _show(job: Simulation, found: dict[str, Any]) -> None:
     row = _row(job, found["state"])
     seconds = sum(line["seconds"] for line in job.lines)
-    more = {"up": size(row["bytes_up"]), "down": size(row["bytes_down"]), "seconds": seconds, "nodes": job.shape.nodes}
+    more = {
+        "reason": found["reason"],
+        "up": size(row["bytes_up"]),
+        "down": size(row["bytes_down"]),
+        "seconds": seconds,
+        "nodes": job.shape.nodes,
+    }
     shown = row | more | {key: found[key] for key in ("accuracy", "alone_mean", "pooled")}
     columns = [name for name in COLUMNS if shown[name] is not None]
     table(columns, [shown], empty="")

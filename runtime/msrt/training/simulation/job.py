@@ -28,6 +28,7 @@ from msrt.training.local import Local
 from msrt.training.simulation.cloud import CloudRound
 from msrt.training.simulation.limits import check_config
 from msrt.training.simulation.master import OPEN, OVER, Opened, Packet, coming, grow
+from msrt.training.simulation.privacy import Hidden
 from msrt.training.simulation.shape import Shape
 from msrt.training.task import Node
 
@@ -69,12 +70,20 @@ class Simulation:
         self.weights = self.served = local.initial()
         """What is checkpointed, and what the nodes have of it."""
         norm = l2_norm(self.weights)
-        self._guard = NormGuard.for_weights(norm)
+        self._hidden = hidden = Hidden.of(self.config)
+        local.noise = hidden.noise if hidden else 0.0
+
+        def guard() -> NormGuard:
+            return hidden.guard() if hidden else NormGuard.for_weights(norm)
+
+        self._guard = guard()
+        self.reason = ""
+        """Why it ended before its last round."""
         self._model = parts(layout)[0].size
         self._optimiser = Optimiser(self.config.server.recipe, self._model)
         self._history = History()
         self._judged: dict[str, Judged] = {}
-        self._masters = grow(shape, self._codecs[1], norm)
+        self._masters = grow(shape, self._codecs[1], guard)
         self._feedback: dict[str, ErrorFeedback] = {}
         self._bytes_from_nodes = 0
         self.lines: list[dict[str, Any]] = []
@@ -87,6 +96,9 @@ class Simulation:
         failures = 0
         while len(self.lines) < self.config.rounds:
             number, began = len(self.lines) + 1, self._now()
+            if self._hidden is not None and not self._hidden.affords(number):
+                self.reason = f"its privacy budget is spent after round {number - 1}"
+                return
             self._bytes_from_nodes = 0
             opened = self._one_round(number, failures)
             outcome = opened.end()
@@ -96,7 +108,10 @@ class Simulation:
                     raise JobFailed(f"{RETRIES} rounds in a row were given up: {_why(outcome)}")
                 continue
             failures = 0
-            down = self._advance(number, opened.total.mean(), outcome.included)
+            mean, spent = opened.total.mean(), {}
+            if self._hidden is not None:
+                mean, spent = self._hidden.noisy(mean, len(outcome.included), number), self._hidden.told(number)
+            down = self._advance(number, mean, outcome.included)
             machine = opened.machine
             shown = self._history.after(number, machine.participants, outcome.included, machine.notes)
             self._history.settle(shown)
@@ -104,7 +119,7 @@ class Simulation:
             line = opened.line(outcome) | {
                 "wall": self._wall(), "seconds": round(self._now() - began, 3),
                 "bytes_down": down * len(self._masters), "bytes_from_nodes": self._bytes_from_nodes,
-                "eligible": len(self.nodes),
+                "eligible": len(self.nodes), **spent,
             }  # fmt: skip
             self.lines.append(line)
             yield line
@@ -113,9 +128,10 @@ class Simulation:
         config, size = self.config, self.local.layout.size
         wanted = config.wanted(len(self.nodes))
         taking = select(list(self.nodes), self._history.seen, wanted, config.name, number)
+        clip = self._hidden.clip if self._hidden else config.aggregate.clip
         rule, alone = config.aggregate.opened, config.aggregate.alone
         pace = Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)), rule.least))
-        terms = Terms(config.heaviest, alone=alone, least=rule.least, clip=config.aggregate.clip)
+        terms = Terms(config.heaviest, alone=alone, least=rule.least, clip=clip)
         machine = GlobalRound(config.name, number, size, taking, pace, self._guard, terms=terms)
         opened = CloudRound(machine, self._codecs, rule)
         work = self._stragglers(taking, number, attempt)
@@ -150,6 +166,8 @@ class Simulation:
         try:
             counted = self._history.seen.get(node.id, UNKNOWN).counted
             delta, samples, metrics = self.local.train(weights, node, dice, work=work, counted=counted)
+            if self._hidden is not None:
+                delta, samples, metrics = self._hidden.leaves(delta, metrics, node.id, dice)
             payload = self._remembered(node).encode(delta, dice)
         except (InvalidJob, BadUpdate) as error:
             return Packet(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"), b"")
@@ -209,8 +227,10 @@ class Simulation:
             "alone_mean": self.end.get("alone_mean"), "pooled": self.end.get("pooled"),
             "parameters": self._model, "published": None, "refused": None,
             "update_bytes_ratio": last.get("update_bytes_ratio"), "config": msgspec.to_builtins(self.config),
-            "trigger": None, "job": self.config.name, "reason": "", "by": "simulation", "cause": "", "after": "",
-            "state": "finished" if len(self.lines) == self.config.rounds else "stopped",
+            "trigger": None, "job": self.config.name, "reason": self.reason, "by": "simulation",
+            "cause": "", "after": "",
+            "state": "finished" if self.reason or len(self.lines) == self.config.rounds else "stopped",
+            "epsilon": last.get("epsilon"), "delta": last.get("delta"),
             "simulated": msgspec.to_builtins(self.shape) | msgspec.to_builtins(self._chances),
         }  # fmt: skip
 

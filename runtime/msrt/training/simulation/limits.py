@@ -15,7 +15,7 @@ KNOWN: Final = {
     "": {
         "name", "task", "rounds", "deadline_s", "quorum", "min_nodes", "max_nodes", "max_samples", "select",
         "compression", "seed", "aggregate", "checkpoints", "train", "server", "pace", "limits", "baseline", "publish",
-        "trigger", "options", "sampling",
+        "trigger", "options", "sampling", "privacy",
     },
     "train": {
         "epochs", "batch", "lr", "decay", "momentum", "weight_decay", "clip", "algorithm", "proximal", "keep_local",

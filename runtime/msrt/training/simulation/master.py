@@ -177,17 +177,17 @@ def coming(opened: Opened, masters: Sequence[Master]) -> Iterator[Packet]:
             yield from master.round(opened._replace(nodes=below[master.home]))
 
 
-def grow(shape: Shape, upward: Codec, norm: float, above: Master | None = None) -> list[Master]:
-    """The masters below this one, or below the cloud, with all below them. `norm`: of the first weights."""
+def grow(shape: Shape, upward: Codec, guard: Callable[[], NormGuard], above: Master | None = None) -> list[Master]:
+    """The masters below this one, or below the cloud, with all below them; `guard` makes one for each."""
     home = above.home if above is not None else ()
     me = above.me if above is not None else ""
     found: list[Master] = []
     for at in range(shape.masters[len(home)]):
-        guard, path = NormGuard.for_weights(norm), (*home, at)
+        path = (*home, at)
         if len(path) == len(shape.masters):
-            found.append(Region(path, upward, guard, me))
+            found.append(Region(path, upward, guard(), me))
             continue
-        upper = Upper(path, upward, guard, me)
-        upper.below = grow(shape, upward, norm, upper)
+        upper = Upper(path, upward, guard(), me)
+        upper.below = grow(shape, upward, guard, upper)
         found.append(upper)
     return found

@@ -11,8 +11,8 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
 from msrt.errors import InvalidJob
+from msrt.training.accounting import Mechanism, Question, account, account_apart, question
 from msrt.training.settings import parse_config
-from msrt_cloud.accounting import Mechanism, Question, account, account_apart, question
 
 HEAD = 'name = "job"\ntask = "a:B"\n'
 

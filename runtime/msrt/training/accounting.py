@@ -1,7 +1,7 @@
-"""What a private job spends: `python -m msrt_cloud.accounting` asks dp-accounting, in a process of its own.
+"""What a private job spends, by dp-accounting: `account`; on the cloud in a process of its own, `account_apart`.
 
 A process, because dp-accounting brings scipy (80 MB and a CPU second), and the master stays small. It is asked twice in
-a job's life: when it is submitted, and when this process begins to run it.
+a job's life: when it is submitted, and when the cloud begins to run it.
 
 Who is a neighbour: *central* hides whether one node's data are there (its update, or zero in its place) and *sample*
 whether one sample is, so what one contributes is at most `clip`. *Local* hides which update a node made among all that
@@ -188,7 +188,7 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 async def account_apart(asked: Question) -> Account:
     """The answer of a child process. Raises InvalidJob, and JobFailed where it died or took too long."""
     child = await spawn_child(
-        [sys.executable, "-P", "-m", "msrt_cloud.accounting"], nice=NICE,
+        [sys.executable, "-P", "-m", "msrt.training.accounting"], nice=NICE,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
