@@ -17,7 +17,6 @@ from msrt.hop import Peer
 from msrt.learning.secure_aggregation import Fixed, SecureServer, unmask
 from msrt.learning.secure_aggregation import events as se
 from msrt.learning.secure_aggregation.masked import Masked, MaskedSum
-from msrt.learning.secure_aggregation.server import Stage
 from msrt.learning.vector import Layout, Vector
 from msrt.protocol.messages import (
     Message,
@@ -83,11 +82,6 @@ class Exchange:
         self._work: asyncio.Future[se.Unmask | se.GiveUp] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def failed(self) -> bool:
-        """There will be no sum."""
-        return self._machine.stage is Stage.FAILED
-
     def admit(self, node: str, meta: UpdateMeta) -> None:
         """May this update come? Raises StreamCancelled for one of another exchange, BadUpdate where it is too late."""
         if meta.error:
@@ -119,6 +113,7 @@ class Exchange:
 
     def close(self) -> None:
         """The round is over here."""
+        self._work.cancel()
         for task in self._tasks:
             task.cancel()
 
