@@ -24,6 +24,7 @@ LAST: Final[dict[str, str]] = {
     "accuracy": "Mean accuracy of the last round.",
     "worst_decile": "Mean accuracy of the tenth of the nodes that the model served worst in the last round.",
     "work": "Mean share of their epochs that nodes did in the last round.",
+    "clipped": "Share of the nodes that shortened their masked update in the last round.",
     "epsilon": "What the rounds of a private job have spent.",
     "asked": "Nodes that the last round asked.",
     "eligible": "Nodes that the last round could have asked.",

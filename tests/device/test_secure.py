@@ -147,7 +147,7 @@ def test_another_exchange_masks_what_was_trained_anew(bundle):  # noqa: F811
 
 @pytest.mark.parametrize("rebooted", [False, True])
 def test_it_helps_with_one_sum_of_a_round(rebooted, bundle):  # noqa: F811
-    """Its shares left: it refuses another exchange of that round, after a reboot too, until the round is opened anew."""
+    """Its shares left: it refuses another exchange of that round, after a reboot too, until it is opened anew."""
 
     async def scenario(rig):
         job, first = Job(rig, bundle), Region(rig, "job/1.0/p/1/1")
