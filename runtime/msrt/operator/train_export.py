@@ -19,8 +19,8 @@ __all__ = ["COLUMNS", "FILE", "as_csv", "export", "write_boards", "write_csv", "
 FILE = click.Path(dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 COLUMNS: Final = ("round", "loss", "accuracy", "worst_decile", "seconds", "bytes_up", "bytes_down", "nodes",
-                  "asked", "eligible", "work", "clipped", "late", "failed", "absent", "update_bytes", "epsilon", "delta",
-                  "wall")  # fmt: skip
+                  "asked", "eligible", "work", "clipped", "late", "failed", "absent", "update_bytes", "epsilon",
+                  "delta", "wall")  # fmt: skip
 SCALARS: Final = ("loss", "accuracy", "worst_decile", "seconds", "bytes_up", "bytes_down", "nodes", "late", "failed",
                   "absent", "asked", "eligible", "work", "clipped", "epsilon")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Rounds whose updates are masked: what a region does with them, and how the cloud weighs a sum of nobody knows whom."""
+"""Rounds of masked updates: what a region does with them, and how the cloud weighs a sum of nobody knows whom."""
 
 from __future__ import annotations
 
