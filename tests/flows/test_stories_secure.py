@@ -45,7 +45,9 @@ async def ended(tree, job):
 
 
 def lasting(tree, seconds, first=1.0):
-    """Training takes that long on all devices, so much longer on the first one of edge-n."""
+    """Training takes that long on all devices, so much longer on the first one of edge-n. A young edge waits three
+    seconds for its devices before it puts them on a ring: six leave room for what happens in between.
+    """
     for number, name in enumerate(tree.devices):
         takes = seconds * first if number == 0 else seconds
         tree.trainers[name] = SimulatedTrainer(lambda _node, _round, takes=takes: takes)
@@ -87,7 +89,7 @@ def test_a_device_that_dies_before_its_update_is_left_out(when, seed):
     """While keys are exchanged, or while it trains: the others' sum is exact, and it takes part again later."""
 
     async def story(tree):
-        lasting(tree, 2.0)
+        lasting(tree, 6.0)
         if when == "announce":
             tree.sim.stop("device-1")
         job = await started(tree, rounds=3, quorum=0.4)
@@ -107,7 +109,7 @@ def test_a_device_that_dies_after_its_update_is_in_the_sum(seed):
     """Its own mask comes back from the others' shares."""
 
     async def story(tree):
-        lasting(tree, 3.0)
+        lasting(tree, 6.0)
         tree.trainers["device-2"] = SimulatedTrainer(lambda _node, _round: 0.2)
         job = await started(tree, rounds=1, quorum=1.0)
         victim = tree.node_id("device-2")
@@ -123,7 +125,7 @@ def test_a_region_below_the_threshold_says_so_and_begins_afresh(seed):
     """Three of five die while they train: no sum of the other two, for these would know each other's update."""
 
     async def story(tree):
-        lasting(tree, 2.0)
+        lasting(tree, 6.0)
         job = await started(tree, rounds=4, quorum=0.4)
         await until(lambda: stage(tree) is Stage.COLLECT, 20, "keys are exchanged")
         for name in ("device-1", "device-2", "device-3"):
@@ -192,7 +194,7 @@ def test_devices_of_a_dead_edge_go_on_elsewhere(seed):
     """Their updates were masked for it: this round goes on without them, the next with them at the other edge."""
 
     async def story(tree):
-        lasting(tree, 2.0)
+        lasting(tree, 6.0)
         job = await started(tree, rounds=4, quorum=0.4)
         await until(lambda: stage(tree) is Stage.COLLECT, 20, "keys are exchanged")
         tree.sim.crash("edge-n")
