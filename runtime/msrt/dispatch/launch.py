@@ -23,8 +23,10 @@ MAX_SKIPPED = 64
 HOLD_FROM_S = 0.004
 """A worker that is busy for less gets its next batch at once: timers are not finer."""
 HALVES_FROM_S = 0.0002
-"""What computes for twice as long is sent as two batches, where those cost no more: the second one is on its way while
-the first is computed, and that one's answers are given out while the second is."""
+HALVES_FROM = 8
+"""What has twice as many rows, and computes for twice as long, is sent as two batches where those cost no more: the
+second one is on its way while the first is computed, and that one's answers are given out while the second is. Each
+batch more costs both sides some hundred microseconds, so it has to be worth that."""
 
 
 class Launcher:
@@ -210,7 +212,7 @@ class Launcher:
         if slot.limit.batches < 2 or not cost.known or slot.busy_until - now >= HOLD_FROM_S:
             return waiting
         share = (waiting + (slot.worker.rows if slot.flying else 0) + 1) // 2
-        pays = cost.per_row * share >= HALVES_FROM_S and cost.best_rows(share + 1) <= share
+        pays = share >= HALVES_FROM and cost.per_row * share >= HALVES_FROM_S and cost.best_rows(share + 1) <= share
         return share if pays else waiting
 
     # --- a second time --------------------------------------------------------------------------------------

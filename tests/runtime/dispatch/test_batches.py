@@ -173,6 +173,13 @@ def test_what_costs_by_the_row_flies_in_batches_of_like_size():
     assert [len(send.message.ids) for send in sends] == [8, 8]
 
 
+def test_a_few_rows_are_not_halved():
+    """Another batch would cost more than it saves."""
+    bench = Bench("a")
+    timed(bench, lambda rows: 5 + 40 * rows)
+    assert [len(send.message.ids) for send in bench.ask(*(question((n,)) for n in range(14)))] == [14]
+
+
 def test_a_large_batch_is_not_sent_behind_a_small_one():
     """With what flies already, each takes its part; no more than two fly, and the rest goes when the first lands."""
     bench = Bench("a", max_window=2)
