@@ -19,7 +19,8 @@ from tests.bench.table import Row, cells, machine, markdown, row_of
 PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
-    "quantise", "training", "aggregation", "hierarchy", "secure", "federated", "parameters", "faults", "looplag",
+    "quantise", "training", "aggregation", "hierarchy", "datacentre", "secure", "federated", "parameters", "faults",
+    "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900

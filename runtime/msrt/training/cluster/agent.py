@@ -27,13 +27,16 @@ HERE: Final = "127.0.0.1"
 FOR_EVER_S: Final = 10**6
 """A single node needs no heartbeats; and a paused one sends none."""
 STOP_WITHIN: Final = 5
+GIVEN_BACK: Final = 1 << 20
+"""Bytes from which on glibc gives freed memory back at once. Left to itself it keeps, in pieces, about as much as
+recomputing activations spares."""
 PRELOADED: Final = {
     "ddp": ["torch.nn.parallel", "torch._dynamo.utils"],
     "fsdp": ["torch.distributed.fsdp"],
     "tensor": ["torch.distributed.fsdp", "torch.distributed.tensor.parallel"],
     "pipeline": ["torch.distributed.pipelining"],
 }
-"""What each strategy imports, sooner or later."""
+"""What each strategy imports, sooner or later. Not what saves: a second, which most rounds of DDP can do without."""
 
 
 def prepare(settings: ClusterSettings, directory: Path) -> None:
@@ -45,8 +48,9 @@ def prepare(settings: ClusterSettings, directory: Path) -> None:
     tempfile.tempdir = f"/proc/self/fd/{os.open(directory / 'tmp', os.O_RDONLY)}"
     util.get_temp_dir()  # the server's socket lies there: the directory's own path may be longer than a socket's may be
     tempfile.tempdir = None
-    saved = ["torch.distributed.checkpoint"] if settings.checkpoint_steps else []
-    multiprocessing.set_forkserver_preload(["msrt.training.cluster.worker", *PRELOADED[settings.strategy], *saved])
+    if settings.checkpoint_activations:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(GIVEN_BACK)
+    multiprocessing.set_forkserver_preload(["msrt.training.cluster.worker", *PRELOADED[settings.strategy]])
     forkserver.ensure_running()
 
 
@@ -66,7 +70,7 @@ def launch(settings: ClusterSettings, sources: Path, directory: Path) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=settings.processes or torch.cuda.device_count() or os.cpu_count() or 1,
+        nproc_per_node=settings.processes or torch.cuda.device_count() or len(os.sched_getaffinity(0)),
         run_id=f"msrt-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint=str(directory / "tmp" / "rendezvous"),

@@ -35,6 +35,7 @@ def train(
     most = min(whole, max(1, round(command.work * whole)))
     engine.begin(weights, settings)
     first = done = saved.resume(engine)
+    dist.barrier()  # who waits for whom before the first step is not in the time of steps
     began = time.perf_counter()  # noqa: TID251 - a worker lives in real time
     order = torch.empty(0)
     while done < most:

@@ -62,7 +62,7 @@ class Checkpoints:
 
 def save(what: Savable, path: Path) -> None:
     """Collective."""
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415 - a second to import, preloaded where it is used
+    import torch.distributed.checkpoint as dcp  # noqa: PLC0415 - a second to import
 
     if dist.get_rank() == 0:
         shutil.rmtree(path, ignore_errors=True)

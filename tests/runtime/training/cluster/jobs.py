@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -87,6 +88,10 @@ class Blocks(Small):
     def model(self):
         return Net()
 
+class Heavy(Small):
+    def model(self):
+        return torch.nn.Sequential(torch.nn.Linear(16, 1 << 20), torch.nn.Tanh(), torch.nn.Linear(1 << 20, 2))
+
 class Wrong(Blocks):
     # Its plan divides what the softmax mixes.
     def parallel_plan(self, model):
@@ -101,7 +106,7 @@ class Forked:
     Stands where `Group` has its agent's process.
     """
 
-    def __init__(self, sources: Path, directory: Path, count: int) -> None:
+    def __init__(self, sources: Path, directory: Path, count: int, memory: int) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         self._store = TCPStore(
@@ -114,7 +119,8 @@ class Forked:
              "torch.distributed.tensor.parallel", "torch.distributed.pipelining", "torch.optim"]
         )  # fmt: skip
         self._workers = [
-            forks.Process(target=_one, args=(rank, count, str(sources), str(directory), port)) for rank in range(count)
+            forks.Process(target=_one, args=(rank, count, str(sources), str(directory), port, memory))
+            for rank in range(count)
         ]
         for worker in self._workers:
             worker.start()
@@ -140,7 +146,10 @@ class Forked:
                 raise subprocess.TimeoutExpired("worker", timeout or 0.0)
 
 
-def _one(rank: int, count: int, sources: str, directory: str, port: int) -> None:
+def _one(rank: int, count: int, sources: str, directory: str, port: int, memory: int) -> None:
+    if memory:
+        used = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, ((int(used.split()[1]) << 10) + memory,) * 2)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "TORCHELASTIC_RESTART_COUNT": "0", "GLOO_SOCKET_IFNAME": "lo",
@@ -153,9 +162,11 @@ class ForkedGroup(Group):
     """A group without torchrun's agent."""
 
     count = 2
+    memory = 0
+    """Bytes that a worker may take beyond what torch has; 0: any."""
 
     def _launch(self) -> Any:
-        return Forked(self.sources, self.directory, self.count)
+        return Forked(self.sources, self.directory, self.count, self.memory)
 
 
 class Job:

@@ -49,6 +49,16 @@ def test_a_fault_of_user_code_is_told_at_once(job):
     assert small.distance(1) < 1e-5
 
 
+@pytest.mark.slow
+def test_a_worker_that_dies_too_often_fails_the_round(job):
+    """In words: which rank, how, after how many restarts."""
+    small = job("restarts = 1\ncheckpoint_steps = 0", agent=True)
+    for turn in ("step-3", "step-4"):  # a worker begins to count anew: the first dies at 3, the next at 4
+        (small.doors / turn).write_text("kill")
+    with pytest.raises(JobFailed, match=r"SIGKILL.*rank 1, after 1 restarts"):
+        small.many.train(small.one.initial(), NODE, 1)
+
+
 def litter():
     """What Python and torch leave outside a job's directory when nobody cleans up."""
     named = [*Path("/tmp").glob("pymp-*"), *Path("/tmp").glob("torch*"), *Path("/dev/shm").glob("sem.*")]

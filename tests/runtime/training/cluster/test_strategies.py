@@ -88,6 +88,15 @@ def test_the_largest_batch_is_found_and_kept(job):
     assert told["batch"] == 105
 
 
+def test_the_largest_batch_is_bounded_by_memory(job):
+    """Of the process's limit: the job trains with what was found, which is no more than its memory holds."""
+    made = job('batch = "auto"\ncheckpoint_steps = 0', train="momentum = 0.0", kind="Heavy")
+    made.many.group.memory = 800 << 20
+    _, _, told = made.many.train(made.one.initial(), NODE, 1)
+    assert 1 <= told["batch"] / 2 <= 50, "of 12 MiB a sample; weights and their copies take 300"
+    assert told["batch"] < 105
+
+
 @pytest.mark.parametrize(
     ("more", "near"),
     [
