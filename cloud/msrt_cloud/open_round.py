@@ -103,9 +103,10 @@ class OpenRound:
         """It is checkpointed. `since`: the oldest round whose updates may count in the next one."""
         for peer in self._t.edges():
             if peer.live:
-                told = self._told.get(peer.node, set())
+                told, edge = self._told.get(peer.node, set()), self._t.fleet.edges.get(peer.node)
                 theirs = sorted(told.intersection(outcome.included))[:TOLD_AT_ONCE]
-                late = {node: outcome.late[node][-1] for node in sorted(told.intersection(outcome.late))[:TOLD_AT_ONCE]}
+                near = told.union(edge.devices if edge else ()).intersection(outcome.late)  # asked in a round before
+                late = {node: outcome.late[node][-1] for node in sorted(near)[:TOLD_AT_ONCE]}
                 round_ = self.message.round
                 peer.send(RoundClosed(self.message.job, round_, tuple(theirs), late=late, since=since))
 

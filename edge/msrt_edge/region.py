@@ -29,6 +29,15 @@ class Model:
     layout: Layout
     guard: NormGuard
     durations: Durations
+    asked: dict[int, set[str]] = field(default_factory=dict)
+    """Whom each round asked here, while its updates may count: a late one comes when others are asked."""
+
+    def ask(self, message: RoundOpen) -> None:
+        """A round opens."""
+        self.asked.setdefault(message.round, set()).update(message.participants)
+        since = message.plan.since or message.round
+        for number in [number for number in self.asked if number < since]:
+            del self.asked[number]
 
 
 @dataclass

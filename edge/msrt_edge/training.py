@@ -143,6 +143,7 @@ class RegionTraining:
         one = RegionRound(job, message.round, size, self._me, mine, pace, model.guard, terms_of(message))
         spool = Spool(self._world, open_codec(message.compression, model.layout).bytes)
         exchange = self._exchange(message, model, mine, left / (message.plan.steps - message.plan.step))
+        model.ask(message)
         opened = OpenRound(message, now, now + left, one, model, spool, stretch, exchange)
         if job in self._open:
             self._open[job].spool.close()
@@ -255,7 +256,7 @@ class RegionTraining:
                 peer.send(told_to(closed, peer))
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
-        self._check_part(peer, current.message)
+        self._check_part(peer, meta, current)
         if current.exchange is not None:
             current.exchange.admit(peer.node, meta)
         self._check_size(peer, meta, opened.size, current.codec)
@@ -263,9 +264,10 @@ class RegionTraining:
         use = partial(self.arrived, peer, meta)
         return UpdateSink(self._slots, what, self._world.offload, use, opened.size, self._rooms)
 
-    def _check_part(self, peer: Peer, message: RoundOpen) -> None:
+    def _check_part(self, peer: Peer, meta: UpdateMeta, current: OpenRound) -> None:
         """Only who was asked is added: one stranger in it, and the cloud refuses a region's whole sum."""
-        if peer.node in message.participants:
+        message = current.message
+        if peer.node in message.participants or peer.node in current.model.asked.get(meta.round, ()):
             return
         said = f"{peer.name} does not take part in round {message.round} of {message.job}"
         since = self._came.get(peer.node)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from msrt import errors
-from msrt.protocol.messages import RoundClosed, RoundOpen
+from msrt.protocol.messages import Plan, RoundClosed, RoundOpen
 from msrt_edge import training as room
 from tests.edge.rig import identity, simulate, until
 from tests.edge.test_training import begun, flat, meta, nodes, sends, sums
@@ -73,5 +73,24 @@ def test_a_claim_of_absurd_samples_weighs_no_more_than_the_bound():
         [(told, mean)] = sums(rig)
         assert told.nodes == nodes(rig, d1=30, d2=10)
         assert mean == pytest.approx(7.0)
+
+    simulate(scenario)
+
+
+def test_a_late_update_is_taken_from_whom_its_own_round_asked():
+    """Though the open round asks others: it goes up alone. Its update of the open round would be a stranger's."""
+
+    async def scenario(rig):
+        plan = Plan(since=1)
+        weights = await begun(rig, "d1", plan=plan)
+        rig.cloud.say(RoundClosed("job", 1, (), since=1))
+        rig.opened(2, "d2", weights=weights, plan=plan)
+        await until(lambda: rig.d2.told(RoundOpen))
+        await asyncio.sleep(room.MOVED_S + 1)
+        await sends(rig, "d1", 3.0, number=1)
+        await until(lambda: rig.cloud.updates)
+        assert [(one.round, one.is_sum, one.nodes) for one, _ in rig.cloud.updates] == [(1, False, nodes(rig, d1=10))]
+        with pytest.raises(errors.BadUpdate, match="d1 does not take part"):
+            await sends(rig, "d1", 3.0, number=2)
 
     simulate(scenario)

@@ -187,3 +187,23 @@ def test_controls_count_once_whoever_dies(seed):
         assert len(known) == len(tree.devices)
 
     grown(story, seed, edges={"edge-n": 3, "edge-s": 2})
+
+
+def test_a_late_update_counts_where_others_are_asked(seed):
+    """Two of eight are asked in a round: a straggler's update is in a later one, once, and it forgets it then."""
+
+    async def story(tree):
+        late = slow(tree, 2.5)
+        sampling, pace = {"count": 2, "fairness": 7}, {"late": "next", "staleness": 12}
+        tree.trainers[min(tree.devices)].lasts = lambda _node, _round: 2.5
+        facts = await ended(tree, rounds=30, quorum=0.3, sampling=sampling, pace=pace)
+        rows = tree.cloud.training.report("job")["rounds"]
+        counted = {
+            (node, round_): row["round"] for row in rows for node, done in row["late"].items() for round_ in done
+        }
+        assert {node for node, _ in counted} == {late}
+        once = [number for number, fact in enumerate(facts, 1) if late in fact.included] + [n for _, n in counted]
+        assert len(once) == len(set(once))
+        assert not tree[min(tree.devices)].training._kept
+
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 4})
