@@ -20,7 +20,8 @@ PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
     "quantise", "training", "aggregation", "hierarchy", "datacentre", "secure", "federated", "parameters", "faults",
-    "looplag",
+    "mcmahan",
+    "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900

@@ -29,6 +29,8 @@ class Mnist(Task):
 
     def _part(self, node: Node, part: str) -> Part:
         images, labels = mnist(node.data, part)
+        if part == "train":
+            labels = labels[: int(self.options.get("images", 0)) or None]
         split, seed = str(self.options.get("split", "iid")), int(self.options.get("seed", 0))
         mine = share(labels, node.index, node.count, split, seed)
         return images[mine].astype(np.float32) / 255, labels[mine]
