@@ -225,13 +225,22 @@ class RunningJob:
             config.links.device, config.heaviest, checkpoint.chain, self._plan(number),
         )  # fmt: skip
 
-    def _plan(self, number: int) -> Plan:
-        pace = self._config.pace
+    @property
+    def _alone(self) -> bool:
+        """Does every update come up as it is? Also once a round of regions with a rule was given up: what their devices
+        sent to an edge that died is for no other region.
+        """
         aggregate = self._config.aggregate
+        again = bool(aggregate.regional) and self._given_up > 0
+        return self._config.pace.buffer > 0 or aggregate.alone or again
+
+    def _plan(self, number: int) -> Plan:
+        pace, aggregate = self._config.pace, self._config.aggregate
+        regional = "" if self._alone else aggregate.regional
         plan = Plan(
-            self._config.links.region, pace.since(number), pace.buffer > 0 or aggregate.alone, pace.deviations,
-            pace.steps, clip=aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
-            rule=aggregate.regional, quorum=self._config.quorum if aggregate.regional else 0.5,
+            self._config.links.region, pace.since(number), self._alone, pace.deviations, pace.steps,
+            clip=aggregate.clip, work_s=self._config.train.within_s, partial=pace.partial,
+            rule=regional, quorum=self._config.quorum if regional else 0.5,
             secure=self._config.secure.plan(self._given_up) if self._config.secure else None,
         )  # fmt: skip
         return plan if self._spending is None else self._spending.plan(plan)
@@ -247,7 +256,7 @@ class RunningJob:
         pace = Pace(now, now + config.deadline_s, quorum, usual=usual, least=least)
         terms = Terms(
             config.heaviest, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
-            alone=config.pace.buffer > 0 or config.aggregate.alone, least=rule.least, clip=self._plan(number).clip,
+            alone=self._alone, least=rule.least, clip=self._plan(number).clip,
         )  # fmt: skip
         known = candidates(self._t.writer.state, config.select)
         return GlobalRound(self.name, number, self._layout.size, participants, pace, self._guard, known, terms)

@@ -95,7 +95,11 @@ def told_to(message: RoundClosed, peer: Peer) -> RoundClosed:
 
 
 def is_anew(known: RoundOpen, message: RoundOpen) -> bool:
-    """Did the cloud give the round up and open it again? Then masked updates are worth nothing any more."""
+    """Did the cloud give the round up and open it again? Then masked updates are worth nothing any more, and what was
+    for a region's rule may have to come up alone.
+    """
+    if (known.plan.rule, known.plan.alone) != (message.plan.rule, message.plan.alone):
+        return True
     was, now = known.plan.secure, message.plan.secure
     return was is not None and now is not None and now.opening > was.opening
 

@@ -165,13 +165,13 @@ def test_regions_apply_a_rule_and_the_cloud_weighs_them_by_their_devices(seed):
     grown(story, seed, edges={"edge-n": 4, "edge-s": 3})
 
 
-def test_what_a_dead_edge_leaves_is_too_little_to_be_believed(seed):
-    """Two updates that carry its stamp come alone by another edge: the rule needs three, and goes on without them."""
+def test_what_a_dead_edge_leaves_is_not_believed(seed):
+    """Updates that carry its stamp come to another edge, which is not asked to trust them: it goes on without them."""
 
     async def story(tree):
-        tree.trainers["device-3"] = SimulatedTrainer(lambda _node, round_: 100.0 if round_ == 1 else 0.4)
-        job = await begun(tree, rounds=2, quorum=0.5, deadline_s=20.0, aggregate={"rule": "median", "tier": "region"})
-        await until(lambda: tree["edge-n"].training.progress.get(job, (0, 0, 0))[1] == 2, 60, "two of three came")
+        tree.trainers["device-4"] = SimulatedTrainer(lambda _node, round_: 100.0 if round_ == 1 else 0.4)
+        job = await begun(tree, rounds=2, quorum=0.4, deadline_s=20.0, aggregate={"rule": "median", "tier": "region"})
+        await until(lambda: tree["edge-n"].training.progress.get(job, (0, 0, 0))[1] == 3, 60, "three of four came")
         tree.sim.crash("edge-n")
         facts = await ended(tree, job)
         south = {tree.node_id(name) for name, home in tree.devices.items() if home == "edge-s"}
@@ -180,7 +180,26 @@ def test_what_a_dead_edge_leaves_is_too_little_to_be_believed(seed):
         parts = [(robust_mean("median", [known_update(job, 2, node)[0] for node in facts[1].included]), 1)]
         assert np.allclose(moved(tree, facts)[1], mean(parts), atol=1e-4)
 
-    grown(story, seed, edges={"edge-n": 3, "edge-s": 3})
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 3})
+
+
+def test_a_round_of_regions_that_was_given_up_is_taken_update_by_update(seed):
+    """An edge dies with what it had, and all must be in: the next try asks for every update alone, and has them all."""
+
+    async def story(tree):
+        tree.trainers["device-4"] = SimulatedTrainer(lambda _node, _round: 3.0)
+        job = await begun(tree, rounds=2, quorum=1.0, deadline_s=8.0, aggregate={"rule": "median", "tier": "region"})
+        await until(lambda: tree["edge-n"].training.progress.get(job, (0, 0, 0))[1] == 3, 60, "three of four came")
+        tree.sim.crash("edge-n")
+        await asyncio.sleep(1)
+        tree.sim.restart("edge-n")
+        facts = await ended(tree, job)
+        everybody = {tree.node_id(name) for name in tree.devices}
+        assert [set(fact.included) for fact in facts] == [everybody] * 2
+        updates = [known_update(job, 1, node)[0] for node in everybody]
+        assert np.allclose(moved(tree, facts)[0], robust_mean("median", updates), atol=1e-4)
+
+    grown(story, seed, edges={"edge-n": 4, "edge-s": 3})
 
 
 @pytest.mark.parametrize("full", ["cloud", "edge-n"])

@@ -239,6 +239,18 @@ def test_a_region_with_too_few_for_its_rule_passes_them_on_alone() -> None:
     assert edge.reported == 3
 
 
+def test_what_is_stamped_for_another_does_not_go_up_alone_where_a_region_has_a_rule() -> None:
+    """Neither what comes too late: liars would meet among the singles, and be the most there."""
+    edge = RegionRound("j", 1, 64, ME, "abcd", Pace(0.0, 10.0, 4), terms=Terms(least=3))
+    (dropped,) = edge.handle(Arrived("k0", meta("a", parent=OTHER)), 1.0)
+    assert isinstance(dropped, Drop)
+    for number, node in enumerate("bcd", 1):
+        edge.handle(Arrived(f"k{number}", meta(node)), 1.0)
+    assert isinstance(edge.handle(Tick(), 10.0)[-1], SendSum)
+    (dropped,) = edge.handle(Arrived("k4", meta("a")), 10.1)
+    assert isinstance(dropped, Drop)
+
+
 def test_singles_that_are_too_few_for_the_rule_do_not_count() -> None:
     """Neither in the sum nor to the quorum: one alone could say anything."""
     for quorum, end in ((4, Abandon), (3, Finish)):

@@ -88,8 +88,8 @@ class GlobalRound(Round):
         if repeated and not meta.error:
             return [Drop(key, repeated)]
         fault = self._fault(event, self._known)
-        if not fault and meta.is_sum and self.terms.alone:
-            fault = "a sum, where every update counts alone"
+        if not fault and meta.is_sum and self.terms.alone:  # of an edge that has not heard yet: nobody failed
+            return [Refuse(key, tuple(meta.nodes), "a sum, where every update counts alone")]
         if not fault and meta.is_sum and len(meta.nodes) < self.terms.least:
             fault = f"a sum of {len(meta.nodes)} updates, the rule needs {self.terms.least}"
         if not fault and not meta.is_sum:

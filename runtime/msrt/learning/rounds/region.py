@@ -57,6 +57,8 @@ class RegionRound(Round):
         self._notes: dict[str, Note] = {}
         self._held: dict[str, tuple[str, float, str]] = {}
         """Node to key, norm and stamp, where the job's rule needs all at once."""
+        self._few = False
+        """They were too few for it."""
         self._sums: dict[str, frozenset[str]] = {}
         """Masters below whose sum was passed on as it came, or added, to the nodes of what was passed on."""
 
@@ -118,13 +120,22 @@ class RegionRound(Round):
         if fault:
             return self._fail(key, node, meta, fault)
         self.failed.pop(node, None)
-        if self.terms.steps > 1 and not (self._mine(meta) and meta.step == self.terms.step):
+        step = self.terms.steps == 1 or meta.step == self.terms.step
+        return self._take(event, node) if self._mine(meta) and step else self._pass_on(key, node, meta)
+
+    def _pass_on(self, key: str, node: str, meta: UpdateMeta) -> list[RoundAction]:
+        """What is not for this region's sum goes up alone, where it is worth anything there."""
+        if self.terms.steps > 1:
             return [Drop(key, "an update of another of the regions' own rounds")]
-        if self.terms.masked and not self._mine(meta):
+        if self.terms.masked:
             return self._fail(key, node, meta, "its masked update came after the region's sum was sealed")
-        if not self._mine(meta):
-            self.forwarded.add((node, meta.round, meta.first_parent))
-            return [Forward(key)]
+        if self.terms.least and not (self._few and meta.first_parent == self.me):
+            return [Drop(key, "not in time for this region's own, and alone anybody could say anything")]
+        self.forwarded.add((node, meta.round, meta.first_parent))
+        return [Forward(key)]
+
+    def _take(self, event: Arrived, node: str) -> list[RoundAction]:
+        meta, key = event.meta, event.key
         weight = self.added[node] = self._weights(meta)[node]
         self._metrics.add(meta.metrics, weight)
         self._notes[node] = Note.of(meta.metrics)
@@ -207,7 +218,10 @@ class RegionRound(Round):
         return [*held, SendSum(meta)]
 
     def _too_few(self) -> list[RoundAction]:
-        """For the rule: they go up alone, and count there with the others that do."""
+        """For the rule: they go up alone, and count there with the others that do. What a device stamps for somebody
+        else never does: liars would meet there to be the most.
+        """
+        self._few = True
         actions: list[RoundAction] = []
         for node, (key, _, stamp) in sorted(self._held.items()):
             del self.added[node]
