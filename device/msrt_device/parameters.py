@@ -35,6 +35,8 @@ TICK_S: Final = 0.25
 AGAIN_S: Final = 1.0
 """Pause before a worker whose process failed begins again; doubled each time in a row, up to AGAIN_MAX_S."""
 AGAIN_MAX_S: Final = 30.0
+SLOW: Final = 1 << 20
+"""Bytes a second that a link carries at least: what is still on its way is not asked for again."""
 LARGE: Final = 1 << 16
 """Elements whose decoding would hold the event loop."""
 
@@ -125,6 +127,8 @@ class _Plan:
         self.encoding, self.within = config.links.device, config.deadline_s
         self.down = [codec_for(config.links.down, span) for span in self.spans]
         self._up = [codec_for(self.encoding, span).bytes for span in self.spans]
+        self.travels = sum(self._up) + sum(codec.bytes for codec in self.down)
+        """Bytes of a clock, both ways."""
         self.read = 0
         """The room whose weights are whole; the other one takes those that come."""
 
@@ -248,6 +252,7 @@ class Worker:
             raise errors.InvalidJob("the job has no [parameter_server]")
         self._plan = plan = _Plan(trainer, config, settings, len(self._message.owners))
         self._judged = -1
+        self._exchange.again_s = x.AGAIN_S + plan.travels / SLOW
         ready = await self._go(-1, None, [])
         clock, number = ready.clock, 0
         under_way: asyncio.Task[x.Ready] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from msrt.training.settings import parse_config
 from msrt.training.steps import Steps
 from msrt.training.task import Node
 from tests.bench.tree import Tree, until
-from tests.processes.test_training import DIGITS, again, living, runners, status, train
+from tests.processes.test_training import DIGITS, again, living, status, train
 
 PARAMETERS = """
 import time
@@ -55,6 +56,29 @@ def bundle(folder, name, table, *, rounds, pause=0.0, head=""):
     return folder
 
 
+def children(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def runners(tree):
+    """Jobs' processes of all nodes of this tree, started by them or forked by what has torch loaded."""
+    found = []
+    for proc in tree.procs.values():
+        for child in children(proc.pid):
+            try:
+                argv = Path(f"/proc/{child}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"msrt.training.zygote" in argv:
+                found += children(child)
+            elif b"msrt.training.runner" in argv:
+                found.append(child)
+    return found
+
+
 def ended(process, seconds=120):
     _, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors
@@ -78,6 +102,7 @@ def one_process(folder, clocks):
     return local, weights, nodes
 
 
+@pytest.mark.slow
 def test_synchronous_training_is_that_of_one_process(house, tmp_path):
     """Loss and accuracy of every round are those of large batches in one process, to the rounding of float32."""
     torch.set_num_threads(1)
@@ -92,6 +117,8 @@ def test_synchronous_training_is_that_of_one_process(house, tmp_path):
         assert row["accuracy"] == pytest.approx(metrics["accuracy"], abs=0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_nobodys_death_ends_it(house, tmp_path):
     """SIGKILL of a job's process, a device, an edge and the cloud: each comes back, and every round has its line."""
     folder, report = (
@@ -106,7 +133,7 @@ def test_nobodys_death_ends_it(house, tmp_path):
     )
     watching = train(house, folder, "--report", str(report))
     until("it trains", advanced(house, "deaths", 1), 60)
-    os.kill(runners(house)[0], signal.SIGKILL)
+    os.kill(runners(house)[-1], signal.SIGKILL)
     until("it goes on without a process", advanced(house, "deaths", 3), 60)
     again(house, "d3", "device", "join")
     until("it goes on without a device", advanced(house, "deaths", 5), 60)
@@ -118,8 +145,10 @@ def test_nobodys_death_ends_it(house, tmp_path):
     assert [row["round"] for row in rounds] == list(range(1, 11))
     assert rounds[-1]["accuracy"] > 0.7
     assert max(row["gap"] for row in rounds) <= 6
+    assert "deaths" in house.cli("train", "compare", "deaths")
 
 
+@pytest.mark.slow
 def test_large_models_go_as_streams_over_both_links(house, tmp_path):
     """A push and a pull that fit no packet, from the MQTT device too; and with int8 and bfloat16."""
     folder, report = (
@@ -136,8 +165,9 @@ def test_large_models_go_as_streams_over_both_links(house, tmp_path):
     assert [row["pushes"] for row in rounds] == [12, 12]
     size = json.loads(report.read_text())["parameters"]
     assert size > 1_500_000
-    assert rounds[1]["bytes_up"] == pytest.approx(12 * size, rel=0.02)
-    assert rounds[1]["bytes_down"] == pytest.approx(12 * 2 * size, rel=0.02)
+    for row in rounds:  # what was asked for again counts too
+        assert 0.98 * 12 * size < row["bytes_up"] < 1.5 * 12 * size
+        assert 0.98 * 11 * 2 * size < row["bytes_down"] < 1.5 * 14 * 2 * size
 
 
 WIDE = """
@@ -148,19 +178,21 @@ WIDE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["pause", "stop"])
 def test_an_operators_word_reaches_the_workers(house, tmp_path, command):
     """Paused or stopped: no process of the job is left on any device; a paused one goes on."""
     name = f"told-{command}"
-    folder = bundle(tmp_path / name, name, 'mode = "async"\nsteps = 20', rounds=6, pause=0.05)
+    folder = bundle(tmp_path / name, name, 'mode = "async"\nsteps = 20', rounds=1000, pause=0.05)
     watching = train(house, folder)
     until("it trains", advanced(house, name, 1), 60)
     house.cli("train", command, name)
     until("its processes are gone", lambda: not runners(house), 20)
     if command == "pause":
         assert status(house, name)["state"] == "paused"
+        held = status(house, name)["round"]
         house.cli("train", "resume", name)
-        ended(watching)
-    else:
-        watching.communicate(timeout=60)
-    assert status(house, name)["state"] == ("finished" if command == "pause" else "stopped")
+        until("it goes on", advanced(house, name, held + 1), 60)
+        house.cli("train", "stop", name)
+    watching.communicate(timeout=60)
+    assert status(house, name)["state"] == "stopped"

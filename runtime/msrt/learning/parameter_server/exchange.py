@@ -15,7 +15,8 @@ from msrt.protocol.messages import Pulled, Push
 __all__ = ["Action", "Exchange", "Over", "Ready", "Send", "Take"]
 
 AGAIN_S: Final = 2.0
-"""A server that says nothing for so long is asked again."""
+"""A server that says nothing for so long is asked again, then after twice as long, and so on up to ..."""
+AGAIN_MAX_S: Final = 8.0
 MOVED_S: Final = 0.5
 """The same for one that does not know yet what it serves."""
 
@@ -66,6 +67,7 @@ class _Server:
     def begin(self) -> None:
         self.counted = False
         """It has the payload."""
+        self.tries = 0
         self.enter = -1
         """The clock that it let us into; -1: not yet."""
         self.due = 0.0
@@ -78,6 +80,8 @@ class Exchange:
         self.job, self.worker, self.boot = job, worker, boot
         self.generation = 0
         self.round = 0
+        self.again_s = AGAIN_S
+        """Longer where payloads take long to travel."""
         self._shards: dict[str, tuple[int, ...]] = {}
         self._servers: dict[str, _Server] = {}
         self._push: Push | None = None
@@ -141,6 +145,7 @@ class Exchange:
                 return [Take(answer), *self._settle(answer.enter, now)]
             case "wait":
                 server.known = server.counted = True
+                server.tries = 0
                 return [] if self._ending else self._settle(answer.enter, now)
             case "again":
                 server.known, server.counted = self._loaded, False
@@ -191,7 +196,8 @@ class Exchange:
     def _say(self, name: str, now: float) -> Action:
         assert self._push is not None
         server = self._servers[name]
-        server.due = now + AGAIN_S
+        server.due = now + min(self.again_s * 2**server.tries, max(AGAIN_MAX_S, self.again_s))
+        server.tries += 1
         loaded = self._loaded and not server.counted
         push = msgspec.structs.replace(
             self._push, generation=self.generation, server=name, join=not server.known, shards=self._shards[name],
