@@ -362,7 +362,7 @@ class RegionTraining:
         try:
             lock = self._locks.setdefault(meta.job, asyncio.Lock())
             mean, meta = await exchange.mean(meta, lock)
-        except errors.BadUpdate as error:
+        except errors.MsrtError as error:
             await self._perform(opened, opened.round.handle(e.Lost(error.text), self._world.now()))
             return
         if self._open.get(meta.job) is opened:

@@ -29,6 +29,7 @@ from msrt.learning.secure_aggregation.events import (
 )
 from msrt.learning.secure_aggregation.graph import MINIMUM, degree, neighbours, shuffled, threshold_of
 from msrt.learning.secure_aggregation.keys import check_keys, member_of
+from msrt.learning.secure_aggregation.masks import agree
 from msrt.learning.secure_aggregation.shamir import SHARE_SIZE
 from msrt.learning.secure_aggregation.unmask import Dropped, Survivor, Unmasking
 from msrt.protocol.messages import (
@@ -142,6 +143,8 @@ class SecureServer:
         try:
             if check_keys(self.session, keys, self._cloud).node != node:
                 return self._refuse(node, "it announced the keys of another device")
+            for public in (keys.cipher, keys.mask):
+                agree(self._seed, public)  # a key that nobody can agree with would drive its neighbours out
         except MsrtError as error:
             return self._refuse(node, str(error))
         self.keys[node] = keys

@@ -198,6 +198,19 @@ def test_keys_are_for_one_exchange():
     assert "operator" in one.excluded[operator.node]
 
 
+def test_a_key_that_nobody_can_agree_with_drives_nobody_out():
+    """Its device signed it, and is refused; the others have their sum."""
+    one = Bare(6, {"announce": [0]}, neighbours=5)
+    node, client = next(iter(one.clients.items()))
+    keys = client.keys
+    claim = keys.cipher + bytes(32) + keys.commitment + keys.session.encode()
+    one.hear(node, msgspec.structs.replace(keys, mask=bytes(32), signature=client._me.sign(claim)))
+    assert "X25519" in one.excluded[node]
+    one.run()
+    assert bytes(one.total()) == one.wanted()
+    assert node not in one.payloads
+
+
 def test_two_devices_are_not_hidden_in_each_other():
     """A sum of two shows each the other's: such an exchange ends before anybody sends anything."""
     one = Exchange(5, {"announce": [0, 1, 2]}).run()
