@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from msrt.errors import InvalidJob
 from msrt.learning.control import steered
 from msrt.learning.history import History
+from msrt.training.descent import Descent
 from msrt.training.local import Local
 from msrt.training.shelf import Shelf
 from msrt.training.task import Node
@@ -89,8 +89,8 @@ def test_scaffold_is_the_algorithm_of_its_paper():
 
 def test_scaffold_reaches_the_optimum_where_averaging_drifts():
     """Ten local steps on unlike nodes: FedAvg ends at the mean of where they pull, off the minimum of the whole."""
-    drifts = federated(Local(Quadratic({}), config(epochs=10, lr=0.05)), 100)
-    steady = federated(Local(Quadratic({}), config(**SCAFFOLD)), 100)
+    drifts = federated(Local(Quadratic({}), config(epochs=10, lr=0.05)), 60)
+    steady = federated(Local(Quadratic({}), config(**SCAFFOLD)), 60)
     assert np.abs(drifts - Quadratic.optimum()).min() > 0.1
     assert np.allclose(steady[:2], Quadratic.optimum(), atol=1e-3)
 
@@ -101,7 +101,7 @@ def test_a_node_that_weighs_more_pulls_more_and_the_controls_follow():
     optimum = sum(w * a * b for (a, b), w in zip(Quadratic.CURVES, weights.values(), strict=True)) / sum(
         w * a * a for (a, _), w in zip(Quadratic.CURVES, weights.values(), strict=True)
     )
-    found = federated(Local(Quadratic({}), config(**SCAFFOLD)), 200, weights=weights)
+    found = federated(Local(Quadratic({}), config(**SCAFFOLD)), 100, weights=weights)
     assert np.allclose(found[:2], optimum, atol=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_scaffold_without_plain_descent_is_refused():
 
     class Other(Quadratic):
         def optimiser(self, model, settings):
-            return torch.optim.Adam(model.parameters())
+            return Descent(model.parameters(), settings.lr, momentum=0.9)
 
     local = Local(Other({}), config(**SCAFFOLD))
     with pytest.raises(InvalidJob, match="plain descent"):
