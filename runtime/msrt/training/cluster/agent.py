@@ -32,8 +32,8 @@ GIVEN_BACK: Final = 1 << 20
 recomputing activations spares."""
 PRELOADED: Final = {
     "ddp": ["torch.nn.parallel", "torch._dynamo.utils"],
-    "fsdp": ["torch.distributed.fsdp"],
-    "tensor": ["torch.distributed.fsdp", "torch.distributed.tensor.parallel"],
+    "fsdp": ["torch.distributed.fsdp", "torch._dynamo.utils"],
+    "tensor": ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch._dynamo.utils"],
     "pipeline": ["torch.distributed.pipelining"],
 }
 """What each strategy imports, sooner or later. Not what saves: a second, which most rounds of DDP can do without."""
