@@ -16,7 +16,8 @@ class Aggregation(Table, frozen=True):
     """[aggregate]: how the updates of a round become one. See msrt.learning.rules."""
 
     rule: Annotated[str, msgspec.Meta(pattern=RULE)] = "mean"
-    """mean, median, trimmed:SHARE, krum:F, multi-krum:F:M or bulyan:F; F nodes of a round may lie."""
+    """mean, median, trimmed:SHARE, krum:F, multi-krum:F:M or bulyan:F; F nodes of a round may lie, with
+    regions F of each. Krum and its kin compare all pairs: their time grows with the square of the nodes."""
     tier: Literal["cloud", "region"] = "cloud"
     """Where a rule other than the mean works. cloud: on all updates, which edges pass on one by one. region: each edge
     on those of its own devices, and the cloud takes the mean of the regions, each by its number of devices."""
