@@ -18,7 +18,7 @@ from tests.bench.table import Row, cells, machine, markdown, row_of
 
 PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
-    "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal",
+    "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal", "forks",
     "quantise", "training", "aggregation", "hierarchy", "datacentre", "secure", "federated", "parameters", "faults",
     "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip

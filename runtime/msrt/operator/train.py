@@ -49,7 +49,10 @@ def run(state: Path | None, folder: Path, report: Path | None, start: str, *, wa
     async def begin(cloud: Ask) -> str:
         digest = await cloud.upload_bytes(bundle.data)
         more = {"start": start} if start else {}
-        return str((await cloud("train.run", bundle=digest, **more))["job"])
+        try:
+            return str((await cloud("train.run", bundle=digest, **more))["job"])
+        except errors.Disconnected as error:  # not asked again: it may be a job already
+            raise errors.Disconnected(error.text, hint="msrt train list shows whether the cloud took the job") from None
 
     job = ask(state, begin)
     if not watch and not report:

@@ -73,6 +73,7 @@ def costs(rounds: list[dict[str, Any]], goal: float | None) -> dict[str, Any]:
         "loss": losses[-1] if losses else None,
         "best_loss": min(losses, default=None),
         "worst_decile": rounds[-1].get("worst_decile") if rounds else None,
+        "epsilon": rounds[-1].get("epsilon") if rounds else None,
         "work": round(fmean(work), 3) if (work := [line.get("work") or 1.0 for line in rounds]) else None,
         "asked": round(fmean(asked), 1) if (asked := [line["asked"] for line in rounds if "asked" in line]) else None,
         **_spent(rounds, ""),
@@ -131,7 +132,7 @@ def _tables(rows: list[dict[str, Any]], settings: dict[str, dict[str, Any]], goa
     ]  # fmt: skip
     columns = ["job", "state", "rounds", "accuracy", "best_accuracy", "worst_decile", "loss", "best_loss", "asked",
                "work", "seconds", "up", "down"]  # fmt: skip
-    table(columns, shown, empty="")
+    table(columns + (["epsilon"] if any(row["epsilon"] is not None for row in rows) else []), shown, empty="")
     if goal is not None:
         console().print(f"\nto an accuracy of {goal:g}")
         table(["job", "rounds_to", "seconds_to", "up_to", "down_to"], shown, empty="")

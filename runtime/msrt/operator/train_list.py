@@ -42,7 +42,9 @@ def list_jobs(
     if as_json:
         print_json(rows)
         return
-    table(COLUMNS, (_shown(row) for row in rows), empty="no such job: msrt train list")
+    chosen = states or name or since or until
+    none = "no such job: msrt train list" if chosen else "no job yet: msrt train run FOLDER"
+    table(COLUMNS, (_shown(row) for row in rows), empty=none)
 
 
 def moment(text: str, now: float) -> float:

@@ -6,6 +6,7 @@ import csv
 import io
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -13,7 +14,7 @@ from msrt import errors
 from msrt.operator.plot import plot
 from msrt.operator.train_compare import costs, differing
 from msrt.operator.train_export import as_csv, write_boards, write_csv
-from msrt.operator.train_list import moment
+from msrt.operator.train_list import list_jobs, moment
 from msrt.operator.train_watch import _note, size, view
 
 
@@ -148,3 +149,26 @@ def test_a_moment_that_is_none_is_refused():
     """With the forms that there are."""
     with pytest.raises(errors.CallerError, match="2h, 3d"):
         moment("yesterday", 0.0)
+
+
+def test_what_a_private_job_spent_is_seen_wherever_its_rounds_are():
+    """In the watched table, the line, the comparison and the CSV; other jobs have no such column."""
+    private = [line(1, 0.5, epsilon=1.25, delta=1e-5), line(2, 0.6, epsilon=2.5, delta=1e-5)]
+    assert "epsilon" not in drawn(view(ROW, ROUNDS))
+    assert "2.5" in drawn(view(ROW, private)).splitlines()[-1]
+    assert "epsilon=2.5000" in _note({**ROW, "metrics": {"epsilon": 2.5}})
+    assert costs(private, None)["epsilon"] == 2.5
+    assert costs(ROUNDS, None)["epsilon"] is None
+    rows = list(csv.DictReader(io.StringIO(as_csv({"rounds": private}))))
+    assert [row["epsilon"] for row in rows] == ["1.25", "2.5"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [((), "no job yet: msrt train run FOLDER"), (("--only", "failed"), "no such job")]
+)
+def test_an_empty_list_says_what_to_do(monkeypatch, options, said):
+    """Nothing was ever trained, or nothing is as was asked for."""
+    monkeypatch.setattr("msrt.operator.train_list.ask", lambda *_: [])
+    shown = CliRunner().invoke(list_jobs, options)
+    assert shown.exit_code == 0
+    assert said in shown.output
