@@ -4,6 +4,7 @@ local       the runner's side: a Local whose training is the group's
 group       starts the agent, hands it rounds, outlives restarts of its workers
 messages    what crosses the socket between the runner and rank 0
 agent       the process that is torchrun's elastic agent
+forked      ties the server that forks workers to the agent's life
 worker      a worker: joins, waits for rounds
 place       its rank, device and process group
 loop        the epochs of one round: order of the samples, checkpoints, metrics

@@ -50,7 +50,9 @@ def prepare(settings: ClusterSettings, directory: Path) -> None:
     tempfile.tempdir = None
     if settings.checkpoint_activations:
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(GIVEN_BACK)
-    multiprocessing.set_forkserver_preload(["msrt.training.cluster.worker", *PRELOADED[settings.strategy]])
+    multiprocessing.set_forkserver_preload(
+        ["msrt.training.cluster.forked", "msrt.training.cluster.worker", *PRELOADED[settings.strategy]]
+    )
     forkserver.ensure_running()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import psutil
@@ -65,7 +66,8 @@ def litter():
     return {str(path) for path in named}
 
 
-def test_a_runner_takes_its_group_with_it(job, tmp_path):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["group", "alone"])
+def test_a_runner_takes_its_group_with_it(job, tmp_path, alone):
     """Paused it stands still; killed, nothing of it is left: no process, no semaphore, no temporary file."""
     small = job(agent=True)
     before = litter()
@@ -84,6 +86,11 @@ def test_a_runner_takes_its_group_with_it(job, tmp_path):
             until("all stand still", lambda: all(one.status() == psutil.STATUS_STOPPED for one in mine))
             host.resume()
             await host.train(Node("n0"), 2, weights, "fp32", 100)
+            if alone:  # as when its host is killed: nobody is left to kill the process group
+                os.kill(host.pid, signal.SIGKILL)
+                async with asyncio.timeout(20):
+                    while host.pid is not None or any(one.is_running() for one in workers):  # noqa: ASYNC110 - no event tells
+                        await asyncio.sleep(0.01)
         finally:
             await host.stop()
         return workers
