@@ -232,6 +232,8 @@ class ParameterJob:
     def sink(self, peer: Peer, meta: ShardMeta) -> Gather:
         """An edge sends a shard. Raises StreamCancelled, BadUpdate."""
         placed, job = self._job.placed, self._job
+        if not self._layout.slots:
+            raise errors.Unavailable(f"{meta.job} is not read again yet")
         if placed is None or meta.generation != placed.generation or meta.round <= job.round:
             raise errors.StreamCancelled(f"shard {meta.shard} of round {meta.round} of {meta.job} is not wanted")
         if not 0 <= meta.shard < len(placed.owners) or placed.owners[meta.shard] != peer.node:
