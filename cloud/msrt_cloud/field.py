@@ -54,7 +54,7 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
                 identity=identity,
                 listen=[(f"tcp://{host}:{port}", Credentials(secret_key=identity.link_secret))],
                 prepare=lambda path, out, options: prepare(path, out, options, deadline_s=config.quantise_timeout_s),
-                workshop=lambda job: TrainerHost(world, folder / "jobs" / job, tail=tails.of(job), forks=forks),
+                workshop=lambda job: TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job), forks),
                 tails=tails,
                 config=config,
                 tell=tell(folder, config),

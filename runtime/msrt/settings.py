@@ -117,6 +117,8 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """A snapshot is taken and the tail before it trimmed after so many entries."""
     model_bytes: Bytes = 2 * GIB
     """Largest ONNX file that `msrt model push` takes."""
+    data: str = ""
+    """Directory that jobs find as data in the cloud's own process: for baselines, and for what a model is judged on."""
     quantise_timeout_s: Seconds = 900.0
     """How long the child process that checks and quantises a model may run."""
     rollout_ready_s: Seconds = 120.0

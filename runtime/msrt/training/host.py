@@ -6,6 +6,7 @@ A runner that died is started again by the next command: what it must remember l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import shutil
@@ -176,7 +177,8 @@ class TrainerHost:
     def _signal(self, number: signal.Signals) -> None:
         """To the runner and whatever it started: it leads a process group of its own."""
         if self.pid is not None:
-            os.killpg(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it died just now, and is reaped in a moment
+                os.killpg(self.pid, number)
 
     async def _spawn(self) -> None:
         self.lines.clear()
@@ -304,7 +306,8 @@ class TrainerHost:
         if process is None:
             return
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         if self._reader is not None:
             self._reader.cancel()

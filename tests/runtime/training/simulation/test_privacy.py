@@ -104,7 +104,7 @@ class Softmax(Task):
 @pytest.mark.timeout(600)
 def test_digits_are_learned_with_a_small_epsilon():
     """150 nodes of ten images each, 20 rounds, epsilon 8 at delta 1e-5: nine of ten digits are known afterwards, within
-    six points of the same job without privacy."""
+    nine points of the same job without privacy."""
     train = {"epochs": 3, "batch": 10, "lr": 0.5, "momentum": 0.0}
     plain = {"name": "softmax", "task": "none:Softmax", "rounds": 20, "compression": {"region": "fp32"}, "train": train}
     reached = []
