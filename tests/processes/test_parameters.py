@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from msrt.training.settings import parse_config
 from msrt.training.steps import Steps
 from msrt.training.task import Node
 from tests.bench.tree import Tree, until
-from tests.processes.test_training import DIGITS, again, living, status, train
+from tests.processes.test_training import DIGITS, again, living, runners, status, train
 
 PARAMETERS = """
 import time
@@ -54,29 +53,6 @@ def bundle(folder, name, table, *, rounds, pause=0.0, head=""):
         f"[train]\nbatch = 16\nlr = 0.1\n[parameter_server]\n{table}\n[options]\npause = {pause}\n"
     )
     return folder
-
-
-def children(pid):
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def runners(tree):
-    """Jobs' processes of all nodes of this tree, started by them or forked by what has torch loaded."""
-    found = []
-    for proc in tree.procs.values():
-        for child in children(proc.pid):
-            try:
-                argv = Path(f"/proc/{child}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"msrt.training.zygote" in argv:
-                found += children(child)
-            elif b"msrt.training.runner" in argv:
-                found.append(child)
-    return found
 
 
 def ended(process, seconds=120):

@@ -124,17 +124,26 @@ def half_done(tree, job, number):
     return until(f"round {number} of {job} is half done", two_of_three, 60)
 
 
+def children(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def runners(tree):
-    """Processes of jobs below any node of this tree."""
-    parents, found = {str(proc.pid).encode() for proc in tree.procs.values()}, []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    """Jobs' processes of all nodes of this tree, started by them or forked by what has torch loaded."""
+    found = []
+    for proc in tree.procs.values():
+        for child in children(proc.pid):
             try:
-                argv = (entry / "cmdline").read_bytes().split(b"\0")
+                argv = Path(f"/proc/{child}/cmdline").read_bytes()
             except OSError:
                 continue
-            if b"msrt.training.runner" in argv and argv[argv.index(b"--parent") + 1] in parents:
-                found.append(int(entry.name))
+            if b"msrt.training.zygote" in argv:
+                found += children(child)
+            elif b"msrt.training.runner" in argv:
+                found.append(child)
     return found
 
 
