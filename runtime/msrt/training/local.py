@@ -285,6 +285,7 @@ def load_task(spec: str, sources: Path, options: Mapping[str, Any]) -> Task:
     """The Task that `module:Class` names, imported from the bundle's directory. Raises InvalidJob."""
     module, _, attribute = spec.partition(":")
     sys.path.insert(0, str(sources))
+    _forget(sources)
     try:
         kind = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
@@ -294,3 +295,17 @@ def load_task(spec: str, sources: Path, options: Mapping[str, Any]) -> Task:
         raise InvalidJob(f"{spec} is not a msrt.Task", hint="job.toml: task = 'module:Class'")
     task: Task = kind(options)
     return task
+
+
+_BUNDLES: Final = set[Path]()
+"""Where this process loaded tasks from."""
+
+
+def _forget(sources: Path) -> None:
+    """Modules of an earlier bundle have the same names as this one's: they must not be taken for them."""
+    here = sources.resolve()
+    for path in here.glob("*.py"):
+        known = getattr(sys.modules.get(path.stem), "__file__", None)
+        if known is not None and Path(known).resolve().parent in _BUNDLES - {here}:
+            del sys.modules[path.stem]
+    _BUNDLES.add(here)

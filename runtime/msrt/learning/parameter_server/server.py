@@ -26,6 +26,8 @@ SLACK: Final = 1e-9
 """Of a round: what float sums of shares may lack."""
 FOLLOW_S: Final = 1.0
 """A server that hears of a later round ends its own by itself within so long, or without what it lacks."""
+LOST_S: Final = 15.0
+"""The same where nobody has died: a push that was lost on its way comes again in time (see exchange.AGAIN_S)."""
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -62,6 +64,8 @@ class ShardServer:
         """Shard to worker to the last clock that is in the shard."""
         self.tally = Tally()
         self._begun = turn > 0
+        self._lacks = turn > 0
+        """A push may have died with a worker, or have come after the snapshot that this began with."""
         self._later = 0, 0.0
         """The newest round that another server is in, and since when that is known."""
         self._summed: dict[int, dict[str, int]] = {}
@@ -201,6 +205,7 @@ class ShardServer:
 
     def _leave(self, worker: str) -> None:
         self.clocks.leave(worker)
+        self._lacks = True
         for table in (self._waiting, self._samples, self._heard):
             table.pop(worker, None)
 
@@ -218,7 +223,7 @@ class ShardServer:
         two, which died with a worker, or came after its last snapshot.
         """
         round_, since = self._later
-        if round_ > self.round and now - since > FOLLOW_S:
+        if round_ > self.round and now - since > (FOLLOW_S if self._lacks else LOST_S):
             self.progress = float(round_)
             self._end_round(round_, out)
 

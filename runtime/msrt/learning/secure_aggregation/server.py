@@ -48,6 +48,8 @@ __all__ = ["SecureServer", "Stage"]
 PATIENCE: Final = 4.0
 GRACE_S: Final = 1.0
 """Once half of those who are waited for have said theirs, the others have a few times as long (see Pace)."""
+PROBE: Final = bytes(range(32))
+"""Any key: with one of the few that are none at all nobody can agree on a secret."""
 
 
 class Stage(enum.Enum):
@@ -144,7 +146,7 @@ class SecureServer:
             if check_keys(self.session, keys, self._cloud).node != node:
                 return self._refuse(node, "it announced the keys of another device")
             for public in (keys.cipher, keys.mask):
-                agree(self._seed, public)  # a key that nobody can agree with would drive its neighbours out
+                agree(PROBE, public)  # a key that nobody can agree with would drive its neighbours out
         except MsrtError as error:
             return self._refuse(node, str(error))
         self.keys[node] = keys
