@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -q -m slow --timeout 1200
+	$(PYTEST) -q -m slow -n $(WORKERS) --dist loadfile --timeout 1200
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench $(PART)

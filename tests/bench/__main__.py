@@ -1,6 +1,7 @@
-"""`python -m tests.bench [PART ...]`: measure, print, and (all parts) keep the table in RESULTS.md.
+"""`python -m tests.bench [--keep] [PART ...]`: measure, print, and keep each part's table in RESULTS.md.
 
-Each part runs in a process of its own. Exit status 1 when a figure misses what it must reach, or a part fails.
+All parts are kept where none is named, named ones with `--keep`. Each runs in a process of its own. Exit status 1 when
+a figure misses what it must reach, or a part fails.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench.table import Row, cells, machine, markdown, row_of
+from tests.bench.table import Row, cells, commit, machine, markdown, row_of
 
 PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal", "forks",
-    "quantise", "training", "aggregation", "hierarchy", "datacentre", "secure", "federated", "parameters", "faults",
-    "mcmahan", "compression", "stragglers", "wisdm", "looplag",
+    "quantise", "training", "rounds", "aggregation", "hierarchy", "datacentre", "secure", "federated", "parameters",
+    "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900
@@ -44,24 +45,36 @@ def _show(rows: list[Row]) -> None:
     sys.stdout.flush()
 
 
+def keep(part: str, rows: list[Row], seconds: float) -> None:
+    """The part's table, in the place of the one that it had."""
+    head = f"# Measured\n{machine()} A part is measured by `python -m tests.bench --keep PART`, all by `make bench`.\n"
+    sections = dict(_sections(RESULTS.read_text() if RESULTS.exists() else ""))
+    today = dt.datetime.now(dt.UTC).date()
+    sections[part] = f"{today}, commit {commit()}, {seconds:.0f} s\n\n{markdown(rows)}"
+    order = [name for name in PARTS if name in sections]
+    RESULTS.write_text(head + "".join(f"\n## {name}\n{sections[name].rstrip()}\n" for name in order))
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    """(part, what stands below its heading)."""
+    return [(name, body) for name, _, body in (one.partition("\n") for one in text.split("\n## ")[1:])]
+
+
 def main(argv: list[str]) -> int:
     """Run the parts named, else all."""
     if argv[:1] == ["--rows"]:
         found = importlib.import_module(f"tests.bench.{argv[1]}").rows()
         sys.stdout.buffer.write(msgspec.json.encode([row_of(row) for row in found]) + b"\n")
         return 0
-    began = time.monotonic()
+    named = [part for part in argv if part != "--keep"]
     rows: list[Row] = []
-    for name in argv or PARTS:
+    for name in named or PARTS:
+        began = time.monotonic()
         new = _part(name)
         _show(new)
         rows += new
-    if not argv:
-        minutes = (time.monotonic() - began) / 60
-        today = dt.datetime.now(dt.UTC).date()
-        how = f"{today}, `make bench`, {minutes:.0f} minutes. `python -m tests.bench PART` runs one part."
-        head = f"# Measured\n{machine()} {how}\n\n"
-        RESULTS.write_text(head + markdown(rows))
+        if not named or "--keep" in argv:
+            keep(name, new, time.monotonic() - began)
     failed = any(row.value is None and row.peer.startswith("failed") for row in rows)
     return int(failed or not all(row.holds for row in rows))
 

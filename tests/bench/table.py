@@ -61,11 +61,12 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     return (
         f"{model}, {cores} cores, {total:.1f} GiB, Linux {platform.release()}; "
-        f"Python {platform.python_version()}, {versions}; commit {_commit()}."
+        f"Python {platform.python_version()}, {versions}."
     )
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of what is measured."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
