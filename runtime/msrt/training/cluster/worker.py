@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from io import BufferedRWPair
@@ -37,6 +38,8 @@ HERE: Final = "127.0.0.1"
 PATIENCE: Final = dt.timedelta(minutes=1)
 OTHERS: Final = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 """What a rank says that lost another: that one's fault is told, or the agent saw it die."""
+SEEN_S: Final = 0.5
+"""The agent looks ten times a second who has died."""
 LINES: Final = 4
 
 
@@ -115,7 +118,9 @@ def telling(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _of_others(error):
+        if _of_others(error):
+            threading.Event().wait(SEEN_S)  # whoever died is the cause: the agent shall see that one first
+        else:
             traceback.print_exc(file=sys.stderr)
             _tell(directory, error)
         raise
