@@ -119,8 +119,9 @@ def test_nobodys_death_ends_it(house, tmp_path):
     ended(watching)
     rounds = json.loads(report.read_text())["rounds"]
     assert [row["round"] for row in rounds] == list(range(1, 11))
-    assert rounds[-1]["accuracy"] > 0.7
-    assert max(row["gap"] for row in rounds) <= 6
+    told = [row for row in rounds if row["accuracy"] is not None]  # what was judged while the cloud was away is lost
+    assert told[-1]["accuracy"] > 0.7
+    assert max(row["gap"] or 0 for row in rounds) <= 6
     assert "deaths" in house.cli("train", "compare", "deaths")
 
 
