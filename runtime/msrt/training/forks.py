@@ -201,6 +201,9 @@ class ForkServer:
 
     def _drop(self, pid: int) -> None:
         """A runner that came after who asked for it had given up."""
+        if self._early.pop(pid, None) is not None:  # by itself, even before that
+            self._send(Reap(pid))
+            return
         self._unwanted.add(pid)
         os.kill(pid, signal.SIGKILL)
 

@@ -32,7 +32,7 @@ from msrt.training.task import Node
 from msrt.training.trainer import Export, Step
 from msrt.world.world import World
 
-__all__ = ["TrainerHost"]
+__all__ = ["TrainerHost", "signal_group"]
 
 OPEN_WITHIN: Final = 60.0
 """Seconds for a runner to import torch and the task, on a busy small machine."""
@@ -42,6 +42,18 @@ LINE_LIMIT: Final = 64 << 10
 
 A = TypeVar("A", bound=pipe.Answer)
 log = structlog.get_logger()
+
+
+def signal_group(leader: int, number: signal.Signals) -> None:
+    """To a child that is not reaped, and to whatever it started.
+
+    One that was forked a moment ago leads no group yet, and has started nothing: it alone is meant then.
+    """
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):  # it died just now, and is reaped in a moment
+            os.kill(leader, number)
 
 
 class TrainerHost:
@@ -177,8 +189,7 @@ class TrainerHost:
     def _signal(self, number: signal.Signals) -> None:
         """To the runner and whatever it started: it leads a process group of its own."""
         if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):  # it died just now, and is reaped in a moment
-                os.killpg(self.pid, number)
+            signal_group(self.pid, number)
 
     async def _spawn(self) -> None:
         self.lines.clear()
@@ -306,8 +317,7 @@ class TrainerHost:
         if process is None:
             return
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            signal_group(process.pid, signal.SIGKILL)
         await process.wait()
         if self._reader is not None:
             self._reader.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ import pytest
 from msrt.errors import JobFailed
 from msrt.training.bundle import pack
 from msrt.training.forks import ForkServer
-from msrt.training.host import TrainerHost
+from msrt.training.host import TrainerHost, signal_group
 from msrt.training.task import Node
 from msrt.world.field import field_world
 
@@ -147,6 +148,13 @@ def test_a_dead_forkserver_takes_its_runners_along_and_is_started_again(tmp_path
         assert forks.pid != first
 
     run(tmp_path, scenario)
+
+
+def test_one_that_leads_no_group_yet_is_signalled_alone() -> None:
+    """A runner killed right after its fork: it has not run a line yet, and must not live on."""
+    child = subprocess.Popen(["sleep", "60"])
+    signal_group(child.pid, signal.SIGKILL)
+    assert child.wait(10) == -signal.SIGKILL
 
 
 def test_it_ends_when_nobody_has_needed_it_for_a_while(tmp_path: Path) -> None:
