@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,20 +22,26 @@ from msrt.telemetry.metrics import Metrics
 from msrt.training.tails import Tails
 from msrt.training.trainer import Trainer
 from msrt.world.world import World
+from msrt_device.flash.identity.claim import remember_claim, settle_claim
+from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
 __all__ = ["serve"]
 
 
-async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event) -> None:
-    """Join if need be, then work until told to stop.
+async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: IdentityFolder | None = None) -> None:
+    """Join if need be, then work until told to stop. A claim in the board's identity is wiped once it is spent.
 
     Raises StateLocked, StateForeign, NotEnrolled, and the invite errors.
     """
     logs.configure(config.log_format, config.log_level)
     folder = (Path(config.state) if config.state else default_state("device")).absolute()
     with StateDir.open(folder, "device") as state:
-        world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
+        world, identity, membership = await admit(
+            folder, "device", invite, config.name, link=config.link, spending=partial(remember_claim, folder, invite)
+        )
+        if board is not None:
+            await world.offload(settle_claim, folder, board)
         metrics = Metrics("device", identity.node, process=True)
         tails = Tails()
         trainer, close = (

@@ -34,6 +34,7 @@ __all__ = [
     "SourceConfig",
     "is_loopback",
     "load",
+    "nearest",
     "parse_sets",
 ]
 
@@ -110,8 +111,12 @@ def _check_keys(values: Mapping[str, Any], type_: type[NodeConfig], place: Calla
 def _check_names(values: Mapping[str, Any], known: tuple[str, ...], place: Callable[[str], str]) -> None:
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1, cutoff=0.0)[0]
-            raise InvalidConfig(f"{place(key)}: unknown setting {key!r}", hint=f"did you mean {nearest!r}?")
+            raise InvalidConfig(f"{place(key)}: unknown setting {key!r}", hint=f"did you mean {nearest(key, known)!r}?")
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Of the known names, of which there is one at least, the one that was most likely meant."""
+    return difflib.get_close_matches(key.lower().replace("-", "_"), list(known), n=1, cutoff=0.0)[0]
 
 
 def _place(path: Path | None, text: str, key: str) -> str:

@@ -5,6 +5,7 @@ Used by edges, devices and clients alike: `join` spends an invite, `Membership` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -157,9 +158,11 @@ def new_member(folder: Path) -> tuple[World, Identity]:
 
 
 async def admit(
-    folder: Path, role: str, invite: str, name: str, *, link: str = "zmq"
+    folder: Path, role: str, invite: str, name: str, *, link: str = "zmq", spending: Callable[[], None] | None = None
 ) -> tuple[World, Identity, Membership]:
     """A node's membership: from its disk, else by spending the invite, and then on its disk.
+
+    `spending` (blocking) is called before the invite is spent, if it will be.
 
     Raises NotEnrolled when there is neither, StateForeign when the invite is for another role, the invite errors.
     """
@@ -177,6 +180,8 @@ async def admit(
         raise errors.CallerError(
             f"the invite is for a node of role {parsed.role}, not {role}", hint=f"msrt invite {role}"
         )
+    if spending is not None:
+        await world.offload(spending)
     membership = await join(world, identity, parsed, default_name(name, identity.node), link=link)
     await membership.save(world, store)
     return world, identity, membership

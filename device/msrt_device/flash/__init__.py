@@ -1,0 +1,8 @@
+"""From a bare board to a running device: targets say how an image is made, writing puts it onto a medium, identity
+says who the board is.
+
+    targets/     the boards: a `Target` each, and the table that names them
+    writing/     the medium: may it be written, the block map, the writer, the check of what was written
+    identity/    `identity.toml` on the small partition MSRTID: the claim, name, region, labels, Wi-Fi
+    command      `msrt device targets|image|flash`
+"""

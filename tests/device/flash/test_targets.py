@@ -1,0 +1,24 @@
+"""The table of boards."""
+
+from __future__ import annotations
+
+import pytest
+
+from msrt.errors import NotFound
+from msrt_device.flash.targets import TARGETS, load_target, targets
+
+
+def test_every_target_in_the_table_loads_and_says_what_was_verified():
+    """Under the name that it is listed by."""
+    for name, target in zip(TARGETS, targets(), strict=True):
+        assert target.name == name
+        assert target.title
+        assert target.verified.endswith(".")
+        assert all(isinstance(need, str) for need in target.needs())
+        assert all(meaning for meaning in target.options.values())
+
+
+def test_an_unknown_target_is_refused():
+    """By its name."""
+    with pytest.raises(NotFound, match="no-such-board"):
+        load_target("no-such-board")
