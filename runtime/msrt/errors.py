@@ -102,6 +102,12 @@ class InvalidJob(CallerError):
     code = "invalid_job"
 
 
+class InvalidImage(CallerError):
+    """An image of an agent, system or firmware cannot be used: damaged, of another kind, for other devices."""
+
+    code = "invalid_image"
+
+
 class NotFound(CallerError):
     """A model, version, node, job or artifact of that name does not exist."""
 

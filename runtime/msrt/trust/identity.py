@@ -42,6 +42,8 @@ class Purpose(enum.StrEnum):
     """The cloud: a model's manifest."""
     BUNDLE = "bundle"
     """The cloud: the digest of a job bundle."""
+    IMAGE = "image"
+    """The cloud: the description of an agent's, system's or firmware's image."""
     SECURE = "secure"
     """A device: these keys of one secure aggregation are mine."""
 
