@@ -37,6 +37,8 @@ __all__ = ["TrainerHost", "signal_group"]
 OPEN_WITHIN: Final = 60.0
 """Seconds for a runner to import torch and the task, on a busy small machine."""
 STOP_WITHIN: Final = 2.0
+ENDS_WITHIN: Final = 20.0
+"""Seconds from a process's last word to its end: at its priority the kernel may take a while to tidy up after it."""
 LINES: Final = 40
 LINE_LIMIT: Final = 64 << 10
 
@@ -259,7 +261,10 @@ class TrainerHost:
         except TimeoutError:
             self.tail.add(f"[msrt] {name} took longer than {within:.0f} s and was killed")
             raise JobFailed(f"{name} took longer than {within:.0f} s and was killed", hint=self._last()) from None
-        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self.tail.add(f"[msrt] {name}: the process answered nonsense")
+            raise JobFailed(f"{name}: the job's process answered nonsense", hint=self._last()) from None
+        except (asyncio.IncompleteReadError, ConnectionError):
             cause = await self._cause()
             self.tail.add(f"[msrt] {name}: the process {cause}")
             raise JobFailed(f"{name}: the job's process {cause}", hint=self._last()) from None
@@ -287,16 +292,16 @@ class TrainerHost:
         return await process.stdout.readexactly(length)
 
     async def _cause(self) -> str:
-        """How the process ended, in words."""
+        """How the process ended that hung up, in words."""
         process = self._process
         assert process is not None
         try:
-            async with asyncio.timeout(STOP_WITHIN):
+            async with asyncio.timeout(ENDS_WITHIN):
                 code = await process.wait()
-                if self._reader is not None:
-                    await asyncio.shield(self._reader)
         except TimeoutError:
-            return "answered nonsense"
+            return "hung up and did not end"
+        if self._reader is not None:  # what it wrote last; a child of its own may hold its stderr open
+            await asyncio.wait([self._reader], timeout=STOP_WITHIN)
         if code == -signal.SIGXCPU:
             return "ran over its CPU limit"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

@@ -106,11 +106,11 @@ class Runner:
         sources = Path(command.sources)
         self.config = parse_config((sources / CONFIG).read_text())
         limit(self.config.limits)
-        allow_cpu(self.config.limits.cpu_s)
         try:
             from msrt.training.local import Local, load_task  # noqa: PLC0415 - brings torch, after the limits
         except ModuleNotFoundError as error:
             raise InvalidJob(f"this node has no {error.name}", hint="pip install 'msrt[train]'") from error
+        allow_cpu(self.config.limits.cpu_s)  # the job's own: loading torch takes one to four CPU seconds
         task = load_task(self.config.task, sources, self.config.options)
         now = time.monotonic  # noqa: TID251 - no simulation reaches this process
         if self.config.cluster is None:

@@ -45,6 +45,10 @@ class Toy(training.Task):
         if trick == "environment":
             print("ENV", sorted(os.environ), os.nice(0), flush=True)
             raise RuntimeError("seen")
+        if trick == "linger":
+            os.closerange(3, 64)
+            time.sleep(2.2)
+            os._exit(3)
         if trick == "slow":
             time.sleep(0.5)
         rng = np.random.default_rng(node.index)
@@ -141,6 +145,17 @@ def test_user_code_that_goes_wrong_is_a_typed_error(
             assert "loading n0" in "\n".join([*host.lines, str(failure.value)])
 
     _run(tmp_path, scenario, forked=forked)
+
+
+def test_a_runner_that_hung_up_is_waited_for(tmp_path: Path) -> None:
+    """It closed its pipe and took its time to end: how it ended is told, not that its answer made no sense."""
+
+    async def scenario(host: TrainerHost) -> None:
+        await host.start(_bundle(tmp_path, "linger"))
+        with pytest.raises(JobFailed, match="ended with status 3"):
+            await host.train(NODE, 1, await host.initial(30), "fp32", 30)
+
+    _run(tmp_path, scenario)
 
 
 def test_a_paused_round_waits_and_a_late_one_is_killed(tmp_path: Path) -> None:
