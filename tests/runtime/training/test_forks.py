@@ -40,6 +40,8 @@ class Toy(training.Task):
         print("TOLD", told, flush=True)
         if node.id == "leave":
             sys.exit(5)
+        if node.id == "wait":
+            time.sleep(60)
         x = np.ones((4, 2), np.float32)
         return (x, x[:, :1]), (x, x[:, :1])
 
@@ -123,9 +125,11 @@ def test_a_runner_that_ended_is_reaped_and_followed_by_another(tmp_path: Path) -
         first, weights = one.pid, await one.initial(WITHIN)
         with pytest.raises(JobFailed, match="ended with status 5"):
             await one.train(Node("leave"), 1, weights, "fp32", WITHIN)
+        under_way = asyncio.create_task(other.train(Node("wait"), 1, weights, "fp32", WITHIN))
+        await until(lambda: any(line.startswith("TOLD") for line in other.lines), WITHIN)
         os.kill(other.pid, signal.SIGKILL)
         with pytest.raises(JobFailed, match="SIGKILL"):
-            await other.train(Node("n"), 1, weights, "fp32", WITHIN)
+            await under_way
         await until(lambda: not psutil.Process(forks.pid).children())
         assert (await one.train(Node("n"), 1, weights, "fp32", WITHIN)).samples == 4
         assert one.pid != first
