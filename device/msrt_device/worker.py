@@ -303,7 +303,7 @@ class Device:
     # --- what the edge hears -------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        manifests = [slot.manifest for slot in self.slots.held() if slot.manifest is not None]
+        manifests = [s.manifest for s in self.slots.held() if s.manifest is not None and not s.replaced]
         self.artifacts.pin(variant.digest for manifest in manifests for variant in manifest.variants.values())
         self.requests.models_changed()
         self._report_due.set()

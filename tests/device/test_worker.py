@@ -147,6 +147,22 @@ def test_old_models_make_room_and_the_one_in_use_stays():
     simulate(scenario, cache_bytes=size)
 
 
+def test_the_version_before_answers_on_until_its_edge_has_heard():
+    """For a moment it is held without being reported, then its memory is free."""
+
+    async def scenario(rig):
+        await rig.serving(1)
+        await rig.serving(2)
+        assert [state.version for state in rig.device.slots.reports()] == [2]
+        old = rig.device.slots.borrow("net", 1)
+        assert old.placement.version == 1
+        rig.device.slots.give_back(old)
+        await asyncio.sleep(2)
+        assert [slot.placement.version for slot in rig.device.slots.held()] == [2]
+
+    simulate(scenario)
+
+
 def test_an_assignment_in_parts_counts_when_its_last_part_is_here():
     """Nothing goes before, nothing of an older one is mixed in, and it outlasts a restart however large it is."""
 

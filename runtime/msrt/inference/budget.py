@@ -36,8 +36,9 @@ class Budget:
         return sum(slot.size for slot in slots.held() if slot.model is not None)
 
     def room(self, slots: Slots, wanted: Slot, size: int) -> list[Slot] | None:
-        """What must go so that `wanted` fits: the least recently used first, the version that it replaces last, never
-        one in use. None: not until somebody is done with one. Raises InvalidModel for what will never fit."""
+        """What must go so that `wanted` fits: what was replaced, then the least recently used, last the version that it
+        replaces; never one in use. None: not until somebody is done with one. Raises InvalidModel for what will never
+        fit."""
         if not self.limit:
             return []
         if size > self.limit:
@@ -48,7 +49,8 @@ class Budget:
         loaded = [s for s in slots.held() if s.model is not None and s.state is SlotState.READY and s is not wanted]
         name = wanted.placement.model
         going: list[Slot] = []
-        for slot in sorted((s for s in loaded if not s.in_use), key=lambda s: (s.placement.model == name, s.used)):
+        free = [s for s in loaded if not s.in_use]
+        for slot in sorted(free, key=lambda s: (not s.replaced, s.placement.model == name, s.used)):
             if over <= 0:
                 break
             going.append(slot)

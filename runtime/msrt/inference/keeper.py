@@ -30,6 +30,9 @@ _IN_USE_S: Final = 0.02
 """Where all that could make room is in use, it is looked again after this time."""
 _REMEMBERED: Final = 256
 """Versions of which it is remembered how fast their variants are here."""
+_DRAIN_S: Final = 1.0
+"""How long a version that was replaced answers on. Its parent hears of the switch in some milliseconds, but for as long
+it asks who answered before: refused, each such request would be paid for by its caller."""
 _CLOSE: Final = 1.05
 """Within this ratio two variants count as equally fast, and the smaller one is kept."""
 
@@ -61,11 +64,11 @@ class Keeper:
         self._measured: dict[bytes, tuple[str, dict[str, int]]] = {}
         """By manifest: the better variant and what each took. A version that comes back is not measured again."""
         self._job: tuple[Slot, asyncio.Task[None]] | None = None
+        self._drains: dict[Slot, asyncio.TimerHandle] = {}
 
     def assign(self, generation: int, placements: Sequence[Placement]) -> None:
         """Take a new assignment; a load that it no longer asks for is given up."""
-        for slot in self.slots.assign(generation, placements):
-            log.info("model.unloaded", model=slot.placement.model, version=slot.placement.version)
+        self._left(self.slots.assign(generation, placements))
         if self._job and not self._job[0].wanted and not self._job[0].in_flight:
             self._job[1].cancel()
         self._wake.set()
@@ -77,12 +80,28 @@ class Keeper:
 
     def settle(self) -> None:
         """Sequences ended: what was held for them may go."""
-        gone = self.slots.settle()
-        for slot in gone:
-            log.info("model.unloaded", model=slot.placement.model, version=slot.placement.version)
+        self._let_go(self.slots.settle())
+
+    def _let_go(self, gone: list[Slot]) -> None:
+        self._left(gone)
         if gone:
             self._wake.set()
             self._changed()
+
+    def _left(self, gone: list[Slot]) -> None:
+        """These left; what was replaced follows in a moment."""
+        for slot in gone:
+            log.info("model.unloaded", model=slot.placement.model, version=slot.placement.version)
+        draining = self.slots.draining()
+        for slot in self._drains.keys() - draining:
+            self._drains.pop(slot).cancel()
+        for slot in draining:
+            if slot not in self._drains:
+                self._drains[slot] = asyncio.get_running_loop().call_later(_DRAIN_S, self._drained, slot)
+
+    def _drained(self, slot: Slot) -> None:
+        del self._drains[slot]
+        self._let_go(self.slots.drained(slot))
 
     async def run(self) -> None:
         try:
@@ -101,6 +120,8 @@ class Keeper:
         finally:
             if self._job:
                 self._job[1].cancel()
+            for timer in self._drains.values():
+                timer.cancel()
 
     async def _sleep(self) -> None:
         retry = self.slots.next_retry()
@@ -122,8 +143,7 @@ class Keeper:
         except (MsrtError, MemoryError) as error:
             self._failed(slot, error)
             return
-        for gone in self.slots.ready(slot, variant, model, latency):
-            log.info("model.unloaded", model=gone.placement.model, version=gone.placement.version)
+        self._left(self.slots.ready(slot, variant, model, latency))
         log.info("model.ready", model=placement.model, version=placement.version, variant=variant, latency_us=latency)
 
     async def _again(self, slot: Slot) -> None:
@@ -140,8 +160,7 @@ class Keeper:
         except (MsrtError, MemoryError) as error:
             self._failed(slot, error)
             return
-        for gone in self.slots.ready(slot, slot.variant, model, slot.latency_us):
-            log.info("model.unloaded", model=gone.placement.model, version=gone.placement.version)
+        self._left(self.slots.ready(slot, slot.variant, model, slot.latency_us))
         log.info("model.reloaded", model=placement.model, version=placement.version, variant=slot.variant)
 
     def _make_room(self, slot: Slot, size: int) -> bool:

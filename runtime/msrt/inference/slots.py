@@ -3,7 +3,8 @@
 A slot is one version in one variant. New ones load beside the running one; the switch is one assignment between two
 requests, made only when the new one is ready, so a version that fails to load or to warm never replaces anything.
 What is no longer assigned leaves when its last request is answered, except the last good version of a model whose
-new one is not ready.
+new one is not ready, and one that was replaced just now: it is not reported any more, but answers on until `drained`,
+for a parent goes on asking it until it has heard.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Slot:
     """Requests lately, older ones counting less."""
     counted: int = 0
     """Requests that `popularity` knows of."""
+    replaced: bool = False
+    """Another version took over; who has not heard yet still asks this one."""
     cold: bool = False
     """It was ready, and gave its memory to others: whoever borrows it waits until it is loaded again."""
 
@@ -112,7 +115,7 @@ class Slots:
             slot.wanted = False
         for placement in placements:
             slot = self._slots.setdefault(_key(placement), Slot(placement))
-            slot.wanted, slot.placement = True, placement
+            slot.wanted, slot.placement, slot.replaced = True, placement, False
         return self._settle()
 
     def next_to_load(self, now: float) -> Slot | None:
@@ -158,10 +161,22 @@ class Slots:
         slot.retry_at = retry_at or 0.0
 
     def unload(self, slot: Slot) -> None:
-        """Free its memory; it stays ready, and is loaded again when it is asked for."""
+        """Free its memory; it stays ready, and is loaded again when it is asked for. One that was replaced leaves."""
         assert slot.state is SlotState.READY
         assert not slot.in_use
-        slot.model, slot.cold = None, True
+        if slot.replaced:
+            self.drained(slot)
+        else:
+            slot.model, slot.cold = None, True
+
+    def draining(self) -> list[Slot]:
+        """Those that were replaced, and answer on for a moment."""
+        return [slot for slot in self._slots.values() if slot.replaced]
+
+    def drained(self, slot: Slot) -> list[Slot]:
+        """Nobody should ask it any more. Returns the slots that left."""
+        slot.replaced = False
+        return self._sweep()
 
     def settle(self) -> list[Slot]:
         """Sequences ended: let go of what nobody needs. Returns the slots that left."""
@@ -181,15 +196,27 @@ class Slots:
         """Switch to what is ready, and let go of what nobody needs."""
         desired = {slot.placement.model: slot for slot in self._slots.values() if slot.wanted and slot.placement.serve}
         for model, slot in desired.items():
-            if slot.state is SlotState.READY:
-                self._serving[model] = slot
+            if slot.state is SlotState.READY and self._serving.get(model) is not slot:
+                self._switch(model, slot)
         for model in self._serving.keys() - desired.keys():
             del self._serving[model]
         return self._sweep()
 
+    def _switch(self, model: str, slot: Slot) -> None:
+        """The version before it answers on for a moment; the one before that had its moment."""
+        before = self._serving.get(model)
+        for each in self._slots.values():
+            if each.placement.model == model:
+                each.replaced = each is before and not each.wanted
+        self._serving[model] = slot
+
     def _sweep(self) -> list[Slot]:
         kept = set(map(id, self._serving.values()))
-        gone = [s for s in self._slots.values() if not s.wanted and id(s) not in kept and not s.in_use]
+        gone = [
+            slot
+            for slot in self._slots.values()
+            if not (slot.wanted or slot.replaced or slot.in_use or id(slot) in kept)
+        ]
         for slot in gone:
             del self._slots[slot.key]
             slot.model = None
@@ -228,8 +255,8 @@ class Slots:
     # --- what to say about it --------------------------------------------------------------------------------
 
     def reports(self) -> tuple[ModelState, ...]:
-        """One per slot, in the order assigned."""
-        return tuple(slot.report() for slot in self._slots.values())
+        """One per slot, in the order assigned; none of what was replaced, unless a sequence lives there."""
+        return tuple(slot.report() for slot in self._slots.values() if slot.sequences or not slot.replaced)
 
     def held(self) -> tuple[Slot, ...]:
         """All slots, whatever their state."""

@@ -32,7 +32,8 @@ def states(slots):
 
 
 def test_new_version_takes_over_only_when_ready():
-    """While version 2 loads, version 1 answers; the next request after `ready` gets version 2, and 1 is gone."""
+    """While version 2 loads, version 1 answers; the next request after `ready` gets version 2, and 1 is told of no
+    more."""
     slots = serving(version(1))
     slots.assign(2, [version(2)])
     assert slots.serving("net").placement.version == 1
@@ -49,10 +50,53 @@ def test_request_in_flight_keeps_its_version_until_it_is_answered():
     slots.assign(2, [version(2)])
     load_next(slots)
     assert slots.borrow("net").placement.version == 2
-    assert ("net", 1, "ready") in states(slots)
+    assert slots.drained(old) == []
+    assert old in slots.held()
     slots.give_back(old)
     assert states(slots) == [("net", 2, "ready")]
+    assert old not in slots.held()
     assert old.model is None
+
+
+def test_a_replaced_version_answers_who_has_not_heard_of_it():
+    """It is not reported, but whoever asks for it by name is answered until it is drained; only the last one is kept
+    so."""
+    slots = serving(version(1))
+    slots.assign(2, [version(2)])
+    load_next(slots)
+    assert states(slots) == [("net", 2, "ready")]
+    first = slots.borrow("net", 1)
+    slots.give_back(first)
+    assert slots.draining() == [first]
+    slots.assign(3, [version(3)])
+    load_next(slots)
+    assert [slot.placement.version for slot in slots.draining()] == [2]
+    with pytest.raises(NotFound):
+        slots.borrow("net", 1)
+    assert [slot.placement.version for slot in slots.drained(slots.draining()[0])] == [2]
+    with pytest.raises(NotFound):
+        slots.borrow("net", 2)
+
+
+def test_a_replaced_version_that_comes_back_needs_no_load():
+    """Rolled back within the moment that it answers on, it serves at once; the other one is replaced then."""
+    slots = serving(version(1))
+    slots.assign(2, [version(2)])
+    load_next(slots)
+    slots.assign(3, [version(1)])
+    assert slots.next_to_load(0.0) is None
+    assert slots.borrow("net").placement.version == 1
+    assert [slot.placement.version for slot in slots.draining()] == [2]
+
+
+def test_memory_is_taken_from_a_replaced_version_first():
+    """It leaves for good: nobody is to load it again."""
+    slots = serving(version(1))
+    slots.assign(2, [version(2)])
+    load_next(slots)
+    (old,) = slots.draining()
+    slots.unload(old)
+    assert [slot.placement.version for slot in slots.held()] == [2]
 
 
 def test_version_that_fails_never_replaces_a_good_one():
