@@ -34,6 +34,7 @@ from msrt_cloud.master import Cloud, CloudSetup
 from msrt_cloud.observe import observe
 from msrt_cloud.prepare import prepare
 from msrt_cloud.repository import CloudModels
+from msrt_cloud.signing import FolderRing
 
 __all__ = ["serve"]
 
@@ -56,6 +57,7 @@ async def serve(config: CloudConfig, stop: asyncio.Event) -> None:
                 prepare=lambda path, out, options: prepare(path, out, options, deadline_s=config.quantise_timeout_s),
                 workshop=lambda job: TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job), forks),
                 tails=tails,
+                keys=FolderRing(folder / "keys"),
                 config=config,
                 tell=tell(folder, config),
                 metrics=metrics,

@@ -44,6 +44,7 @@ from msrt.training.trainer import Workshop
 from msrt.trust.certificate import Certificate
 from msrt.trust.identity import Identity, Purpose
 from msrt.trust.roles import Role, check_call
+from msrt.trust.tuf.floor import GET, Floor
 from msrt.world.world import World
 from msrt_cloud.control import Control
 from msrt_cloud.events import Events
@@ -56,6 +57,8 @@ from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
 from msrt_cloud.served import Served
 from msrt_cloud.serving import Serving
+from msrt_cloud.signing import KeyRing, Periods, Repository, SeededRing
+from msrt_cloud.signing.journal import signed_for
 from msrt_cloud.training import Means, Training
 from msrt_cloud.triggering import Triggers
 
@@ -84,6 +87,8 @@ class CloudSetup:
     """What private jobs spend."""
     record: Callable[[Entry], None] = lambda _entry: None
     """Told of decisions, a share of which `config` asks for."""
+    keys: KeyRing | None = None
+    """The private keys that sign artifacts; None: they follow from the identity, as simulations need it."""
 
 
 def build(world: World, setup: CloudSetup) -> Cloud:
@@ -117,6 +122,7 @@ class Cloud:
             watching = group.create_task(self.rollouts.run())
             computing = group.create_task(self.serving.run())
             triggering = group.create_task(Triggers(self.training).run())
+            signing = group.create_task(self.signing.run())
             await self.training.resume()
             self.ready.set()
             try:
@@ -125,6 +131,7 @@ class Cloud:
                 watching.cancel()
                 computing.cancel()
                 triggering.cancel()
+                signing.cancel()
                 await self.training.close()
                 await self.downlink.close("the cloud stops")
                 await self.writer.close()
@@ -147,7 +154,8 @@ class Cloud:
         opened = await world.offload(lambda: Log(store, sign, log_id=log_id, epoch=int(world.wall())))
         self.writer = Writer(opened, world.offload, compact_every=config.journal_snapshot_entries)
         self.events = Events(world, world.disk.store("events"), config.event_bytes)
-        self.registry = Registry(world, self.identity, self.writer, self.artifacts, setup.prepare)
+        await self._sign()
+        self.registry = Registry(world, self.identity, self.writer, self.artifacts, self.signing, setup.prepare)
         pace = Pace(
             config.rollout_window_s, config.rollout_ready_s, config.rollout_failures, config.rollout_evidence_s,
             config.rollout_undecided,
@@ -184,6 +192,19 @@ class Cloud:
             await self.downlink.listen(link)
             self.address = msgspec.structs.replace(self.address, zmq=link.address)
 
+    async def _sign(self) -> None:
+        """The repository, with all in it that the journal names; and this cloud as a floor that checks it."""
+        world, config = self.world, self.setup.config
+        periods = Periods(config.trust_timestamp_s, config.trust_targets_s, config.trust_root_s)
+        ring = self.setup.keys or SeededRing(self.identity.sign(b"keys", Purpose.ROOT))
+        self.signing = Repository(world, self.identity, self.artifacts, ring, periods)
+        state = self.writer.state
+        await self.signing.open(lambda: signed_for(state, self.artifacts.size))
+        self.trust = Floor(world, self.artifacts, self.identity.public, ask=self._newest, fetch=_all_is_here)
+
+    async def _newest(self, params: dict[str, object]) -> object:
+        return self.signing.answer(params)
+
     def _edges(self) -> list[Peer]:
         return [peer for peer in self.downlink.peers.values() if peer.role == Role.EDGE]
 
@@ -196,7 +217,7 @@ class Cloud:
             "name": "cloud", "node": self.identity.node, "journal": self.writer.log.offset,
             "epoch": self.writer.log.epoch, "up_s": self.world.now() - self._began, "events": self.events.last,
             "events_dropped": self.events.dropped, "artifact_bytes": self.artifacts.held_bytes,
-            "address": self.address.zmq, "http": self.address.http,
+            "address": self.address.zmq, "http": self.address.http, "trust": self.signing.summary(),
         }  # fmt: skip
 
     # --- the handler of all peers ----------------------------------------------------------------------------------
@@ -248,6 +269,8 @@ class Cloud:
             check_call(peer.role, method)
         if method == "artifact.get":
             return await serve(self.artifacts, peer, params)
+        if method == GET and peer.role == Role.EDGE:
+            return self.signing.answer(params)
         if method == "enrol" and peer.role == Role.EDGE:
             given = {key: value for key, value in params.items() if key != "_call"}
             enrolled = await self._gate.enrol(self._gate.as_call(given), b"")
@@ -269,3 +292,8 @@ class Cloud:
         if peer.role != Role.EDGE:
             raise errors.Forbidden(f"a {peer.role} posts no events")
         await self.events.stored(messages)
+
+
+async def _all_is_here(digest: str, _offset: int, _sink: object) -> object:
+    """The cloud has no parent to fetch from."""
+    raise errors.NotFound(f"artifact {digest[:12]} is not here")

@@ -24,6 +24,8 @@ from msrt.world.world import World
 from msrt_cloud.prepare import Prepared, PrepareOptions
 from msrt_cloud.quality import class_names
 from msrt_cloud.room import file_name, of_disk
+from msrt_cloud.signing import Repository
+from msrt_cloud.signing.journal import target_of
 
 __all__ = ["Prepare", "Push", "Registry"]
 
@@ -66,10 +68,16 @@ class Registry:
     """`prepare`: see msrt_cloud.prepare; in a child process in the field."""
 
     def __init__(
-        self, world: World, identity: Identity, writer: Writer, artifacts: ArtifactStore, prepare: Prepare
+        self,
+        world: World,
+        identity: Identity,
+        writer: Writer,
+        artifacts: ArtifactStore,
+        signing: Repository,
+        prepare: Prepare,
     ) -> None:
         self._world, self._identity, self._writer, self._artifacts = world, identity, writer, artifacts
-        self._prepare = prepare
+        self._signing, self._prepare = signing, prepare
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def push(self, push: Push) -> dict[str, Any]:
@@ -85,15 +93,13 @@ class Registry:
         labels = class_names(push.labels, prepared.outputs)
         for data in files:
             await self._artifacts.put_bytes(data)
-
-        def decide(state: Any) -> list[ModelPushed]:
-            manifest = prepared.manifest(model.name, state.next_version(model.name), labels)
+        async with self._signing.turn:  # nobody else takes the version meanwhile
+            manifest = prepared.manifest(model.name, self._writer.state.next_version(model.name), labels)
             data, signature = sign_manifest(manifest, self._identity.signer(Purpose.MANIFEST))
             wall = self._world.wall()
-            return [ModelPushed(model.name, manifest.version, data, signature, dict(prepared.report), wall)]
-
-        (fact,) = await self._writer.decide(decide)
-        assert isinstance(fact, ModelPushed)
+            fact = ModelPushed(model.name, manifest.version, data, signature, dict(prepared.report), wall)
+            await self._signing.publish(dict([target_of(fact)]))
+            await self._writer.append(fact)
         log.info("model.pushed", model=fact.model, version=fact.version)
         return {"model": fact.model, "version": fact.version, "report": fact.report}
 

@@ -40,7 +40,6 @@ from msrt.serving.relay import Relay
 from msrt.serving.requests import Requests
 from msrt.serving.tally import Tally
 from msrt.serving.traced import Tracing
-from msrt.trust.identity import Purpose, verify
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
@@ -58,7 +57,7 @@ class Serving:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud, self._world = cloud, cloud.world
-        node, public = cloud.identity.node, cloud.identity.public
+        node = cloud.identity.node
         setup = cloud.setup
         self.dispatcher = Dispatcher(Config(record_share=setup.config.record_share), cloud.world.random)
         self.tally = Tally()
@@ -69,7 +68,7 @@ class Serving:
             self.requests.trails = self._tracing.trails
         self.engine = LocalEngine(
             cloud.world, node, NAME, fetch=cloud.artifacts.read,
-            verify=lambda data, signature: verify(public, data, signature, Purpose.MANIFEST),
+            vouch=cloud.trust.vouch,
             heard=lambda message, frames: self.requests.own_answer(node, message, frames), changed=self._changed,
         )  # fmt: skip
         self.relay = Relay(cloud.world.now, setup.tracer)

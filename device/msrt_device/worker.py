@@ -56,7 +56,9 @@ from msrt.training.tails import Tails
 from msrt.training.task import Node as TaskNode
 from msrt.training.trainer import Trainer
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity, Purpose, verify
+from msrt.trust.identity import Identity, Purpose
+from msrt.trust.tuf.floor import Floor
+from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
 from msrt_device.parameters import Workers
 from msrt_device.requests import Requests
@@ -126,11 +128,12 @@ class Device:
         self.uplink.on_parents = self._new_parents
         self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
         self._fetch_blob = fetch_from(self.uplink)
+        self.trust = Floor(world, self.artifacts, self._cloud, ask=ask_parent(self.uplink), fetch=self._fetch_blob)
         self.slots = Slots()
         self.budget = Budget(config.model_memory or setup.model_memory)
         self.keeper = Keeper(
             world, self.slots, Engine(threads=config.engine_threads), fetch=self.fetch,
-            verify=lambda data, signature: verify(self._cloud, data, signature, Purpose.MANIFEST),
+            vouch=self.trust.vouch,
             changed=self._changed, budget=self.budget,
         )  # fmt: skip
         self.sequences = Sequences(
@@ -182,7 +185,7 @@ class Device:
             side = [
                 group.create_task(work)
                 for work in (
-                    self.keeper.run(), self._report(), self._load(), self._yield_to_serving(),
+                    self.trust.run(), self.keeper.run(), self._report(), self._load(), self._yield_to_serving(),
                     *(watch.run() for watch in self.watches),
                 )
             ]  # fmt: skip
@@ -215,6 +218,7 @@ class Device:
 
     def joined(self, peer: Peer) -> None:
         log.info("device.joined", edge=peer.node)
+        self.trust.attach()
         self._send_report(peer)
         self.events.attach(peer)
         if self.training is not None:
@@ -361,7 +365,7 @@ class Device:
             "model_memory": float(self.budget.used(self.slots)),
             "sequences_lost": float(self.sequences.lost), "sequences_evicted": float(self.sequences.evicted),
             "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
-            "drift": max((watch.meter.value for watch in self.watches), default=0.0),
+            **self.trust.values(), "drift": max((watch.meter.value for watch in self.watches), default=0.0),
             "training": float(any(part is not None and part.working for part in (self.training, self.workers))),
         }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -13,13 +13,12 @@ from msrt import errors
 from msrt.buffers import Buffer
 from msrt.dispatch.events import VersionTable
 from msrt.hop import Peer
-from msrt.inference.bundle import Manifest, check_manifest, signature_of
+from msrt.inference.bundle import Manifest, signature_of
 from msrt.inference.signature import Signature
 from msrt.journal.state import State
 from msrt.protocol import wire
 from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, ModelState, Placement, TensorSpec
 from msrt.serving.backend import ModelInfo
-from msrt.trust.identity import Purpose, verify
 from msrt_edge.placement import Device, Measured, place, version_table
 from msrt_edge.telling import Telling
 
@@ -63,14 +62,18 @@ class Own(Protocol):
 
 
 class Fleet:
-    """All devices of this edge by node id. Manifests are checked once, when they come into force."""
+    """All devices of this edge by node id. Manifests are checked once, before they come here."""
 
     def __init__(
-        self, region: str, cloud_identity: bytes, state: Callable[[], State], now: Callable[[], float]
+        self,
+        region: str,
+        state: Callable[[], State],
+        manifests: Mapping[tuple[str, int], Manifest],
+        now: Callable[[], float],
     ) -> None:
-        self._region, self._cloud, self._state, self._now = region, cloud_identity, state, now
+        self._region, self._state, self._now = region, state, now
         self.devices: dict[str, DeviceSeen] = {}
-        self.manifests: dict[tuple[str, int], Manifest] = {}
+        self.manifests = manifests
         self._signatures: dict[tuple[str, int], Signature] = {}
         self._measured = Measured()
         self._tables: dict[str, VersionTable] = {}
@@ -122,22 +125,12 @@ class Fleet:
     # --- models --------------------------------------------------------------------------------------------------
 
     def journal_changed(self) -> None:
-        """New entries came into force: check new manifests, place again."""
-        for model, versions in self._state().models.items():
-            for version, pushed in versions.items():
-                if (model, version) not in self.manifests:
-                    self._learn(model, version, pushed.manifest, pushed.signature)
+        """New entries came into force, or new manifests are known: place again."""
+        for version, manifest in self.manifests.items():
+            if version not in self._signatures:
+                self._signatures[version] = signature_of(manifest)
         self.assign()
         self._tell(*self.devices)
-
-    def _learn(self, model: str, version: int, data: bytes, signature: bytes) -> None:
-        try:
-            manifest = check_manifest(data, signature, lambda d, s: verify(self._cloud, d, s, Purpose.MANIFEST))
-        except errors.MsrtError as error:
-            log.warning("model.manifest_refused", model=model, version=version, error=str(error))
-            return
-        self.manifests[model, version] = manifest
-        self._signatures[model, version] = signature_of(manifest)
 
     def assign(self) -> None:
         """Tell each device what it should hold, where that changed."""

@@ -33,13 +33,16 @@ from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity, Purpose, verify
+from msrt.trust.identity import Identity
+from msrt.trust.tuf.floor import Floor
+from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
 from msrt_edge.accounts import Accounts
 from msrt_edge.events import Events
 from msrt_edge.fleet import Fleet
 from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
+from msrt_edge.manifests import Manifests
 from msrt_edge.parameters import ParameterServers
 from msrt_edge.placement import wanted_digests
 from msrt_edge.served import Served
@@ -100,7 +103,15 @@ class Edge:
         self._neighbours = self._load_neighbours()
         self._accounts = Accounts()
         self.follower = Follower(world, cloud_identity, self.region, self._journal_changed)
-        self.fleet = Fleet(self.region, cloud_identity, lambda: self.follower.state, world.now)
+        self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
+        self.hello = hello_of(world, setup.identity, setup.membership)
+        self.endpoint = endpoint_for(setup.identity, setup.membership)
+        self.uplink = Uplink(world, self.hello, setup.membership.parents[:1], self.endpoint, Above(self))
+        self.fetch_blob = fetch_from(self.uplink)
+        self.trust = Floor(world, self.artifacts, cloud_identity, ask=ask_parent(self.uplink), fetch=self.fetch_blob)
+        self.manifests = Manifests(lambda: self.follower.state, self.trust.vouch, self._learned)
+        self.trust.renewed = self.manifests.look
+        self.fleet = Fleet(self.region, lambda: self.follower.state, self.manifests.known, world.now)
         dispatch = Config(
             window=config.batch_window, max_batch_rows=config.batch_rows, max_items=config.queue_items,
             max_bytes=config.queue_bytes, max_age_s=config.queue_age_s, max_deadline_s=config.request_deadline_max_s,
@@ -113,14 +124,9 @@ class Edge:
         self.events = Events(
             world, bound_bytes=config.event_bytes, max_age_s=config.event_age_s, webhook=bool(config.webhook_url)
         )
-        self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
-        self.hello = hello_of(world, setup.identity, setup.membership)
-        self.endpoint = endpoint_for(setup.identity, setup.membership)
-        self.uplink = Uplink(world, self.hello, setup.membership.parents[:1], self.endpoint, Above(self))
-        self.fetch_blob = fetch_from(self.uplink)
         self.engine = LocalEngine(
             world, self.node, self.certificate.name, fetch=self.fetch,
-            verify=lambda data, signature: verify(cloud_identity, data, signature, Purpose.MANIFEST),
+            vouch=self.trust.vouch,
             heard=lambda message, frames: self.requests.own_answer(self.node, message, frames),
             changed=self._engine_changed,
         )  # fmt: skip
@@ -155,7 +161,8 @@ class Edge:
                     group.create_task(work)
                     for work in (
                         self.follower.run(), self.training.run(), self.events.tidy(), self._report(), self._ask_edges(),
-                        self._prefetch(), self.engine.run(), self.parameters.run(),
+                        self._prefetch(), self.engine.run(), self.parameters.run(), self.trust.run(),
+                        self.manifests.run(),
                     )
                 ]  # fmt: skip
                 try:
@@ -222,8 +229,8 @@ class Edge:
 
     def _journal_changed(self) -> None:
         state = self.follower.state
-        self.fleet.journal_changed()
-        self.refresh_tables()
+        self.manifests.look()
+        self._learned()
         self.setup.accounts(self._accounts.changed(state.accounts, self.world.now()))
         if self.downlink is not None:
             for peer in list(self.downlink.peers.values()):
@@ -231,6 +238,11 @@ class Edge:
                 if state.is_revoked(peer.node, serial):
                     self.downlink.expel(peer.node, errors.Revoked(f"{peer.name} was removed from the tree"))
         self.parameters.journal_changed()
+
+    def _learned(self) -> None:
+        """More model versions are known, or something else is said of those that are."""
+        self.fleet.journal_changed()
+        self.refresh_tables()
         self._prefetch_due.set()
 
     async def _prefetch(self) -> None:
@@ -326,7 +338,7 @@ class Edge:
             "replied": float(counters.replied), "rejected": float(counters.rejected),
             "retried": float(counters.retried), "events_waiting": float(self.events.waiting),
             "events_dropped": float(self.events.dropped), "artifact_bytes": float(self.artifacts.held_bytes),
-            "artifacts_corrupt": float(self.artifacts.corrupt), **self.service.values(),
+            "artifacts_corrupt": float(self.artifacts.corrupt), **self.service.values(), **self.trust.values(),
         }  # fmt: skip
 
     async def below(self, node: str, method: str, params: dict[str, object]) -> object:

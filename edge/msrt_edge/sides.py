@@ -52,6 +52,7 @@ class Above:
     def joined(self, peer: Peer) -> None:
         log.info("edge.cloud_joined", cloud=peer.node)
         self._edge.follower.attach(peer)
+        self._edge.trust.attach()
         self._edge.events.upward.attach(peer)
         self._edge.training.attach(peer)
         self._edge.parameters.attach(peer)
@@ -189,6 +190,8 @@ class Below:
         match method:
             case "artifact.get":
                 return await serve(edge.artifacts, peer, params, edge.fetch_blob)
+            case "trust.get":
+                return edge.trust.answer(params)
             case "edges":
                 return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in edge.known_edges]
             case "models":

@@ -230,6 +230,23 @@ class BadSignature(PeerError):
     code = "bad_signature"
 
 
+class NotTrusted(PeerError):
+    """An artifact that nobody signed for, or metadata that contradicts what is trusted."""
+
+    code = "not_trusted"
+
+
+class TrustExpired(NotTrusted):
+    """Signed metadata has ended: nothing new is accepted, what was accepted before goes on."""
+
+    code = "trust_expired"
+    hint = "nothing new is accepted until the cloud signs again; what was accepted goes on: msrt status"
+
+    def __init__(self, role: str, ended: float) -> None:
+        super().__init__(f"the signed {role} metadata has ended")
+        self.role, self.ended = role, ended
+
+
 class Disconnected(PeerError):
     """The peer went away before it answered."""
 

@@ -16,6 +16,7 @@ from msrt.statedir import split_address
 __all__ = ["CloudConfig", "DeviceConfig", "EdgeConfig", "MasterConfig", "NodeConfig", "SourceConfig", "is_loopback"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+Period = Annotated[float, msgspec.Meta(gt=0, le=315_360_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -148,6 +149,12 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """As on devices: torch stays loaded for so long after the last job's process ended; 0: off."""
     event_bytes: Bytes = 256 * MIB
     """Events kept for `msrt events`; the oldest go first and are counted."""
+    trust_timestamp_s: Period = 14 * 86_400.0
+    """For how long floors accept new artifacts without a newer word of the cloud; it signs again after an eighth."""
+    trust_targets_s: Period = 365 * 86_400.0
+    """How long the lists of signed artifacts are good; they are signed again after half of it."""
+    trust_root_s: Period = 730 * 86_400.0
+    """How long a root is good."""
 
 
 class EdgeConfig(MasterConfig, frozen=True, kw_only=True):

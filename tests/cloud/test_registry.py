@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from msrt import errors
-from msrt.inference.bundle import check_manifest
+from msrt.inference.bundle import read_manifest
 from msrt.trust.identity import Purpose, verify
 from tests.cloud.models import blobs, classifier
 from tests.cloud.rig import prepare, simulate
@@ -77,9 +77,8 @@ def test_the_manifest_is_signed_and_its_files_are_here():
     async def scenario(rig):
         await rig.push(mlp(), labels=["cat", "dog", "cow", ""])
         fact = rig.cloud.writer.state.models["net"][1]
-        manifest = check_manifest(
-            fact.manifest, fact.signature, lambda data, sign: verify(CLOUD.public, data, sign, Purpose.MANIFEST)
-        )
+        verify(CLOUD.public, fact.manifest, fact.signature, Purpose.MANIFEST)
+        manifest = read_manifest(fact.manifest)
         assert (manifest.model, manifest.version, manifest.labels) == ("net", 1, ("cat", "dog", "cow"))
         for variant in manifest.variants.values():
             assert len(await rig.cloud.artifacts.read(variant.digest)) == variant.size

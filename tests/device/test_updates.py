@@ -21,7 +21,7 @@ from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper
 from msrt.inference.slots import Slots
 from msrt.protocol.messages import Infer, TensorSpec
-from tests.runtime.inference.models import manifest_of, mlp, placed, verify
+from tests.runtime.inference.models import manifest_of, mlp, placed, vouch
 
 UPDATES, SETTLED = 100, 20
 GROWTH = 6 << 20
@@ -51,7 +51,7 @@ class House:
         )  # fmt: skip
         self.slots = Slots()
         self.keeper = Keeper(
-            world, self.slots, Engine(), fetch=self.fetch, verify=verify, changed=self.changed.set
+            world, self.slots, Engine(), fetch=self.fetch, vouch=vouch, changed=self.changed.set
         )  # fmt: skip
 
     async def fetch(self, digest):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from msrt.dispatch.events import VersionTable
-from msrt.inference.bundle import MEASURE, Stage, check_manifest
+from msrt.inference.bundle import MEASURE, Stage, read_manifest
 from msrt.journal.facts import ModelPushed, RolloutSet
 from msrt.journal.state import State
 from msrt.protocol.messages import DeviceReport, ModelState
@@ -23,7 +23,7 @@ def told(*entries):
     for offset, entry in enumerate(entries, 1):
         state.apply(entry, offset)
         if isinstance(entry, ModelPushed):
-            manifests[entry.model, entry.version] = check_manifest(entry.manifest, entry.signature, lambda _d, _s: None)
+            manifests[entry.model, entry.version] = read_manifest(entry.manifest)
     return state, manifests
 
 

@@ -285,7 +285,7 @@ def test_what_edges_counted_is_what_the_client_got(seed):
         rows = await tree.ask("model.stats", model="net")
         assert {row["version"] for row in rows} == {1}
         assert sum(row["requests"] - row["errors"] for row in rows) == traffic.answered_by(1)
-        (busy,) = (row for row in rows if row["requests"])
+        busy = max(rows, key=lambda row: row["requests"])  # one may go elsewhere before the first device has told
         assert busy["p50_ms"] > 0
         assert busy["batch"] >= 1
         assert 40 < busy["per_s"] < 120

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from msrt.errors import BadSignature, MalformedFrame
+from msrt.errors import MalformedFrame
 from msrt.inference.reference import Reference
 from msrt.inference.signature import Signature
 from msrt.protocol.address import ModelName
@@ -25,8 +25,8 @@ __all__ = [
     "Stage",
     "StateTensor",
     "Variant",
-    "check_manifest",
     "choose",
+    "read_manifest",
     "sign_manifest",
     "signature_of",
 ]
@@ -148,11 +148,8 @@ def sign_manifest(manifest: Manifest, sign: Callable[[bytes], bytes]) -> tuple[b
     return data, sign(data)
 
 
-def check_manifest(data: bytes, signature: bytes, verify: Callable[[bytes, bytes], None]) -> Manifest:
-    """The manifest in `data`, decoded after `verify(data, signature)` held. Raises BadSignature, MalformedFrame."""
-    if not signature:
-        raise BadSignature("the manifest carries no signature")
-    verify(data, signature)
+def read_manifest(data: bytes) -> Manifest:
+    """The manifest in `data`, which somebody vouched for before (`msrt.trust.tuf`). Raises MalformedFrame."""
     manifest = unpack(data, Manifest, limit=MANIFEST_LIMIT)
     _check(manifest)
     return manifest

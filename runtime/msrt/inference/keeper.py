@@ -13,13 +13,14 @@ import structlog
 from msrt.buffers import Buffer
 from msrt.errors import InvalidModel, MsrtError, OutOfMemory
 from msrt.inference.budget import Budget, weight
-from msrt.inference.bundle import MEASURE, Manifest, check_manifest
+from msrt.inference.bundle import MEASURE, Manifest, read_manifest
 from msrt.inference.engine import measure, sample_inputs
 from msrt.inference.model import Loader, Model
 from msrt.inference.pipeline import Graphs, assemble
 from msrt.inference.retry import LASTING, pause_s
 from msrt.inference.slots import Slot, Slots
 from msrt.protocol.messages import Placement
+from msrt.trust.tuf.claims import Claim, Vouch, manifest_claim
 from msrt.world.world import World
 
 __all__ = ["Keeper", "load_variant"]
@@ -47,17 +48,17 @@ class Keeper:
         engine: Loader,
         *,
         fetch: Callable[[str], Awaitable[Buffer]],
-        verify: Callable[[bytes, bytes], None],
+        vouch: Vouch,
         changed: Callable[[], None],
         budget: Budget | None = None,
     ) -> None:
-        """`fetch` brings a whole verified artifact by digest and has deadlines of its own; `verify(data, signature)`
-        raises BadSignature; `changed` is called after every change that a parent should hear of."""
+        """`fetch` brings a whole verified artifact by digest and has deadlines of its own; `vouch` says whether a
+        manifest may be used; `changed` is called after every change that a parent should hear of."""
         self.slots: Final = slots
         self._world = world
         self._engine = engine
         self._fetch = fetch
-        self._verify = verify
+        self._vouch = vouch
         self._changed = changed
         self._budget = budget or Budget(0)
         self._wake = asyncio.Event()
@@ -133,7 +134,8 @@ class Keeper:
     async def _load(self, slot: Slot) -> None:
         placement = slot.placement
         try:
-            manifest = check_manifest(placement.manifest, placement.signature, self._verify)
+            await self._vouch(_claim(placement))
+            manifest = read_manifest(placement.manifest)
             _check_fits(manifest, placement)
             names, size = self._variants(slot, manifest)
             if not self._make_room(slot, size):
@@ -265,6 +267,10 @@ def _loaded(
     if manifest.batchable:
         model.run(sample_inputs(manifest.inputs, manifest.sample, rows=4, batchable=True))
     return model, took
+
+
+def _claim(placement: Placement) -> Claim:
+    return manifest_claim(placement.model, placement.version, placement.manifest, placement.signature)
 
 
 def _better(manifest: Manifest, name: str, than: str, latency: dict[str, int]) -> bool:

@@ -18,6 +18,7 @@ import structlog
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred, Message, ModelState, Placement
+from msrt.trust.tuf.claims import Vouch
 from msrt.world.world import World
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ class LocalEngine:
         name: str,
         *,
         fetch: Callable[[str], Awaitable[Buffer]],
-        verify: Callable[[bytes, bytes], None],
+        vouch: Vouch,
         heard: Heard,
         changed: Callable[[], None],
         threads: int = 1,
     ) -> None:
         self.node, self.name = node, name
-        self._world, self._fetch, self._verify, self._threads = world, fetch, verify, threads
+        self._world, self._fetch, self._vouch, self._threads = world, fetch, vouch, threads
         self._heard, self._changed = heard, changed
         self._wanted: tuple[int, tuple[Placement, ...]] = (0, ())
         self._needed = asyncio.Event()
@@ -93,7 +94,7 @@ class LocalEngine:
         self._slots, self._sequences = slots_module.Slots(), sequences_module.Sequences(*SEQUENCES)
         self._keeper = keeper_module.Keeper(
             self._world, self._slots, engine_module.Engine(threads=self._threads), fetch=self._fetch,
-            verify=self._verify, changed=self._changed,
+            vouch=self._vouch, changed=self._changed,
         )  # fmt: skip
         self._keeper.assign(*self._wanted)
         async with asyncio.TaskGroup() as group:

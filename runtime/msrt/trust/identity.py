@@ -44,6 +44,8 @@ class Purpose(enum.StrEnum):
     """The cloud: the digest of a job bundle."""
     IMAGE = "image"
     """The cloud: the description of an agent's, system's or firmware's image."""
+    ROOT = "root"
+    """The cloud: the first root of its signed metadata (TUF); later ones are signed by the one before."""
     SECURE = "secure"
     """A device: these keys of one secure aggregation are mine."""
 

@@ -44,10 +44,10 @@ CALLS: Final[dict[str, frozenset[str]]] = {
     Role.EDGE: frozenset(
         {
             "artifact.get", "enrol", "journal.*", "snapshot.get", "fleet.report", "events.push", "update.push",
-            "round.*", "edges", "ping", "model.load", "model.unload",
+            "round.*", "edges", "ping", "model.load", "model.unload", "trust.get",
         }
     ),
-    Role.DEVICE: frozenset({"artifact.get", "update.push", "round.report", "mqtt.password", "ping"}),
+    Role.DEVICE: frozenset({"artifact.get", "update.push", "round.report", "mqtt.password", "ping", "trust.get"}),
     Role.CLIENT: frozenset({*_READ, "artifact.get"}),
     Role.OPERATOR: frozenset(
         {

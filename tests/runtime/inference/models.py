@@ -83,6 +83,11 @@ def sign(data: bytes) -> bytes:
     return hashlib.sha256(KEY + data).digest()
 
 
+async def vouch(claim):
+    """As a floor in a tree from before TUF does it."""
+    verify(claim.signed, claim.signature)
+
+
 def verify(data: bytes, signature: bytes) -> None:
     if sign(data) != signature:
         raise BadSignature("the manifest's signature does not match")

@@ -11,7 +11,7 @@ from msrt.inference.budget import SESSION_BYTES, Budget, weight
 from msrt.inference.keeper import Keeper
 from msrt.inference.slots import Slots
 
-from .models import manifest_of, mlp, placed, verify
+from .models import manifest_of, mlp, placed, vouch
 from .test_keeper import Bench, running
 
 DATA = {name: mlp(seed=number) for number, name in enumerate("abcd", 1)}
@@ -24,7 +24,7 @@ class Tight(Bench):
     def __init__(self, models=2, engine=None):
         super().__init__(engine)
         self.keeper = Keeper(
-            self.keeper._world, self.slots, self.keeper._engine, fetch=self.fetch, verify=verify,
+            self.keeper._world, self.slots, self.keeper._engine, fetch=self.fetch, vouch=vouch,
             changed=self.changed, budget=Budget(int(models * ONE)),
         )  # fmt: skip
         self.generation = 0

@@ -1,9 +1,9 @@
 import pytest
 
-from msrt.errors import BadSignature, InvalidAddress, MalformedFrame
-from msrt.inference.bundle import MEASURE, check_manifest, choose, sign_manifest, signature_of
+from msrt.errors import InvalidAddress, MalformedFrame
+from msrt.inference.bundle import MEASURE, choose, read_manifest, sign_manifest, signature_of
 
-from .models import manifest_of, sign, verify
+from .models import manifest_of, sign
 
 FILES = {"fp32": b"float", "int8": b"int"}
 
@@ -11,18 +11,7 @@ FILES = {"fp32": b"float", "int8": b"int"}
 def test_signed_manifest_comes_back_as_it_was():
     """What the cloud signed is what a device reads."""
     manifest = manifest_of(FILES, report={"accuracy_fp32": 0.97, "tried": [{"recipe": "static"}]}, labels=("a", "b"))
-    assert check_manifest(*sign_manifest(manifest, sign), verify) == manifest
-
-
-@pytest.mark.parametrize("change", ["data", "signature", "none"])
-def test_changed_manifest_is_refused(change):
-    """A flipped bit in the manifest or its signature, or no signature at all, is a bad signature."""
-    data, signature = sign_manifest(manifest_of(FILES), sign)
-    if change == "data":
-        data = data[:-1] + bytes([data[-1] ^ 1])
-    signature = {"data": signature, "signature": signature[:-1] + b"\0\0", "none": b""}[change]
-    with pytest.raises(BadSignature):
-        check_manifest(data, signature, verify)
+    assert read_manifest(sign_manifest(manifest, sign)[0]) == manifest
 
 
 @pytest.mark.parametrize(

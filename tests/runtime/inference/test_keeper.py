@@ -16,7 +16,7 @@ from msrt.inference.retry import SHORTAGES
 from msrt.inference.slots import Slots
 from msrt.protocol.messages import TensorSpec
 
-from .models import best, manifest_of, mlp, placed, scale, verify
+from .models import best, manifest_of, mlp, placed, scale, vouch
 
 GOOD, BETTER = mlp(seed=1), mlp(seed=2)
 
@@ -34,9 +34,7 @@ class Bench:
         self.moved = asyncio.Event()
         world = SimpleNamespace(now=self.now, offload=self.offload, random=random.Random(0))
         self.slots = Slots()
-        self.keeper = Keeper(
-            world, self.slots, engine or Engine(), fetch=self.fetch, verify=verify, changed=self.changed
-        )
+        self.keeper = Keeper(world, self.slots, engine or Engine(), fetch=self.fetch, vouch=vouch, changed=self.changed)
 
     def now(self):
         self.time += 1e-6

@@ -15,7 +15,7 @@ from msrt.inference import local
 from msrt.inference.local import LocalEngine
 from msrt.protocol.messages import Infer, InferCancel, InferFailed, Inferred, TensorSpec
 
-from .models import manifest_of, mlp, placed, verify
+from .models import manifest_of, mlp, placed, vouch
 
 FILE = mlp(seed=1)
 
@@ -40,7 +40,7 @@ class Bench:
 
         world = SimpleNamespace(now=asyncio.get_running_loop().time, offload=offload)
         self.engine = LocalEngine(
-            world, "node", "edge", fetch=fetch, verify=verify, heard=self.hear, changed=self.wanted.set
+            world, "node", "edge", fetch=fetch, vouch=vouch, heard=self.hear, changed=self.wanted.set
         )
 
     def hear(self, message, frames):
