@@ -18,6 +18,8 @@ __all__ = ["device"]
 
 ELSEWHERE: Final = {
     "targets": "msrt_device.flash.command:targets",
+    "image": "msrt_device.flash.command:image",
+    "flash": "msrt_device.flash.command:flash",
 }
 """Sub-command to MODULE:OBJECT. They print with rich, which a device at work does without."""
 

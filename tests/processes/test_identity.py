@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IdentitySettings
+from tests.bench.tree import MSRT
+from tests.device.flash.media import disk, packed, run, tools
 
 
 @pytest.mark.slow
@@ -26,3 +29,20 @@ def test_a_board_enrols_with_its_claim_wipes_it_and_starts_again_without(tree):
     tree.start("d1", "device", "join", "--identity", str(folder))
     row = next(row for row in json.loads(tree.cli("node", "list", "--json")) if row["role"] == "device")
     assert (row["name"], row["labels"]["site"]) == ("oven-7", "a")
+
+
+@tools
+@pytest.mark.slow
+def test_what_was_flashed_joins_a_real_edge(tree, tmp_path):
+    """The identity as mtools takes it from the medium, mounted as a board would."""
+    tree.edge("e1", "north")
+    base, out, mounted = packed(tmp_path, disk(tmp_path), ".zst"), tmp_path / "out.img", tmp_path / "msrtid"
+    invite = tree.invite("device", "--region", "north")
+    argv = [MSRT, "device", "flash", base, out, "--invite", invite, "--name", "oven-8", "--yes", "--json"]
+    done = subprocess.run([str(one) for one in argv], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["verified"] is True
+    mounted.mkdir()
+    run("mcopy", "-i", f"{out}@@9M", f"::{IDENTITY_FILE}", mounted)
+    tree.start("d1", "device", "join", "--identity", str(mounted))
+    assert "ready oven-8" in tree.procs["d1"].log.read_text()
+    assert IdentityFolder(mounted).read().spent

@@ -49,8 +49,10 @@ class Target(Protocol):
         """What is missing on this machine before it can be built, each in words, with how to get it."""
 
     def build(self, options: Mapping[str, str], out: Path, progress: Progress) -> None:
-        """Write the base image or firmware, not compressed, to `out`, with holes where nothing is.
+        """Write the base image or firmware, not compressed, to `out`.
 
+        A hole in it promises that it does not matter what a medium holds there: the writer leaves it as it is. What has
+        to be zeros is written as zeros.
         `options` has known keys only. `out` does not exist and lies in a folder of the caller's, where drafts may lie
         beside it. The caller compresses it, writes its block map, and moves it where it belongs.
         """

@@ -1,0 +1,100 @@
+"""A board's medium from beginning to end: checked, asked about, written, verified, and given its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msrt.process import default_state
+from msrt_device.flash.identity.medium import write_identity
+from msrt_device.flash.identity.settings import IdentitySettings
+from msrt_device.flash.writing.errors import MediumRefused, NotVerified
+from msrt_device.flash.writing.image import Image
+from msrt_device.flash.writing.journal import Journal
+from msrt_device.flash.writing.machine import Machine
+from msrt_device.flash.writing.medium import Medium, OpenMedium, check, describe
+from msrt_device.flash.writing.verify import verify
+from msrt_device.flash.writing.writer import Progress, Written, write_image
+
+__all__ = ["Flashed", "Plan", "flash", "give_identity"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a flash is allowed to do."""
+
+    confirm: Callable[[Medium], None]
+    """Called before anything changes on a medium that holds something; raises to stop it."""
+    force_non_removable: bool = False
+    resume: bool = True
+    bmap: Path | None = None
+
+
+@dataclass(frozen=True)
+class Flashed:
+    """What came of it. It is verified, or an error was raised."""
+
+    size: int
+    """Bytes of the image, unpacked."""
+    wrote: int
+    """Bytes that went to the medium."""
+    resumed: int
+    """Bytes that an earlier try had written."""
+    ranges: int
+    """How many were read back and compared."""
+
+
+def flash(
+    source: Path,
+    target: Path,
+    settings: IdentitySettings | None,
+    plan: Plan,
+    progress: Progress,
+    machine: Machine | None = None,
+) -> Flashed:
+    """Write the image, read it back, then write the identity, if one is given, and read that back.
+
+    Raises MediumRefused, MediumFailed, BadImage, NotVerified, SettingNotTaken, NotFound (no place for an identity),
+    and what `plan.confirm` raises. After any of them the medium does not boot, or boots the whole image.
+    """
+    image = Image.open(source, plan.bmap)
+    medium = describe(target, machine or Machine())
+    if target.exists() and source.samefile(target):
+        raise MediumRefused("kind", f"{target} is the image itself")
+    check(medium, image.size, force_non_removable=plan.force_non_removable)
+    if medium.size:
+        plan.confirm(medium)
+    with OpenMedium.open(medium) as sink:
+        journal = Journal.of(default_state("flash"), source, medium)
+        if not (plan.resume and journal.believe(sink)):
+            journal.forget()
+            sink.blank()
+        resumed = journal.bytes
+        written = write_image(image, sink, progress, journal)
+        sink.grow(written.size)
+        sink.sync()
+        _verify(written, sink, journal, progress)
+        if settings is not None:
+            write_identity(sink, max(written.size, medium.size), settings)
+    return Flashed(written.size, written.wrote, resumed, len(written.ranges))
+
+
+def give_identity(target: Path, settings: IdentitySettings, plan: Plan, machine: Machine | None = None) -> None:
+    """Write only the identity: the base is on the medium already. Raises what `flash` raises."""
+    medium = describe(target, machine or Machine())
+    if not medium.size:
+        raise MediumRefused("kind", f"there is nothing on {target} yet", hint="write an image first")
+    check(medium, 0, force_non_removable=plan.force_non_removable)
+    plan.confirm(medium)
+    with OpenMedium.open(medium) as sink:
+        write_identity(sink, medium.size, settings)
+
+
+def _verify(written: Written, sink: OpenMedium, journal: Journal, progress: Progress) -> None:
+    try:
+        verify(written.ranges, sink, progress)
+    except NotVerified:
+        journal.forget()  # what it says was written is not there
+        raise
+    journal.forget()

@@ -1,0 +1,69 @@
+"""The identity on a medium that is mounted nowhere: written, synced, read back from the medium, compared."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msrt.errors import LocalError, NotFound
+from msrt_device.flash.identity.settings import IDENTITY_FILE, IDENTITY_LABEL, IdentitySettings, InvalidIdentity
+from msrt_device.flash.volumes.fat import FatVolume
+from msrt_device.flash.volumes.partitions import Partition, partitions
+from msrt_device.flash.writing.medium import Sink
+
+__all__ = ["SettingNotTaken", "find_volume", "read_identity", "write_identity"]
+
+SECRETS: Final = frozenset({"invite", "wifi.password"})
+
+
+class SettingNotTaken(LocalError):
+    """The medium does not hold what it was told. `settings` are the names."""
+
+    code = "setting_not_taken"
+    hint = "write it again, or take another medium"
+
+    def __init__(self, wanted: dict[str, str], found: dict[str, str]) -> None:
+        self.settings = sorted(
+            name for name in wanted.keys() | found.keys() if wanted.get(name, "") != found.get(name, "")
+        )
+        said = [
+            name if name in SECRETS else f"{name} ({found.get(name, '')!r} instead of {wanted.get(name, '')!r})"
+            for name in self.settings
+        ]
+        super().__init__(f"settings that the medium did not take: {', '.join(said)}")
+
+
+def find_volume(medium: Sink, size: int) -> FatVolume:
+    """The volume with the label MSRTID, in a partition or on the bare medium of `size` bytes. Raises NotFound."""
+    table = partitions(medium)
+    for where in [*table, Partition(0, 0, size, "")]:
+        volume = FatVolume.open(medium, where)
+        if volume is not None and volume.label == IDENTITY_LABEL:
+            return volume
+    raise NotFound(
+        f"the medium has no FAT volume with the label {IDENTITY_LABEL}",
+        hint="an image of `msrt device image` has one; on your own: mkfs.vfat -n MSRTID on a partition of 16 MiB",
+    )
+
+
+def write_identity(medium: Sink, size: int, settings: IdentitySettings) -> None:
+    """Put the settings onto the medium, and see that it has them.
+
+    Raises NotFound, SettingNotTaken (names each that did not take), VolumeFull, MediumFailed.
+    """
+    find_volume(medium, size).write(IDENTITY_FILE, settings.render().encode())
+    medium.sync()
+    try:
+        found = read_identity(medium, size).flat()
+    except (InvalidIdentity, NotFound):  # not even a file of ours
+        found = {}
+    if found != settings.flat():
+        raise SettingNotTaken(settings.flat(), found)
+
+
+def read_identity(medium: Sink, size: int) -> IdentitySettings:
+    """What the medium says, from its partition table on. Raises NotFound, InvalidIdentity."""
+    data = find_volume(medium, size).read(IDENTITY_FILE)
+    try:
+        return IdentitySettings.parse(data.decode())
+    except UnicodeDecodeError:
+        raise InvalidIdentity(f"{IDENTITY_FILE} is not UTF-8 text") from None

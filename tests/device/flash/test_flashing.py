@@ -1,0 +1,188 @@
+"""`msrt device flash` and `image`: the whole way, on files."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from msrt.errors import CallerError, InvalidConfig
+from msrt.protocol.messages import Parent
+from msrt.trust.identity import Identity
+from msrt.trust.invite import Invite
+from msrt_device.flash.build import build_image
+from msrt_device.flash.command import flash as command
+from msrt_device.flash.flashing import Plan, flash
+from msrt_device.flash.identity.medium import read_identity
+from msrt_device.flash.identity.settings import IdentitySettings
+from msrt_device.flash.targets import MissingTools
+from msrt_device.flash.writing.errors import MediumRefused
+from msrt_device.flash.writing.machine import Machine
+from msrt_device.flash.writing.medium import OpenMedium, describe
+from tests.device.flash.media import MIB, disk, noise, packed, tools
+
+CLOUD = Identity(b"1" * 32, b"2" * 32)
+
+
+def invite(role="device", lives_s=3600.0):
+    parent = Parent(node=CLOUD.node, zmq="tcp://127.0.0.1:1", link_key=bytes(32))
+    made = Invite.make(CLOUD, bytes, role=role, parents=[parent], expires=time.time() + lives_s, region="north")
+    return made.encode()
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    """Journals go where the test looks."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+
+
+def told(*argv):
+    """What the command says: its JSON lines, and its result."""
+    done = CliRunner().invoke(command, [str(one) for one in argv])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done
+
+
+def on(path):
+    with OpenMedium.open(describe(path, Machine())) as sink:
+        return read_identity(sink, path.stat().st_size)
+
+
+@tools
+def test_an_image_and_its_identity_end_verified(tmp_path):
+    """The JSON lines tell what was written and verified, the last one that it is."""
+    base, out = packed(tmp_path, disk(tmp_path), ".zst"), tmp_path / "out.img"
+    text = invite()
+    (tmp_path / "claim").write_text(text + "\n")
+    lines, done = told(
+        base,
+        out,
+        "--invite",
+        tmp_path / "claim",
+        "--name",
+        "oven-7",
+        "--label",
+        "site=a",
+        "--wifi-ssid",
+        "hall",
+        "--json",
+    )
+    assert done.exit_code == 0, done.output
+    assert lines[-1]["verified"] is True
+    assert {line["stage"] for line in lines} == {"write", "verify", "done"}
+    assert [line for line in lines if line["stage"] == "verify"][-1]["done"] == 40 * MIB
+    found = on(out)
+    assert (found.invite, found.name, found.region, found.labels, found.wifi.ssid) == (
+        text, "oven-7", "north", {"site": "a"}, "hall",
+    )  # fmt: skip
+
+
+@tools
+def test_an_identity_can_be_changed_where_the_base_is_already(tmp_path):
+    """Nothing else of the medium changes but MSRTID."""
+    out = tmp_path / "out.img"
+    out.write_bytes(disk(tmp_path))
+    before = out.read_bytes()
+    lines, done = told(out, "--identity-only", "--invite", invite(), "--serial", "SN-9", "--yes", "--json")
+    assert done.exit_code == 0, done.output
+    assert lines[-1]["verified"] is True
+    assert on(out).serial == "SN-9"
+    assert out.read_bytes()[: 9 * MIB] == before[: 9 * MIB]
+
+
+def test_without_an_invite_no_identity_is_written(tmp_path):
+    """A setting that would go nowhere is refused."""
+    base, out = packed(tmp_path, noise(3 * MIB), ""), tmp_path / "out.img"
+    assert told(base, out)[1].exit_code == 0
+    assert out.read_bytes() == base.read_bytes()
+    assert "no identity is written" in told(base, out, "--name", "x")[1].output
+
+
+@pytest.mark.parametrize(
+    ("claim", "code"),
+    [
+        (lambda: invite(lives_s=-1.0), "invite_expired"),
+        (lambda: invite(role="client"), "bad_request"),
+        (lambda: invite()[:-4] + "AAAA", "invite_forged"),
+        (lambda: "no-such-file", "bad_request"),
+    ],
+)
+def test_a_bad_invite_is_refused_before_anything_is_written(tmp_path, claim, code):
+    """Each by its own error."""
+    base = packed(tmp_path, noise(2 * MIB), "")
+    done = told(base, tmp_path / "out.img", "--invite", claim())[1]
+    assert done.exception.code == code
+    assert not (tmp_path / "out.img").exists()
+
+
+def test_nothing_is_lost_without_a_word(tmp_path):
+    """Where nobody can be asked, --yes has to be said; the image itself is never the target."""
+    base, out = packed(tmp_path, noise(2 * MIB), ""), tmp_path / "out.img"
+    out.write_bytes(b"precious")
+    done = told(base, out)[1]
+    assert isinstance(done.exception, CallerError)
+    assert "--yes" in str(done.exception)
+    assert out.read_bytes() == b"precious"
+    with pytest.raises(MediumRefused, match="itself"):
+        flash(base, base, None, Plan(confirm=lambda _: None), lambda *_: None)
+
+
+@tools
+def test_an_image_without_a_place_for_an_identity_says_so(tmp_path):
+    """And how to make one."""
+    base = packed(tmp_path, noise(2 * MIB), "")
+    done = told(base, tmp_path / "out.img", "--invite", invite())[1]
+    assert "mkfs.vfat -n MSRTID" in str(done.exception)
+
+
+class Board:
+    """A target that writes two MiB with a hole between."""
+
+    name, title, verified = "board", "A board", "Never tried."
+
+    def __init__(self):
+        self.options, self.missing = {"size": "of it"}, []
+
+    def needs(self):
+        return self.missing
+
+    def build(self, options, out, progress):
+        data = noise(MIB, seed=int(options.get("size", 0)))
+        with out.open("wb") as file:
+            file.write(data)
+            file.truncate(9 * MIB)
+            file.seek(9 * MIB)
+            file.write(data)
+        progress("build", 1, 1)
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst", ".xz"])
+def test_what_image_makes_flash_writes(tmp_path, suffix):
+    """Packed as its name says, with a block map: only what is mapped is written."""
+    out, medium = tmp_path / f"base.img{suffix}", tmp_path / "medium"
+    built = build_image(Board(), {}, out, lambda *_: None)
+    assert (built.image_size, built.mapped) == (10 * MIB, 2 * MIB)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"{out.name}.bmap"]
+    done = flash(out, medium, None, Plan(confirm=lambda _: None), lambda *_: None)
+    assert done.wrote == 2 * MIB
+    assert medium.read_bytes() == noise(MIB) + bytes(8 * MIB) + noise(MIB)
+
+
+def test_a_target_says_what_it_lacks_and_takes_no_unknown_option(tmp_path):
+    """Before it builds."""
+    board = Board()
+    with pytest.raises(InvalidConfig, match="'size'"):
+        build_image(board, {"siez": "1"}, tmp_path / "x", lambda *_: None)
+    board.missing = ["sfdisk: apt-get install fdisk"]
+    with pytest.raises(MissingTools, match="apt-get install fdisk"):
+        build_image(board, {}, tmp_path / "x", lambda *_: None)
+
+
+def test_settings_of_a_file_are_changed_by_flags(tmp_path):
+    """One identity file, one flag over it."""
+    base, out, identity = packed(tmp_path, noise(2 * MIB), ""), tmp_path / "out.img", tmp_path / "id.toml"
+    identity.write_text(IdentitySettings(name="a", labels={"x": "1"}).render())
+    done = told(base, out, "--identity", identity, "--locale", "; reboot")[1]
+    assert "locale" in str(done.exception)
+    assert not out.exists()
