@@ -1,0 +1,42 @@
+"""An int8 ONNX file as the compiler for microcontrollers takes it. ONNX is read here; what follows needs numpy only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx
+from onnx import helper, numpy_helper
+
+from msrt.errors import InvalidModel
+from msrt.inference.micro.graph import Graph, Node
+from msrt.protocol.messages import TensorSpec
+
+__all__ = ["graph_of"]
+
+_OIP_NAMES: Final = {
+    onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.INT8: "INT8", onnx.TensorProto.UINT8: "UINT8",
+}  # fmt: skip
+
+
+def graph_of(model: onnx.ModelProto) -> Graph:
+    """Raises InvalidModel for tensors at its ends that no board takes."""
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        if node.op_type == "Constant" and "value" in attributes:
+            constants[node.output[0]] = numpy_helper.to_array(attributes["value"])
+        else:
+            nodes.append(Node(node.op_type, node.name, tuple(node.input), tuple(node.output), attributes))
+    inputs = tuple(_spec(value) for value in graph.input if value.name not in constants)
+    return Graph(tuple(nodes), constants, inputs, tuple(_spec(value) for value in graph.output))
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = _OIP_NAMES.get(kind.elem_type)
+    if dtype is None:
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise InvalidModel(f"no microcontroller runs it: {value.name!r} is {name}", hint="FP32, INT8 and UINT8 are")
+    return TensorSpec(value.name, dtype, tuple(dim.dim_value or -1 for dim in kind.shape.dim))
