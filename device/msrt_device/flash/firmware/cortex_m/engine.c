@@ -10,13 +10,6 @@ static uint32_t word(const uint8_t *at) {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-static float real(const uint8_t *at) {
-    uint32_t bits = word(at);
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* CRC-32 as zlib has it, four bits at a time: 64 bytes of table. */
 uint32_t crc32_of(const uint8_t *data, size_t size, uint32_t before) {
     static const uint32_t table[16] = {
@@ -91,7 +84,6 @@ int engine_open(model_t *model, const uint8_t *blob, size_t size, size_t arena_b
     model->op_count = word(blob + 20);
     model->input_at = word(blob + 24), model->input_bytes = word(blob + 28);
     model->output_at = word(blob + 32), model->output_bytes = word(blob + 36);
-    model->input_scale = real(blob + 40), model->input_zero = (int32_t)word(blob + 44);
     model->ops_at = word(blob + 56);
     if (model->arena_bytes > arena_bytes) return ENGINE_NO_ROOM;
     uint64_t table = (uint64_t)model->op_count * sizeof(op_t);
@@ -106,7 +98,10 @@ int engine_open(model_t *model, const uint8_t *blob, size_t size, size_t arena_b
     return ENGINE_OK;
 }
 
-void engine_run(const model_t *model, int8_t *arena) {
+void engine_run(const model_t *model, int8_t *arena, void (*between)(void)) {
     const op_t *ops = (const op_t *)(const void *)(model->blob + model->ops_at);
-    for (uint32_t at = 0; at < model->op_count; at++) kernel_run(&ops[at], model->blob, arena);
+    for (uint32_t at = 0; at < model->op_count; at++) {
+        if (between) between();
+        kernel_run(&ops[at], model->blob, arena);
+    }
 }

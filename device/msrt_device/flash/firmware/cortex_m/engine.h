@@ -15,8 +15,6 @@ typedef struct {
     uint32_t ops_at;
     uint32_t input_at, input_bytes;
     uint32_t output_at, output_bytes;
-    float input_scale;
-    int32_t input_zero;
 } model_t;
 
 /* What a blob was refused for; 0 for none. */
@@ -25,8 +23,9 @@ enum { ENGINE_OK, ENGINE_NOT_A_BLOB, ENGINE_OTHER_VERSION, ENGINE_DAMAGED, ENGIN
 /* `blob` must be aligned to four bytes and stay where it is. */
 int engine_open(model_t *model, const uint8_t *blob, size_t size, size_t arena_bytes);
 
-/* The input lies in the arena before (model->input_at), the output after it (model->output_at). */
-void engine_run(const model_t *model, int8_t *arena);
+/* The input lies in the arena before (model->input_at), the output after it (model->output_at). `between` is called
+   before each operator, for a watchdog; may be NULL. */
+void engine_run(const model_t *model, int8_t *arena, void (*between)(void));
 
 uint32_t crc32_of(const uint8_t *data, size_t size, uint32_t before);
 
