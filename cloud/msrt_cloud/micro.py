@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Final
 
 import onnx
 from onnx import helper, numpy_helper
 
 from msrt.errors import InvalidModel
+from msrt.inference.micro import compile_graph
 from msrt.inference.micro.graph import Graph, Node
 from msrt.protocol.messages import TensorSpec
+from msrt_cloud.prepare import PreparedFile
 
-__all__ = ["graph_of"]
+__all__ = ["blob_file", "graph_of"]
 
 _OIP_NAMES: Final = {
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.INT8: "INT8", onnx.TensorProto.UINT8: "UINT8",
 }  # fmt: skip
+
+
+def blob_file(source: Path, out: Path) -> PreparedFile:
+    """Compile an int8 file into `out`. Raises InvalidModel, naming the operator and its node."""
+    blob = compile_graph(graph_of(onnx.load(source)))
+    target = out / "micro.bin"
+    target.write_bytes(blob.data)
+    return PreparedFile(
+        path=str(target),
+        digest=hashlib.sha256(blob.data).hexdigest(),
+        size=len(blob.data),
+        weight_bytes=len(blob.constants),
+        latency_us=0,
+        method="compiled for microcontrollers",
+        flash=blob.board_bytes,
+        ram=blob.arena,
+    )
 
 
 def graph_of(model: onnx.ModelProto) -> Graph:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from msrt.errors import InvalidConfig, InvalidModel, JobFailed, MsrtError, from_wire
-from msrt.inference.bundle import FP32, INT8, Manifest, Stage, StateTensor, Variant
+from msrt.inference.bundle import FP32, INT8, MCU, Manifest, Stage, StateTensor, Variant
 from msrt.inference.reference import Reference
 from msrt.process import spawn_child, stop_child
 from msrt.protocol.messages import TensorSpec
@@ -46,10 +46,14 @@ class PrepareOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """Path of a graph that makes the model's inputs of a request's; `calibrate` and `evaluate` are what it takes."""
     post: str = ""
     """Path of a graph that makes an answer of the model's outputs: that is what is judged."""
+    device_class: str = ""
+    """Refuse a model that devices of this class cannot run: `mcu`; every model runs on all others."""
 
     def __post_init__(self) -> None:
         if self.require not in ("", FP32, INT8):
             raise InvalidConfig(f"a variant is fp32 or int8, not {self.require!r}")
+        if self.device_class not in ("", MCU):
+            raise InvalidConfig(f"models can be pushed for {MCU}, not for {self.device_class!r}")
         if not 0 <= self.max_drop <= 1 or not 0 <= self.min_accuracy <= 1:
             raise InvalidConfig("--max-drop and --min-accuracy are fractions from 0 to 1", hint="one point is 0.01")
         if self.min_accuracy and not self.evaluate:
@@ -65,6 +69,8 @@ class PreparedFile(msgspec.Struct, frozen=True):
     weight_bytes: int
     latency_us: int
     method: str
+    flash: int = 0
+    ram: int = 0
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -93,7 +99,9 @@ class Prepared(msgspec.Struct, frozen=True):
             inputs=self.inputs,
             outputs=self.outputs,
             variants={
-                name: Variant(file.digest, file.size, file.weight_bytes, file.latency_us, file.method)
+                name: Variant(
+                    file.digest, file.size, file.weight_bytes, file.latency_us, file.method, file.flash, file.ram
+                )
                 for name, file in self.files.items()
             },
             require=self.require,

@@ -50,6 +50,7 @@ class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: list[str] = []
     pre: str = ""
     post: str = ""
+    device_class: str = ""
     file_name: str = ""
     """What the user calls the files: errors speak of them by these names."""
     calibrate_name: str = ""
@@ -127,6 +128,7 @@ class Registry:
                 tuple(push.state),
                 paths.get("pre", ""),
                 paths.get("post", ""),
+                push.device_class,
             )
             prepared = await self._prepare(Path(paths["file"]), out, options)
             needed = [out / file.path for file in prepared.files.values()]

@@ -10,9 +10,11 @@ import structlog
 
 from msrt import errors
 from msrt.dispatch.canary import is_canary, parse_canary
+from msrt.inference.bundle import MCU, Manifest, runs_on
 from msrt.journal.facts import Entry, Key, RolloutSet
 from msrt.journal.state import State
 from msrt.journal.writer import Writer
+from msrt.protocol import wire
 from msrt.world.world import World
 from msrt_cloud.evidence import Bounds, Evidence
 from msrt_cloud.fleet import Fleet
@@ -38,6 +40,8 @@ class Rollouts:
         self._windows: dict[Key, float] = {}
         self._done: dict[Key, tuple[int, str]] = {}
         """(version, reason) of a rollout that is through."""
+        self._micro: dict[tuple[str, int], bool] = {}
+        """Which versions microcontrollers can run."""
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -71,11 +75,21 @@ class Rollouts:
 
     def _targets(self, fact: RolloutSet) -> list[Seen]:
         """Living devices that it speaks of: of a region that has a rollout of its own, only that one does."""
-        found = self._fleet.matching(fact.selector)
+        found = self._able(fact.model, fact.version, self._fleet.matching(fact.selector))
         if fact.region:
             return [seen for seen in found if seen.region == fact.region]
         regional = self._writer.state.regional
         return [seen for seen in found if (seen.region, fact.model) not in regional]
+
+    def _able(self, model: str, version: int, found: list[Seen]) -> list[Seen]:
+        """Those whose class can run it; the others are not asked to."""
+        if all(seen.device.device_class != MCU for seen in found):
+            return found
+        micro = self._micro.get((model, version))
+        if micro is None:
+            pushed = self._writer.state.models[model][version]
+            micro = self._micro[model, version] = runs_on(wire.unpack(pushed.manifest, Manifest), MCU)
+        return found if micro else [seen for seen in found if seen.device.device_class != MCU]
 
     async def _decided(self, fact: RolloutSet, decision: Decision) -> None:
         log.info(
@@ -120,6 +134,11 @@ class Rollouts:
         targets = self._fleet.matching(selector)
         if region:
             targets = [seen for seen in targets if seen.region == region]
+        able = self._able(model, version, targets)
+        if targets and not able:
+            why = versions[version].report.get("micro") or "it was pushed before there were variants for them"
+            raise errors.InvalidModel(f"{model}@{version} is for microcontrollers only here, and {why}")
+        targets = able
         if first and not any(seen.region == first for seen in targets) and targets:
             raise errors.NotFound(f"no matching device is in the region {first!r}", hint="msrt node list")
         if share and targets and not any(is_canary(canary, s.region, s.device.node, model) for s in targets):

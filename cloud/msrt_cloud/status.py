@@ -132,7 +132,7 @@ def show_model(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
         "variants": {
             n: {
                 "bytes": v.size, "weight_bytes": v.weight_bytes, "latency_us": v.latency_us, "method": v.method,
-                "digest": v.digest,
+                "digest": v.digest, **({"flash": v.flash, "ram": v.ram} if v.flash else {}),
             }
             for n, v in manifest.variants.items()
         },

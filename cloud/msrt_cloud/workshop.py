@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from msrt.errors import InvalidModel, MsrtError, QualityGate
-from msrt.inference.bundle import FP32, INT8
+from msrt.inference.bundle import FP32, INT8, MCU, MICRO
 from msrt.inference.drift import reference_of
 from msrt.inference.engine import Engine, measure, sample_inputs
 from msrt.inference.model import Model
@@ -29,6 +29,7 @@ from msrt.inference.reference import Reference
 from msrt.inference.stateful import StatefulModel
 from msrt_cloud.calibration import Calibration, calibrate
 from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent, with_state
+from msrt_cloud.micro import blob_file
 from msrt_cloud.prepare import Prepared, PreparedFile, Task, Verdict
 from msrt_cloud.quality import Judgement, accuracy, is_classifier, judge, require_accuracy
 from msrt_cloud.quantise import Recipe, float_copy, quantise, recipes_for, weight_bytes_ratio
@@ -233,6 +234,7 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
         report["state"] = ", ".join(f"{pair.input} -> {pair.output}" for pair in info.state)
     report |= {**job.stages.report(), "parameters": info.parameters, "chosen": chosen, "tried": job.tried}
     report["latency_us"] = {name: file.latency_us for name, file in files.items()}
+    files, report["micro"] = _with_micro(job, files)
     return Prepared(
         inputs=info.inputs,
         outputs=info.outputs,
@@ -248,6 +250,24 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
         stages=job.stages.manifest(),
         reference=_reference(job),
     )
+
+
+def _with_micro(job: _Job, files: dict[str, PreparedFile]) -> tuple[dict[str, PreparedFile], str]:
+    """With the blob for microcontrollers, where there can be one; what the report says of it.
+
+    Raises InvalidModel where it must run there and cannot.
+    """
+    try:
+        if job.info.state:
+            raise InvalidModel("no microcontroller runs it: it keeps state")
+        if INT8 not in files:
+            raise InvalidModel("no microcontroller runs it: there is no int8 of it", hint="give --calibrate")
+        blob = blob_file(Path(files[INT8].path), Path(job.task.out))
+    except InvalidModel as error:
+        if job.task.options.device_class == MCU:
+            raise
+        return files, error.text
+    return {**files, MICRO: blob}, f"{blob.flash} bytes of flash, {blob.ram} bytes of RAM"
 
 
 def _reference(job: _Job) -> Reference | None:

@@ -17,11 +17,12 @@ from msrt.settings import DeviceConfig
 __all__ = ["device"]
 
 ELSEWHERE: Final = {
+    "gateway": "msrt_device.gateway.command:gateway",
     "targets": "msrt_device.flash.command:targets",
     "image": "msrt_device.flash.command:image",
     "flash": "msrt_device.flash.command:flash",
 }
-"""Sub-command to MODULE:OBJECT. They print with rich, which a device at work does without."""
+"""Sub-command to MODULE:OBJECT: what a device at work does without."""
 
 
 class _Device(click.Group):

@@ -19,7 +19,7 @@ from msrt.inference.slots import Slot, Slots
 from msrt.protocol.messages import Infer, InferFailed, Inferred
 from msrt.world.world import World
 
-__all__ = ["Requests"]
+__all__ = ["INLINE_US", "Requests"]
 
 log = structlog.get_logger()
 INLINE_US: Final = 1000
@@ -41,7 +41,8 @@ class Requests:
     """Answers the edge's batches. `device`: this node's name, said in each answer.
 
     `bound`: batches that may wait for a thread, or for their model to be loaded; one more is refused, and the edge
-    tries another device. `cold` is called when somebody waits for a model that is not in memory.
+    tries another device. `cold` is called when somebody waits for a model that is not in memory. `inline_us`: see INLINE_US;
+    0: every call waits for something, and goes to a thread.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class Requests:
         bound: int,
         sequences: Sequences | None = None,
         cold: Callable[[], None] = lambda: None,
+        inline_us: int = INLINE_US,
     ) -> None:
         self._world, self._slots, self._device, self._bound = world, slots, device, bound
         self._sequences = sequences or Sequences(1024, 64 << 20, 120.0, 30.0)
         self._wants_cold = cold
+        self._inline_us = inline_us
         self._slowest_us = 0
         self._waiting: deque[_Waiting] = deque()
         self._cold: dict[Slot, list[_Waiting]] = {}
@@ -102,7 +105,7 @@ class Requests:
         """Must it wait for its turn in a thread? A sequence's steps keep their order, also behind one that is there."""
         return (
             bool(self._waiting)
-            or max(slot.latency_us.values(), default=0) * sum(message.rows) > INLINE_US
+            or max(slot.latency_us.values(), default=0) * sum(message.rows) > self._inline_us
             or (slot.keeps_state and self._working)
         )
 

@@ -26,6 +26,7 @@ from msrt.hop.parcel import PULL
 from msrt.inference.budget import Budget
 from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper
+from msrt.inference.model import Loader
 from msrt.inference.sequences import Sequences
 from msrt.inference.slots import Slots
 from msrt.joining import Membership, endpoint_for, hello_of
@@ -61,7 +62,7 @@ from msrt.trust.tuf.floor import Floor
 from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
 from msrt_device.parameters import Workers
-from msrt_device.requests import Requests
+from msrt_device.requests import INLINE_US, Requests
 from msrt_device.sources.watch import Watch
 from msrt_device.training import Training
 
@@ -90,6 +91,10 @@ class DeviceSetup:
     """Answers `logs` and `diagnose` with what only the process knows."""
     tails: Tails = field(default_factory=Tails)
     """What the jobs' processes printed last."""
+    engine: Loader | None = None
+    """Runs the models; None: onnxruntime in this process."""
+    budget: Budget | None = None
+    """Which models it holds at a time; None: as many as fit the memory."""
 
 
 def build(world: World, setup: DeviceSetup) -> Device:
@@ -130,9 +135,9 @@ class Device:
         self._fetch_blob = fetch_from(self.uplink)
         self.trust = Floor(world, self.artifacts, self._cloud, ask=ask_parent(self.uplink), fetch=self._fetch_blob)
         self.slots = Slots()
-        self.budget = Budget(config.model_memory or setup.model_memory)
+        self.budget = setup.budget or Budget(config.model_memory or setup.model_memory)
         self.keeper = Keeper(
-            world, self.slots, Engine(threads=config.engine_threads), fetch=self.fetch,
+            world, self.slots, setup.engine or Engine(threads=config.engine_threads), fetch=self.fetch,
             vouch=self.trust.vouch,
             changed=self._changed, budget=self.budget,
         )  # fmt: skip
@@ -140,8 +145,9 @@ class Device:
             config.sequences, config.sequence_bytes, config.sequence_idle_s, config.sequence_drain_s
         )
         self.requests = Requests(
-            world, self.slots, self.certificate.name, config.engine_queue, self.sequences, self.keeper.wanted
-        )
+            world, self.slots, self.certificate.name, config.engine_queue, self.sequences, self.keeper.wanted,
+            inline_us=INLINE_US if setup.engine is None else 0,
+        )  # fmt: skip
         self.events = DurableSender(
             world,
             Outbox(world.disk.store("events"), "events", bound_bytes=config.event_bytes),

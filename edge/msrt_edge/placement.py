@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from msrt.dispatch.canary import is_canary
 from msrt.dispatch.events import VersionTable
-from msrt.inference.bundle import MEASURE, Manifest, choose
+from msrt.inference.bundle import MEASURE, Manifest, choose, runs_on
 from msrt.journal.facts import ModelPushed, RolloutSet
 from msrt.journal.state import State
 from msrt.protocol.address import Selector
@@ -77,7 +77,8 @@ def _versions(rollout: RolloutSet, device: Device) -> list[int]:
 def place(
     state: State, manifests: Mapping[tuple[str, int], Manifest], measured: Measured, device: Device
 ) -> tuple[Placement, ...]:
-    """All that a device should hold, in the order of model names. Versions without a checked manifest are left out."""
+    """All that a device should hold, in the order of model names. Versions without a checked manifest are left out, and
+    those that devices of its class cannot run."""
     out = []
     for model, rollout in sorted(state.rollouts_in(device.region).items()):
         versions = _versions(rollout, device)
@@ -87,7 +88,7 @@ def place(
         for number, version in enumerate(versions):
             pushed: ModelPushed | None = state.models.get(model, {}).get(version)
             manifest = manifests.get((model, version))
-            if pushed is None or manifest is None:
+            if pushed is None or manifest is None or not runs_on(manifest, device.device_class):
                 continue
             variant = measured.variant(manifest, device)
             out.append(Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0))

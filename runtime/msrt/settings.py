@@ -13,7 +13,7 @@ import msgspec
 from msrt.errors import InvalidConfig
 from msrt.statedir import split_address
 
-__all__ = ["CloudConfig", "DeviceConfig", "EdgeConfig", "MasterConfig", "NodeConfig", "SourceConfig", "is_loopback"]
+__all__ = ["CloudConfig", "DeviceConfig", "EdgeConfig", "GatewayConfig", "MasterConfig", "NodeConfig", "SourceConfig", "is_loopback"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 Period = Annotated[float, msgspec.Meta(gt=0, le=315_360_000)]
@@ -306,6 +306,29 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
         names = [source.name for source in self.source]
         if twice := {name for name in names if names.count(name) > 1}:
             raise InvalidConfig(f"two sources are named {min(twice)!r}", hint="give each [[source]] a name of its own")
+
+
+class GatewayConfig(NodeConfig, frozen=True, kw_only=True):
+    """A microcontroller's stand-in: `msrt device gateway --serial PATH --invite INVITE --config gateway.toml`."""
+
+    serial: str = ""
+    """PATH or PATH@BAUD of the board's serial port; 115200 baud if not said."""
+    tcp: str = ""
+    """HOST:PORT of the board where it has no serial port; one of the two is needed."""
+    board_lease_s: Seconds = 6.0
+    """The board answers for so long without hearing of us; a third of it lies between two heartbeats."""
+    sense_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 0
+    """Between two readings of the board's own sensor, milliseconds; 0: it is not read."""
+    link: Literal["zmq", "mqtt"] = "zmq"
+    """How it talks to its edge."""
+    labels: dict[str, str] = {}
+    """Labels it reports beside those of its invite, and `board` and `serial` as the board says."""
+    engine_queue: Count = 64
+    """Batches that may wait for the board; one more is refused, and the edge tries another device."""
+    reconnect_max_s: Seconds = 5.0
+    """Longest pause between two looks for the board, or two tries of the whole list of parents."""
+    event_bytes: Bytes = 16 * MIB
+    """Events on disk that the edge has not taken; the oldest go first and are counted."""
 
 
 def is_loopback(address: str, what: str = "address") -> bool:

@@ -31,6 +31,10 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit: Final = limit
 
+    def weight(self, manifest: Manifest, variant: str) -> int:
+        """Bytes of it here."""
+        return weight(manifest, variant)
+
     def used(self, slots: Slots) -> int:
         """Bytes of the models that are loaded."""
         return sum(slot.size for slot in slots.held() if slot.model is not None)

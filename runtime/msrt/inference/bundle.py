@@ -19,20 +19,28 @@ __all__ = [
     "FP32",
     "INT8",
     "LOGITS",
+    "MCU",
     "MEASURE",
+    "MICRO",
     "PROBABILITIES",
     "Manifest",
     "Stage",
     "StateTensor",
     "Variant",
     "choose",
+    "engine_variants",
     "read_manifest",
+    "runs_on",
     "sign_manifest",
     "signature_of",
 ]
 
 FP32: Final = "fp32"
 INT8: Final = "int8"
+MICRO: Final = "micro"
+"""A blob for microcontrollers, see msrt.inference.micro: no other device runs it."""
+MCU: Final = "mcu"
+"""Device class of a microcontroller behind its gateway."""
 LOGITS: Final = "logits"
 PROBABILITIES: Final = "probabilities"
 MEASURE: Final = "measure"
@@ -55,6 +63,10 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call with one row on the registry's own machine; provisional, devices measure again."""
     method: str = ""
     """How it was made: as given, static or dynamic."""
+    flash: int = 0
+    """Of `micro`: bytes that a board keeps of it."""
+    ram: int = 0
+    """Of `micro`: bytes for its tensors there."""
 
 
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,7 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: tuple[TensorSpec, ...]
     """What an answer brings. Those of `post`, if there is one."""
     variants: dict[str, Variant]
-    """By name: fp32, int8."""
+    """By name: fp32, int8, micro."""
     chosen: dict[str, str] = {}
     """Device class to variant, where it is settled; a class that is not named measures."""
     require: str = ""
@@ -130,12 +142,25 @@ def signature_of(manifest: Manifest) -> Signature:
     )
 
 
+def engine_variants(manifest: Manifest) -> list[str]:
+    """Those that onnxruntime runs, by name."""
+    return sorted(name for name in manifest.variants if name != MICRO)
+
+
+def runs_on(manifest: Manifest, device_class: str) -> bool:
+    """Whether devices of this class can hold it at all."""
+    return device_class != MCU or MICRO in manifest.variants
+
+
 def choose(manifest: Manifest, device_class: str) -> str:
     """The variant for a device class, or MEASURE where nobody of that class has measured yet."""
+    if device_class == MCU:
+        return MICRO
     if manifest.require:
         return manifest.require
-    if len(manifest.variants) == 1:
-        return next(iter(manifest.variants))
+    names = engine_variants(manifest)
+    if len(names) == 1:
+        return names[0]
     return manifest.chosen.get(device_class, MEASURE)
 
 

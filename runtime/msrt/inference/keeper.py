@@ -12,8 +12,8 @@ import structlog
 
 from msrt.buffers import Buffer
 from msrt.errors import InvalidModel, MsrtError, OutOfMemory
-from msrt.inference.budget import Budget, weight
-from msrt.inference.bundle import MEASURE, Manifest, read_manifest
+from msrt.inference.budget import Budget
+from msrt.inference.bundle import MEASURE, MICRO, Manifest, engine_variants, read_manifest
 from msrt.inference.engine import measure, sample_inputs
 from msrt.inference.model import Loader, Model
 from msrt.inference.pipeline import Graphs, assemble
@@ -188,12 +188,14 @@ class Keeper:
 
     def _variants(self, slot: Slot, manifest: Manifest) -> tuple[list[str], int]:
         """What to load, and the bytes that this takes: two are in memory at a time where one of them is chosen."""
-        asked = manifest.require or slot.placement.variant
+        asked = slot.placement.variant
+        if asked != MICRO:
+            asked = manifest.require or asked
         if asked == MEASURE and slot.placement.manifest in self._measured:
             asked = self._measured[slot.placement.manifest][0]
         if asked != MEASURE:
-            return [asked], weight(manifest, asked)
-        weights = {name: weight(manifest, name) for name in sorted(manifest.variants)}
+            return [asked], self._budget.weight(manifest, asked)
+        weights = {name: self._budget.weight(manifest, name) for name in engine_variants(manifest)}
         size = sum(sorted(weights.values())[-2:])
         if self._budget.limit and size > self._budget.limit:
             smallest = min(weights, key=weights.__getitem__)
@@ -221,7 +223,7 @@ class Keeper:
                 best = name, model
         if best is None:
             raise fault or InvalidModel(f"{manifest.model}@{manifest.version} has no variant to load")
-        slot.size = weight(manifest, best[0])
+        slot.size = self._budget.weight(manifest, best[0])
         return *best, self._remembered(slot.placement.manifest, best[0], latency)
 
     def _remembered(self, manifest: bytes, variant: str, latency: dict[str, int]) -> dict[str, int]:

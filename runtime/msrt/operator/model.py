@@ -46,6 +46,7 @@ def model() -> None:
 @click.option("--pre", type=FILE, help="ONNX graph that runs before it, in the same call: its inputs are a request's.")
 @click.option("--post", type=FILE, help="ONNX graph that runs after it: its outputs are the answer.")
 @click.option("--labels", type=FILE, help="Text file, one class name a line.")
+@click.option("--for", "device_class", type=click.Choice(["mcu"]), help="Refuse it unless microcontrollers can run it.")
 @json_option
 @state_option
 def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> None:
@@ -53,8 +54,9 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
 
     It becomes the next version of the model. int8 is made beside fp32 and judged: on --eval by accuracy, else by
     agreement on --calibrate. What is served on which kind of device is chosen by measured speed, unless --require says.
-    With --pre, both files hold what that takes; with --post, what that gives is judged. Nothing runs before
-    `msrt model rollout`.
+    With --pre, both files hold what that takes; with --post, what that gives is judged. A blob for
+    microcontrollers is made of int8 where their operators suffice; the report says what it needs, or which operator
+    is missing. Nothing runs before `msrt model rollout`.
     """
 
     async def work(cloud: Ask) -> Any:
@@ -65,7 +67,7 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
         if options["labels"]:
             params["labels"] = _lines(options["labels"])
         params |= {"max_drop": options["max_drop"], "min_accuracy": options["min_accuracy"]}
-        params["require"] = options["require"] or ""
+        params["require"], params["device_class"] = options["require"] or "", options["device_class"] or ""
         if options["states"]:
             params["state"] = list(options["states"])
         return await cloud("model.push", PUSH_S, **params)

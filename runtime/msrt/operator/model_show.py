@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from msrt.inference.bundle import MICRO
 from msrt.operator.show import console, table
 
 __all__ = ["print_model"]
@@ -75,8 +76,9 @@ def _confidence(found: dict[str, Any]) -> str:
 def _choice(found: dict[str, Any]) -> str:
     if found["require"]:
         return f"{found['require']} only"
-    if len(found["variants"]) == 1:
-        return str(next(iter(found["variants"])))
+    names = [name for name in found["variants"] if name != MICRO]
+    if len(names) == 1:
+        return names[0]
     return f"the faster one, as each device measures it; {found['chosen']} where it was pushed"
 
 

@@ -120,7 +120,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Lease:
-    """Gateway: you serve for so long; said again before it ends. Answered by `Done`."""
+    """Gateway: you serve for so long; said again before it ends. `Done` with the board's boot."""
 
     epoch: int
     lease_ms: int

@@ -85,7 +85,7 @@ static void lease(const frame_t *frame) {
     me.lease_ms = get32(frame->body + 4), me.sense_ms = get32(frame->body + 8);
     me.lease_from = board_millis();
     me.leased = 1;
-    done(frame, me.waiting);
+    done(frame, board_boot());
 }
 
 static void load(const frame_t *frame) {

@@ -1,0 +1,58 @@
+"""A gateway on a real machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from msrt.errors import InvalidConfig
+from msrt.joining import admit
+from msrt.life import live, tell
+from msrt.process import StateDir, default_state
+from msrt.settings import DeviceConfig, GatewayConfig
+from msrt.telemetry import logs
+from msrt.telemetry.metrics import Metrics
+from msrt_device.gateway.gateway import Gateway
+from msrt_device.gateway.line import parse_serial
+from msrt_device.worker import DeviceSetup
+
+__all__ = ["serve"]
+
+
+async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None:
+    """Join if need be, then work until told to stop, whether the board is there or not.
+
+    Raises InvalidConfig, StateLocked, StateForeign, NotEnrolled, and the invite errors.
+    """
+    logs.configure(config.log_format, config.log_level)
+    if bool(config.serial) == bool(config.tcp):
+        raise InvalidConfig("a board is at a serial port or at a TCP address", hint="give --serial or --tcp, one of them")
+    if config.serial:
+        parse_serial(config.serial)
+    folder = (Path(config.state) if config.state else default_state("gateway")).absolute()
+    with StateDir.open(folder, "device"):
+        world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
+        setup = DeviceSetup(
+            identity=identity, membership=membership, config=_as_device(config), tell=tell(folder, config)
+        )
+        node = Gateway(world, setup, config)
+
+        def started() -> None:
+            device = node.device
+            if device is not None:
+                where = device.uplink.peer.node if device.uplink.peer is not None else "no edge"
+                click.echo(f"ready {device.certificate.name} ({device.certificate.node}) at {where} over {config.link}")
+
+        await live(node, stop, world, Metrics("device", identity.node, process=True), started)
+
+
+def _as_device(config: GatewayConfig) -> DeviceConfig:
+    """The part of it that a device has as well."""
+    return DeviceConfig(
+        state=config.state, name=config.name, log_format=config.log_format, log_level=config.log_level,
+        drain_s=config.drain_s, cache_bytes=config.cache_bytes, link=config.link, metrics="off", labels=config.labels,
+        engine_queue=config.engine_queue, reconnect_max_s=config.reconnect_max_s, event_bytes=config.event_bytes,
+        train=False,
+    )  # fmt: skip
