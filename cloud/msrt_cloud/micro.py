@@ -17,7 +17,7 @@ from msrt_cloud.prepare import PreparedFile
 
 __all__ = ["blob_file", "graph_of"]
 
-_OIP_NAMES: Final = {
+_OIP_NAMES: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.INT8: "INT8", onnx.TensorProto.UINT8: "UINT8",
 }  # fmt: skip
 

@@ -252,17 +252,21 @@ def _prepared(job: _Job, files: dict[str, PreparedFile], report: dict[str, objec
     )
 
 
+def _micro(job: _Job, files: dict[str, PreparedFile]) -> PreparedFile:
+    if job.info.state:
+        raise InvalidModel("no microcontroller runs it: it keeps state")
+    if INT8 not in files:
+        raise InvalidModel("no microcontroller runs it: there is no int8 of it", hint="give --calibrate")
+    return blob_file(Path(files[INT8].path), Path(job.task.out))
+
+
 def _with_micro(job: _Job, files: dict[str, PreparedFile]) -> tuple[dict[str, PreparedFile], str]:
     """With the blob for microcontrollers, where there can be one; what the report says of it.
 
     Raises InvalidModel where it must run there and cannot.
     """
     try:
-        if job.info.state:
-            raise InvalidModel("no microcontroller runs it: it keeps state")
-        if INT8 not in files:
-            raise InvalidModel("no microcontroller runs it: there is no int8 of it", hint="give --calibrate")
-        blob = blob_file(Path(files[INT8].path), Path(job.task.out))
+        blob = _micro(job, files)
     except InvalidModel as error:
         if job.task.options.device_class == MCU:
             raise

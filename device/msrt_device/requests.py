@@ -41,8 +41,8 @@ class Requests:
     """Answers the edge's batches. `device`: this node's name, said in each answer.
 
     `bound`: batches that may wait for a thread, or for their model to be loaded; one more is refused, and the edge
-    tries another device. `cold` is called when somebody waits for a model that is not in memory. `inline_us`: see INLINE_US;
-    0: every call waits for something, and goes to a thread.
+    tries another device. `cold` is called when somebody waits for a model that is not in memory. `inline_us`: see
+    INLINE_US; 0: every call waits for something, and goes to a thread.
     """
 
     def __init__(

@@ -13,7 +13,10 @@ import msgspec
 from msrt.errors import InvalidConfig
 from msrt.statedir import split_address
 
-__all__ = ["CloudConfig", "DeviceConfig", "EdgeConfig", "GatewayConfig", "MasterConfig", "NodeConfig", "SourceConfig", "is_loopback"]
+__all__ = [
+    "CloudConfig", "DeviceConfig", "EdgeConfig", "GatewayConfig", "MasterConfig", "NodeConfig", "SourceConfig",
+    "is_loopback",
+]  # fmt: skip
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 Period = Annotated[float, msgspec.Meta(gt=0, le=315_360_000)]

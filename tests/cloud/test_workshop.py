@@ -78,7 +78,7 @@ def test_a_quantised_file_is_served_as_it_was_given(room):
     given = Path(done(room, calibrate="x.npy").files["int8"].path).read_bytes()
     (room / "small.onnx").write_bytes(given)
     prepared = done(room, "small.onnx", evaluate="xy.npz")
-    assert set(prepared.files) == {"int8"}
+    assert set(prepared.files) == {"int8", "micro"}
     assert Path(prepared.files["int8"].path).read_bytes() == given
     assert prepared.report["accuracy_int8"] > 0.9
     with pytest.raises(QualityGate, match="quantised already"):

@@ -23,7 +23,10 @@ __all__ = ["gateway"]
 @click.option("--name", help="The board's name in the tree. Default: the host's and a short id.")
 @click.option("--link", type=click.Choice(["zmq", "mqtt"]), help="How it talks to its edge. Default: zmq.")
 @click.option(
-    "--sense-ms", type=click.IntRange(min=0), metavar="MS", help="The board reads its own sensor so often. Default: 0, never."
+    "--sense-ms",
+    type=click.IntRange(min=0),
+    metavar="MS",
+    help="The board reads its own sensor so often. Default: 0, never.",
 )
 @node_options
 def gateway(invite: str, config: Path | None, sets: tuple[str, ...], **flags: Any) -> None:

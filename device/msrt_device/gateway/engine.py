@@ -57,8 +57,9 @@ class BoardEngine:
         blob = read_blob(model)
         if blob.output[1] > mcu.BODY_LIMIT - 4:
             raise InvalidModel(f"its output of {blob.output[1]} bytes is larger than a board's answer")
-        digest = self.wait(self._board.load(blob.board, blob.arena))
+        digest = hashlib.sha256(blob.board).digest()
         self.loaded[mcu.tag_of(digest)] = blob, hashlib.sha256(model).hexdigest()
+        self.wait(self._board.load(blob.board, blob.arena))
         return BoardModel(self, blob, digest)
 
     def _stage(self, model: Buffer) -> Model:

@@ -28,7 +28,9 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
     """
     logs.configure(config.log_format, config.log_level)
     if bool(config.serial) == bool(config.tcp):
-        raise InvalidConfig("a board is at a serial port or at a TCP address", hint="give --serial or --tcp, one of them")
+        raise InvalidConfig(
+            "a board is at a serial port or at a TCP address", hint="give --serial or --tcp, one of them"
+        )
     if config.serial:
         parse_serial(config.serial)
     folder = (Path(config.state) if config.state else default_state("gateway")).absolute()

@@ -42,7 +42,9 @@ def parse_serial(text: str) -> tuple[str, int]:
 async def open_line(serial: str, tcp: str, heard: Callable[[bytes], None], ended: Callable[[], None]) -> Line:
     """The one that is named. Raises Disconnected (nothing is there) and InvalidConfig."""
     if bool(serial) == bool(tcp):
-        raise InvalidConfig("a board is at a serial port or at a TCP address", hint="give --serial or --tcp, one of them")
+        raise InvalidConfig(
+            "a board is at a serial port or at a TCP address", hint="give --serial or --tcp, one of them"
+        )
     try:
         if serial:
             return _Serial(*parse_serial(serial), heard, ended)

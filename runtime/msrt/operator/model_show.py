@@ -78,7 +78,7 @@ def _choice(found: dict[str, Any]) -> str:
         return f"{found['require']} only"
     names = [name for name in found["variants"] if name != MICRO]
     if len(names) == 1:
-        return names[0]
+        return str(names[0])
     return f"the faster one, as each device measures it; {found['chosen']} where it was pushed"
 
 

@@ -165,7 +165,7 @@ class Chunk:
 
     @classmethod
     def unpack(cls, body: bytes) -> Chunk:
-        return cls(*struct.unpack_from("<I", body), body[4:])
+        return cls(_number(body, 0), body[4:])
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Infer:
 
     @classmethod
     def unpack(cls, body: bytes) -> Infer:
-        return cls(*struct.unpack_from("<III", body), body[12:])
+        return cls(_number(body, 0), _number(body, 4), _number(body, 8), body[12:])
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Inferred:
 
     @classmethod
     def unpack(cls, body: bytes) -> Inferred:
-        return cls(*struct.unpack_from("<I", body), body[4:])
+        return cls(_number(body, 0), body[4:])
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,8 @@ class Event:
 
     @classmethod
     def unpack(cls, body: bytes) -> Event:
-        return cls(*cls._fixed.unpack_from(body), body[cls._fixed.size :])
+        number, tag, uptime_ms, reading, dropped, best = cls._fixed.unpack_from(body)
+        return cls(number, tag, uptime_ms, reading, dropped, best, body[cls._fixed.size :])
 
 
 @dataclass(frozen=True)
@@ -286,13 +287,18 @@ class Failed:
 
     @classmethod
     def unpack(cls, body: bytes) -> Failed:
-        return cls(*struct.unpack_from("<H", body), _text_at(body, 2)[0])
+        return cls(body[0] | body[1] << 8, _text_at(body, 2)[0])
 
 
 McuMessage = Ask | Hello | Lease | Load | Chunk | Finish | Infer | Inferred | Event | Taken | Done | Failed
 _CLASSES: Final[dict[int, type[McuMessage]]] = {
     cls.kind: cls for cls in (Ask, Hello, Lease, Load, Chunk, Finish, Infer, Inferred, Event, Taken, Done, Failed)
 }
+
+
+def _number(body: bytes, at: int) -> int:
+    """32 bits. Raises IndexError where the body ends before."""
+    return body[at] | body[at + 1] << 8 | body[at + 2] << 16 | body[at + 3] << 24
 
 
 def _text(text: str) -> bytes:
@@ -375,14 +381,13 @@ class Decoder:
     def _close(self, found: list[Frame]) -> None:
         stuffed, self._overrun, overrun = bytes(self._pending), False, self._overrun
         self._pending.clear()
-        if not stuffed and not overrun:
-            return
-        try:
-            if overrun:
-                raise MalformedFrame("a frame without an end")
-            found.append(decode(stuffed))
-        except MalformedFrame:
+        if overrun:
             self.damaged += 1
+        elif stuffed:
+            try:
+                found.append(decode(stuffed))
+            except MalformedFrame:
+                self.damaged += 1
 
 
 def _stuff(raw: bytes) -> bytes:

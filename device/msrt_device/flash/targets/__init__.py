@@ -16,7 +16,9 @@ from msrt.errors import LocalError, NotFound
 
 __all__ = ["TARGETS", "MissingTools", "Progress", "Target", "load_target", "targets"]
 
-TARGETS: Final[dict[str, str]] = {}
+TARGETS: Final[dict[str, str]] = {
+    "cortex-m": "msrt_device.flash.targets.cortex_m:TARGET",
+}
 """Name to MODULE:OBJECT of what makes it, in the order in which they are listed."""
 
 Progress = Callable[[str, int, int], None]

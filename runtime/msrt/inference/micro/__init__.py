@@ -2,7 +2,7 @@
 
 `graph` is what a compiler is given (the registry reads ONNX and hands it over), `lower` turns it into operators of
 `blob`, `plan` lays their tensors into one arena, `compile` writes the blob. `interpret` is the reference: what the C
-kernels must give bit for bit. `host` is what stays with whoever asks: floats to int8 and back, softmax. Pure: numpy only.
+kernels must give bit for bit. `host` is what stays with whoever asks: floats to int8 and back, softmax. Pure.
 """
 
 from msrt.inference.micro.blob import Blob, read_blob

@@ -1,4 +1,4 @@
-"""An operator gets its record: multipliers, biases and clamps as integers, now that the scale of its result is known."""
+"""An operator gets its record: multipliers, biases, clamps as integers, now that the scale of its result is known."""
 
 from __future__ import annotations
 

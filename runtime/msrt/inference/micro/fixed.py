@@ -49,4 +49,5 @@ def fixed_pair(first: float, second: float) -> tuple[int, int, int]:
 def requantise(product: NDArray[np.int64], shift: Any, zero: int, low: int, high: int) -> NDArray[np.int8]:
     """Accumulator times multiplier, shifted right with rounding, moved to the zero point, clamped."""
     half = np.int64(1) << (np.asarray(shift, np.int64) - 1)
-    return np.clip(((product + half) >> shift) + zero, low, high).astype(np.int8)
+    found: NDArray[np.int8] = np.clip(((product + half) >> shift) + zero, low, high).astype(np.int8)
+    return found

@@ -16,7 +16,7 @@ _DTYPES = {"INT8": np.int8, "UINT8": np.uint8}
 
 
 def to_board(blob: Blob, rows: NDArray[Any]) -> NDArray[np.int8]:
-    """Inputs as the ONNX file takes them, to int8 [rows, input bytes]. Raises InvalidTensor for floats that are none."""
+    """Inputs as the ONNX file takes them, to int8 [rows, input bytes]. Raises InvalidTensor for NaN and infinity."""
     note = blob.note
     if note.quantised_input == "UINT8":
         numbers = (rows.astype(np.int16) - 128).astype(np.int8)
@@ -55,6 +55,5 @@ def _rounded(blob: Blob, found: NDArray[Any]) -> NDArray[Any]:
     dtype = _DTYPES.get(note.quantised_output)
     low, high = (0, 255) if note.out_unsigned else (-128, 127)
     scaled = np.clip(np.rint(found / np.float32(note.out_scale)) + note.out_zero, low, high)
-    if dtype is not None:
-        return scaled.astype(dtype)
-    return ((scaled - note.out_zero) * np.float32(note.out_scale)).astype(np.float32)
+    real: NDArray[Any] = ((scaled - note.out_zero) * np.float32(note.out_scale)).astype(np.float32)
+    return real if dtype is None else scaled.astype(dtype)

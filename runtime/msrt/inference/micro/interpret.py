@@ -46,7 +46,7 @@ def _run(blob: Blob, op: Op, x: Array, arena: Array) -> Array:
         case Code.MAX_POOL:
             padded = _padded(op, x, -128)
             best = np.max([_tap(op, padded, i, j) for i in range(op.kernel_h) for j in range(op.kernel_w)], axis=0)
-            return np.clip(best, op.low, op.high).astype(np.int8)
+            return _clipped(op, best)
         case Code.ADD:
             other = arena[:, op.second : op.second + op.in_bytes].reshape(x.shape).astype(np.int64)
             total = (x - op.zero) * op.multiplier + (other - op.second_zero) * op.second_multiplier
@@ -102,4 +102,9 @@ def _average(op: Op, x: Array) -> Array:
     count: Array = np.sum([_tap(op, inside, i, j) for i, j in windows], axis=0)
     divisor = count << op.shift
     found = (total * op.multiplier + (divisor >> 1)) // divisor + op.out_zero
-    return np.clip(found, op.low, op.high).astype(np.int8)
+    return _clipped(op, found)
+
+
+def _clipped(op: Op, found: Array) -> Array:
+    kept: Array = np.clip(found, op.low, op.high).astype(np.int8)
+    return kept

@@ -117,7 +117,9 @@ def _value(state: _State, node: Node, at: int) -> Value:
 def _tensor(state: _State, node: Node, at: int) -> Tensor:
     found = _value(state, node, at)
     if not isinstance(found, Tensor) or not found.floating:
-        raise refuse(node, f"takes {node.inputs[at]!r}, which is not quantised", "calibrate: msrt model push --calibrate")
+        raise refuse(
+            node, f"takes {node.inputs[at]!r}, which is not quantised", "calibrate: msrt model push --calibrate"
+        )
     return found
 
 
@@ -234,7 +236,9 @@ def _add(state: _State, node: Node) -> Value:
         channels = left.op.out_c
         more = _real(right)
         axis = 1 if len(left.layout.shape) > 1 else 0
-        if more.size not in (1, channels) or (more.size > 1 and more.shape[axis - len(left.layout.shape) :][0] != channels):
+        if more.size not in (1, channels) or (
+            more.size > 1 and more.shape[axis - len(left.layout.shape) :][0] != channels
+        ):
             raise refuse(node, f"adds numbers of shape {list(more.shape)}")
         before = np.zeros(channels) if left.bias is None else left.bias
         return replace(left, bias=before + np.broadcast_to(more.reshape(-1), (channels,)))
@@ -265,7 +269,9 @@ def _dense(state: _State, node: Node) -> Value:
     """Gemm and MatMul: [1, in] by [in, out]."""
     source = _tensor(state, node, 0)
     attributes = node.attributes
-    plain = attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA", 0)
+    plain = (
+        attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA", 0)
+    )
     shape = source.layout.shape
     if not plain or len(shape) != 2:
         raise refuse(node, f"multiplies a tensor of shape {list(shape)}", "rows of numbers by constants are taken")
