@@ -31,7 +31,7 @@ class CortexM:
 
     name: str = "cortex-m"
     title: str = "Arm Cortex-M3 (MPS2 with AN385): a bare agent in C behind `msrt device gateway`"
-    verified: str = "booted and served in QEMU's mps2-an385; on no real board"
+    verified: str = "Booted and served in QEMU (mps2-an385); on no real board."
     options: Mapping[str, str] = {
         "serial": "serial number that the board says of itself; default mps2-1",
         "format": "elf (default), or bin: the bytes of the flash from address 0",
