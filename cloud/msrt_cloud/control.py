@@ -21,6 +21,7 @@ from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
 from msrt_cloud.stats import serving_rows
+from msrt_cloud.updates import ImagePush, UpdateBegin, UpdateName
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
@@ -157,6 +158,13 @@ class Control:
             "train.pause": (JobName, jobs.pause),
             "train.resume": (JobName, jobs.resume),
             "train.stop": (JobName, jobs.stop),
+            "update.push": (ImagePush, self._update_push),
+            "update.images": (Nothing, cloud.updates.images),
+            "update.rollout": (UpdateBegin, cloud.updates.begin),
+            "update.status": (UpdateName, cloud.updates.status),
+            "update.pause": (UpdateName, cloud.updates.pause),
+            "update.resume": (UpdateName, cloud.updates.resume),
+            "update.stop": (UpdateName, cloud.updates.stop),
             "events.after": (EventsAfter, self._events_after),
         }
 
@@ -290,6 +298,10 @@ class Control:
 
     async def _model_unload(self, peer: Peer, p: ModelHere) -> object:
         return await self._cloud.rollouts.withdraw(p.model, _region(peer, p.region))
+
+    async def _update_push(self, peer: Peer, p: ImagePush) -> object:
+        self._bounded(p.digest, self._cloud.setup.config.image_bytes, "image")
+        return await self._cloud.updates.push(peer, p)
 
     # --- events -----------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ from msrt_cloud.signing import KeyRing, Periods, Repository, SeededRing
 from msrt_cloud.signing.journal import signed_for
 from msrt_cloud.training import Means, Training
 from msrt_cloud.triggering import Triggers
+from msrt_cloud.updates import Updates
 
 __all__ = ["Cloud", "CloudSetup", "build"]
 
@@ -120,6 +121,7 @@ class Cloud:
         await self._open()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self.rollouts.run())
+            updating = group.create_task(self.updates.run())
             computing = group.create_task(self.serving.run())
             triggering = group.create_task(Triggers(self.training).run())
             signing = group.create_task(self.signing.run())
@@ -129,6 +131,7 @@ class Cloud:
                 await self._closing.wait()
             finally:
                 watching.cancel()
+                updating.cancel()
                 computing.cancel()
                 triggering.cancel()
                 signing.cancel()
@@ -165,6 +168,7 @@ class Cloud:
             Limits(config.rollout_alpha, config.rollout_beta),
         )  # fmt: skip
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
+        self.updates = Updates(world, self.identity, self.writer, self.artifacts, self.fleet)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
             setup.workshop, self.events.tally, setup.accountant, config.rejoin_leases * config.lease_s,

@@ -88,6 +88,7 @@ def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
                 "edge": edge.name if edge else "", "link": device.link if device else "",
                 "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
                 "models": list(map(_brief, device.models)) if device else [],
+                "agent": device.agent if device else "",
             }
         )  # fmt: skip
     return rows

@@ -21,6 +21,8 @@ ELSEWHERE: Final = {
     "targets": "msrt_device.flash.command:targets",
     "image": "msrt_device.flash.command:image",
     "flash": "msrt_device.flash.command:flash",
+    "pack-agent": "msrt_device.updater.command:pack",
+    "supervise": "msrt_device.updater.command:supervise",
 }
 """Sub-command to MODULE:OBJECT: what a device at work does without."""
 

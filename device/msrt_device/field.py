@@ -24,6 +24,7 @@ from msrt.training.trainer import Trainer
 from msrt.world.world import World
 from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
+from msrt_device.updater.agent import agent_slots, agent_version
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
 __all__ = ["serve"]
@@ -56,6 +57,8 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             model_memory=machine_memory() // 2,
             tell=tell(folder, config),
             tails=tails,
+            slots=agent_slots(stop.set),
+            agent=agent_version(),
         )
         node = Device(world, setup)
         async with contextlib.AsyncExitStack() as stack:

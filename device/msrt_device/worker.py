@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -51,6 +51,7 @@ from msrt.protocol.messages import (
     SecureUnmask,
     ShardsOpen,
     StreamOpen,
+    UpdateOffers,
 )
 from msrt.settings import DeviceConfig
 from msrt.training.tails import Tails
@@ -65,6 +66,8 @@ from msrt_device.parameters import Workers
 from msrt_device.requests import INLINE_US, Requests
 from msrt_device.sources.watch import Watch
 from msrt_device.training import Training
+from msrt_device.updater.composed import updater_of
+from msrt_device.updater.slots import Slots as UpdateSlots
 
 __all__ = ["Device", "DeviceSetup", "build", "device_class", "machine_memory"]
 
@@ -95,6 +98,10 @@ class DeviceSetup:
     """Runs the models; None: onnxruntime in this process."""
     budget: Budget | None = None
     """Which models it holds at a time; None: as many as fit the memory."""
+    slots: Mapping[str, UpdateSlots] = field(default_factory=dict)
+    """What can be updated over the air, by kind (see msrt.artifacts.images)."""
+    agent: str = ""
+    """Version of this program."""
 
 
 def build(world: World, setup: DeviceSetup) -> Device:
@@ -127,7 +134,7 @@ class Device:
         self.membership = setup.membership
         self._store = world.disk.store("node")
         self._cloud = setup.membership.cloud_identity
-        hello = hello_of(world, setup.identity, setup.membership, device_class=setup.device_class)
+        hello = hello_of(world, setup.identity, setup.membership, device_class=setup.device_class, agent=setup.agent)
         endpoint = endpoint_for(setup.identity, setup.membership, config.link)
         self.uplink = Uplink(world, hello, setup.membership.parents, endpoint, self, pause_max_s=config.reconnect_max_s)
         self.uplink.on_parents = self._new_parents
@@ -163,6 +170,7 @@ class Device:
         if setup.trainer is not None and config.train:
             self._make_training(setup.trainer)
         self._report_due = asyncio.Event()
+        self.updater = updater_of(self, setup.slots)
         self._parts = Assign(0, ())
         """What came of an assignment whose rest follows."""
 
@@ -192,6 +200,7 @@ class Device:
                 group.create_task(work)
                 for work in (
                     self.trust.run(), self.keeper.run(), self._report(), self._load(), self._yield_to_serving(),
+                    self.updater.run(),
                     *(watch.run() for watch in self.watches),
                 )
             ]  # fmt: skip
@@ -227,6 +236,7 @@ class Device:
         self.trust.attach()
         self._send_report(peer)
         self.events.attach(peer)
+        self.updater.welcomed()
         if self.training is not None:
             self.training.attach(peer)
         if self.workers is not None:
@@ -253,6 +263,8 @@ class Device:
                 self.requests.cancelled(message.ids)
             case Assign():
                 self._assigned(message)
+            case UpdateOffers():
+                self.updater.offered(message)
             case RoundOpen() if self.training is not None:
                 self.training.opened(message)
             case RoundClosed() if self.training is not None and self.workers is not None:
@@ -312,6 +324,10 @@ class Device:
 
     # --- what the edge hears -------------------------------------------------------------------------------------
 
+    def report(self) -> None:
+        """The edge should hear how this device is."""
+        self._report_due.set()
+
     def _changed(self) -> None:
         manifests = [s.manifest for s in self.slots.held() if s.manifest is not None and not s.replaced]
         self.artifacts.pin(variant.digest for manifest in manifests for variant in manifest.variants.values())
@@ -329,8 +345,9 @@ class Device:
 
     def _send_report(self, peer: Peer) -> None:
         report = DeviceReport(
-            self.slots.generation, self.slots.reports(), dict(self.setup.config.labels), self._sources()
-        )
+            self.slots.generation, self.slots.reports(), dict(self.setup.config.labels), self._sources(),
+            self.updater.states(),
+        )  # fmt: skip
         with contextlib.suppress(errors.Disconnected, errors.Overloaded):
             peer.send(report)
 

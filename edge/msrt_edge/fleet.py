@@ -17,8 +17,18 @@ from msrt.inference.bundle import Manifest, signature_of
 from msrt.inference.signature import Signature
 from msrt.journal.state import State
 from msrt.protocol import wire
-from msrt.protocol.messages import Assign, DeviceRecord, DeviceReport, ModelState, Placement, TensorSpec
+from msrt.protocol.messages import (
+    Assign,
+    DeviceRecord,
+    DeviceReport,
+    ModelState,
+    Offer,
+    Placement,
+    TensorSpec,
+    UpdateState,
+)
 from msrt.serving.backend import ModelInfo
+from msrt_edge.offering import Offering
 from msrt_edge.placement import Device, Measured, place, version_table
 from msrt_edge.telling import Telling
 
@@ -44,6 +54,8 @@ class DeviceSeen:
     sources: dict[str, str] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     assigned: tuple[Placement, ...] | None = None
+    updates: tuple[UpdateState, ...] = ()
+    offered: tuple[Offer, ...] | None = None
 
 
 class Own(Protocol):
@@ -70,6 +82,7 @@ class Fleet:
         state: Callable[[], State],
         manifests: Mapping[tuple[str, int], Manifest],
         now: Callable[[], float],
+        offering: Offering,
     ) -> None:
         self._region, self._state, self._now = region, state, now
         self.devices: dict[str, DeviceSeen] = {}
@@ -79,6 +92,7 @@ class Fleet:
         self._tables: dict[str, VersionTable] = {}
         self._ready: dict[str, int] = {}
         self._generation = 0
+        self.offering = offering
         self.own: Own | None = None
         self.telling = Telling(self.record)
         self.changed = asyncio.Event()
@@ -92,6 +106,7 @@ class Fleet:
         if seen is None:
             seen = self.devices[peer.node] = DeviceSeen(peer, peer.name)
         seen.peer, seen.alive, seen.since, seen.assigned = peer, True, self._now(), None
+        seen.offered = None
         self._tell(peer.node)
 
     def left(self, node: str) -> None:
@@ -107,8 +122,10 @@ class Fleet:
         if seen is None:
             return
         relabelled = seen.own_labels != report.labels
+        fresh = seen.assigned is None or bool(seen.updates) != bool(report.updates)
         seen.models, seen.own_labels, seen.sources = report.models, report.labels, report.sources
-        if self._measured.learn(peer.node, peer.device_class, report) or relabelled or seen.assigned is None:
+        seen.updates = report.updates
+        if self._measured.learn(peer.node, peer.device_class, report) or relabelled or fresh:
             self.assign()
         self._tell(peer.node)
 
@@ -129,6 +146,7 @@ class Fleet:
         for version, manifest in self.manifests.items():
             if version not in self._signatures:
                 self._signatures[version] = signature_of(manifest)
+        self.offering.journal_changed()
         self.assign()
         self._tell(*self.devices)
 
@@ -142,8 +160,8 @@ class Fleet:
         for seen in self.devices.values():
             if not seen.alive or not seen.peer.live:
                 continue
-            known = {"name": seen.name, "region": self._region, "class": seen.peer.device_class}
-            labels = {"tier": "device", **self.labels(seen), **known}
+            labels = self._placing(seen)
+            self._offer(seen, labels)
             device = Device(seen.peer.node, self._region, seen.peer.device_class, labels)
             wanted = place(state, self.manifests, self._measured, device)
             if wanted == seen.assigned:
@@ -158,6 +176,23 @@ class Fleet:
                 log.info("device.not_assigned", device=seen.name, error=error.text)
                 continue
             seen.assigned = wanted
+
+    def _placing(self, seen: DeviceSeen) -> dict[str, str]:
+        """What selectors see of a device."""
+        known = {"name": seen.name, "region": self._region, "class": seen.peer.device_class}
+        return {"tier": "device", **self.labels(seen), **known}
+
+    def _offer(self, seen: DeviceSeen, labels: dict[str, str]) -> None:
+        """Tell a device which images it should run, where that changed. One that says nothing of updates knows none."""
+        if seen.updates and seen.peer.agent:
+            offers = self.offering.offers(seen.peer.node, labels, seen.peer.device_class)
+            if offers != seen.offered and self.offering.tell(seen.peer, offers):
+                seen.offered = offers
+
+    def images(self) -> dict[str, int]:
+        """Artifacts that devices here will ask for to update themselves, with their sizes."""
+        here = [seen for seen in self.devices.values() if seen.updates]
+        return self.offering.wanted((self._placing(seen), seen.peer.device_class) for seen in here)
 
     def _own_labels(self, own: Own) -> dict[str, str]:
         labels = self._state().labels(own.node)
@@ -286,7 +321,7 @@ class Fleet:
         return DeviceRecord(
             node=node, name=seen.name, alive=seen.alive, device_class=seen.peer.device_class,
             labels=self.labels(seen), models=seen.models, link=_scheme(seen.peer), values=seen.values,
-            sources=seen.sources,
+            sources=seen.sources, updates=seen.updates, agent=seen.peer.agent,
         )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity
+from msrt.trust.identity import Identity, Purpose, verify
 from msrt.trust.tuf.floor import Floor
 from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
@@ -43,6 +43,7 @@ from msrt_edge.fleet import Fleet
 from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
 from msrt_edge.manifests import Manifests
+from msrt_edge.offering import Offering
 from msrt_edge.parameters import ParameterServers
 from msrt_edge.placement import wanted_digests
 from msrt_edge.served import Served
@@ -111,7 +112,10 @@ class Edge:
         self.trust = Floor(world, self.artifacts, cloud_identity, ask=ask_parent(self.uplink), fetch=self.fetch_blob)
         self.manifests = Manifests(lambda: self.follower.state, self.trust.vouch, self._learned)
         self.trust.renewed = self.manifests.look
-        self.fleet = Fleet(self.region, lambda: self.follower.state, self.manifests.known, world.now)
+        offering = Offering(
+            lambda: self.follower.state, lambda data, signature: verify(cloud_identity, data, signature, Purpose.IMAGE)
+        )
+        self.fleet = Fleet(self.region, lambda: self.follower.state, self.manifests.known, world.now, offering)
         dispatch = Config(
             window=config.batch_window, max_batch_rows=config.batch_rows, max_items=config.queue_items,
             max_bytes=config.queue_bytes, max_age_s=config.queue_age_s, max_deadline_s=config.request_deadline_max_s,
@@ -250,7 +254,7 @@ class Edge:
         while True:
             await self._prefetch_due.wait()
             self._prefetch_due.clear()
-            wanted = dict(wanted_digests(self.follower.state, self.fleet.manifests, self.region))
+            wanted = dict(wanted_digests(self.follower.state, self.fleet.manifests, self.region)) | self.fleet.images()
             self.artifacts.pin(wanted)
             for digest in wanted:
                 try:
@@ -260,6 +264,11 @@ class Edge:
                     await asyncio.sleep(REPORT_S)
                     self._prefetch_due.set()
                     break
+
+    def images_wanted(self) -> None:
+        """A device said what it runs: perhaps others of its class are here already, perhaps none were."""
+        if self.fleet.images().keys() - self.artifacts.room.sizes.keys():
+            self._prefetch_due.set()
 
     def refresh_tables(self) -> None:
         for table in self.fleet.tables():

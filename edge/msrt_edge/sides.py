@@ -181,6 +181,7 @@ class Below:
     def _reported(self, peer: Peer, report: DeviceReport) -> None:
         edge = self._edge
         edge.fleet.report(peer, report)
+        edge.images_wanted()
         edge.requests.report(peer, report)
         edge.refresh_tables()
 

@@ -28,7 +28,8 @@ EXTRAS: Final = {
 }  # fmt: skip
 """Where a command lives, and the extra that brings what it needs."""
 ORDER: Final = (
-    "demo", "cloud", "edge", "device", "invite", "login", "key", "status", "node", "model", "infer", "train", "events"
+    "demo", "cloud", "edge", "device", "invite", "login", "key", "status", "node", "model", "infer", "train", "update",
+    "events",
 )  # fmt: skip
 """As one comes to need them."""
 

@@ -128,12 +128,13 @@ def endpoint_for(identity: Identity, membership: Membership, link: str = "zmq") 
 
 
 def hello_of(
-    world: World, identity: Identity, membership: Membership, *, address: Parent | None = None, device_class: str = ""
-) -> Hello:
+    world: World, identity: Identity, membership: Membership, *, address: Parent | None = None, device_class: str = "",
+    agent: str = "",
+) -> Hello:  # fmt: skip
     """What this process says when it greets a parent."""
     return Hello(
         node=identity.node, boot=world.random.getrandbits(63), certificate=membership.certificate,
-        address=address, device_class=device_class,
+        address=address, device_class=device_class, agent=agent,
     )  # fmt: skip
 
 

@@ -146,6 +146,8 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """rollback: what serves goes on serving. promote: the canary goes on, if it is ready and healthy."""
     rejoin_leases: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 8.0
     """For so many leases after its start the cloud waits for the edges and devices it knew, before it opens a round."""
+    image_bytes: Bytes = 2048 * MIB
+    """Largest image of an agent, system or firmware."""
     job_bundle_bytes: Bytes = 64 * MIB
     """Largest job bundle."""
     train_forkserver_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
@@ -300,6 +302,17 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """Directory that jobs find as the node's own data."""
     train_pause_ms: Annotated[float, msgspec.Meta(ge=0)] = 50.0
     """Training pauses for a moment when a model's call took longer than this, milliseconds; 0: never."""
+    update_window: str = ""
+    """When an update may restart it: HH:MM-HH:MM, local time; empty: whenever nobody asks it anything."""
+    update_idle_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    """So long nobody must have asked."""
+    update_patience_s: Seconds = 600.0
+    """One that is always busy is restarted after so long all the same: others answer meanwhile."""
+    update_tries: Count = 1
+    """How often a new version may be started before it is committed; with 1 any restart before that brings back the
+    old one."""
+    update_trial_s: Seconds = 300.0
+    """In that time an edge must have welcomed it and its models must have answered."""
 
     def __post_init__(self) -> None:
         if self.metrics not in {"", "off"} and not is_loopback(self.metrics, "metrics"):

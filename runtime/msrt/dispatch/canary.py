@@ -7,7 +7,7 @@ import math
 
 from msrt import errors
 
-__all__ = ["is_canary", "parse_canary"]
+__all__ = ["is_canary", "parse_canary", "rank"]
 
 
 def parse_canary(text: str) -> tuple[str, float]:
@@ -31,5 +31,10 @@ def is_canary(canary: str, region: str, node: str, model: str) -> bool:
     name, share = parse_canary(canary)
     if name:
         return region == name
-    digest = hashlib.sha256(f"{model}/{node}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") < share * 2**32
+    return rank(model, node) < share
+
+
+def rank(what: str, node: str) -> float:
+    """Where a node stands among all, for one thing: from 0 to below 1, by a hash, so it stays the same."""
+    digest = hashlib.sha256(f"{what}/{node}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32

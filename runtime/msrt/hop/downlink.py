@@ -172,6 +172,7 @@ class Downlink:
             before.close("another process greets on its connection")
         peer.certificate, peer.principal = certificate, principal
         peer.address, peer.device_class, peer.previous = hello.address, hello.device_class, hello.previous
+        peer.agent = hello.agent
         peer.link, peer.route = sink.link, route
         sink.routes[route] = peer
         offer = Welcome(

@@ -58,6 +58,7 @@ class Peer:
         self.principal = b""
         self.address: Parent | None = None
         self.device_class = ""
+        self.agent = ""
         self.previous = ""
         self.joined = False
         self.over = False

@@ -110,6 +110,7 @@ class Uplink:
         hello = Hello(
             node=self._hello.node, boot=self._hello.boot, certificate=self._hello.certificate, attempt=self._attempt,
             address=self._hello.address, device_class=self._hello.device_class, previous=self._previous,
+            agent=self._hello.agent,
         )  # fmt: skip
         conversation = _Conversation(self, parent, self._world.links.dial(*found), hello)
         try:

@@ -13,6 +13,8 @@ import msgspec
 
 from msrt.dispatch.policy import ModelPolicy
 from msrt.errors import FrameTooLarge, MalformedFrame
+from msrt.journal.fact import CLOUD, GLOBAL, Fact, Key
+from msrt.journal.updates import ImagePushed, UpdateSet
 from msrt.protocol import wire
 from msrt.protocol.messages import Change
 from msrt.trust.api_keys import ApiKey
@@ -24,6 +26,7 @@ __all__ = [
     "ApiKeySet",
     "BrokerAccount",
     "Entry",
+    "ImagePushed",
     "InviteIssued",
     "InviteSpent",
     "InvitesForgotten",
@@ -40,43 +43,23 @@ __all__ = [
     "NodeRevoked",
     "PolicySet",
     "RolloutSet",
+    "UpdateSet",
     "pack_entry",
     "unpack_entry",
 ]
 
-Key = tuple[str, ...]
-
-GLOBAL: Final = "global"
-"""Followed by every edge. Any other scope without a dot is the name of a region."""
-CLOUD: Final = ".cloud"
-"""Never leaves the cloud. (No region's name begins with a dot.)"""
 ENTRY_LIMIT: Final = 192 << 10
 """Largest packed entry: a block with one such entry still fits a packet."""
 
 
-class _Fact(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
-    @property
-    def key(self) -> Key:
-        raise NotImplementedError
-
-    @property
-    def scope(self) -> str:
-        return GLOBAL
-
-    @property
-    def forgets(self) -> tuple[Key, ...]:
-        """Keys whose facts end with this one; such a fact leaves no trace of its own in a snapshot."""
-        return ()
-
-
-class NodeEnrolled(_Fact, frozen=True, tag="node.enrolled"):
+class NodeEnrolled(Fact, frozen=True, tag="node.enrolled"):
     """A node got a certificate. A device is its region's affair, all others are everyone's."""
 
     node: str
     role: str
     name: str
     region: str = ""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     identity: bytes = b""
     link_key: bytes = b""
     serial: int = 0
@@ -93,7 +76,7 @@ class NodeEnrolled(_Fact, frozen=True, tag="node.enrolled"):
         return self.region if self.role == "device" and self.region else GLOBAL
 
 
-class NodeRevoked(_Fact, frozen=True, tag="node.revoked"):
+class NodeRevoked(Fact, frozen=True, tag="node.revoked"):
     """A node's certificates are void. Global: a device may turn up at any edge."""
 
     node: str
@@ -107,7 +90,7 @@ class NodeRevoked(_Fact, frozen=True, tag="node.revoked"):
         return ("revoked", self.node)
 
 
-class NodeLabelled(_Fact, frozen=True, tag="node.labelled"):
+class NodeLabelled(Fact, frozen=True, tag="node.labelled"):
     """The operator's labels of a node, whole: they replace those it enrolled with."""
 
     node: str
@@ -119,7 +102,7 @@ class NodeLabelled(_Fact, frozen=True, tag="node.labelled"):
         return ("labels", self.node)
 
 
-class BrokerAccount(_Fact, frozen=True, tag="broker.account"):
+class BrokerAccount(Fact, frozen=True, tag="broker.account"):
     """Who may log in at an edge's MQTT broker: an enrolled device, or the holder of an open invite. Global: a device
     whose edges are all gone turns up in another region."""
 
@@ -134,7 +117,7 @@ class BrokerAccount(_Fact, frozen=True, tag="broker.account"):
         return ("account", self.user)
 
 
-class ApiKeySet(_Fact, frozen=True, tag="api_key.set"):
+class ApiKeySet(Fact, frozen=True, tag="api_key.set"):
     """An API key was made or revoked; the key itself is nowhere but with its holder. Global: it opens every edge."""
 
     api_key: ApiKey
@@ -146,7 +129,7 @@ class ApiKeySet(_Fact, frozen=True, tag="api_key.set"):
         return ("api_key", self.api_key.name)
 
 
-class InviteIssued(_Fact, frozen=True, tag="invite.issued"):
+class InviteIssued(Fact, frozen=True, tag="invite.issued"):
     """An invite was made; the secret itself is nowhere but in the string."""
 
     id: str
@@ -154,7 +137,7 @@ class InviteIssued(_Fact, frozen=True, tag="invite.issued"):
     secret_hash: bytes
     expires: float
     region: str = ""
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     issued_by: str = ""
     wall: float = 0.0
 
@@ -167,7 +150,7 @@ class InviteIssued(_Fact, frozen=True, tag="invite.issued"):
         return CLOUD
 
 
-class InviteSpent(_Fact, frozen=True, tag="invite.spent"):
+class InviteSpent(Fact, frozen=True, tag="invite.spent"):
     """A node was let in with it."""
 
     id: str
@@ -183,7 +166,7 @@ class InviteSpent(_Fact, frozen=True, tag="invite.spent"):
         return CLOUD
 
 
-class InvitesForgotten(_Fact, frozen=True, tag="invites.forgotten"):
+class InvitesForgotten(Fact, frozen=True, tag="invites.forgotten"):
     """Invites that expired long ago."""
 
     ids: tuple[str, ...]
@@ -201,7 +184,7 @@ class InvitesForgotten(_Fact, frozen=True, tag="invites.forgotten"):
         return tuple((kind, invite) for invite in self.ids for kind in ("invite", "spent"))
 
 
-class ModelPushed(_Fact, frozen=True, tag="model.pushed"):
+class ModelPushed(Fact, frozen=True, tag="model.pushed"):
     """A model version is in the registry."""
 
     model: str
@@ -209,7 +192,7 @@ class ModelPushed(_Fact, frozen=True, tag="model.pushed"):
     manifest: bytes
     """See msrt.inference.bundle."""
     signature: bytes
-    report: dict[str, object] = {}
+    report: dict[str, object] = msgspec.field(default_factory=dict)
     wall: float = 0.0
 
     @property
@@ -217,7 +200,7 @@ class ModelPushed(_Fact, frozen=True, tag="model.pushed"):
         return ("model", self.model, str(self.version))
 
 
-class RolloutSet(_Fact, frozen=True, tag="rollout.set"):
+class RolloutSet(Fact, frozen=True, tag="rollout.set"):
     """What version of a model should run where."""
 
     model: str
@@ -250,7 +233,7 @@ class RolloutSet(_Fact, frozen=True, tag="rollout.set"):
         return (self.key,) if self.state == "ended" else ()
 
 
-class PolicySet(_Fact, frozen=True, tag="policy.set"):
+class PolicySet(Fact, frozen=True, tag="policy.set"):
     """How a model is served, whole: it replaces what was said before."""
 
     model: str
@@ -262,14 +245,14 @@ class PolicySet(_Fact, frozen=True, tag="policy.set"):
         return ("policy", self.model)
 
 
-class JobCreated(_Fact, frozen=True, tag="job.created"):
+class JobCreated(Fact, frozen=True, tag="job.created"):
     """A training job was accepted."""
 
     job: str
     bundle: str
     """Digest of the zip."""
     signature: bytes
-    config: dict[str, object] = {}
+    config: dict[str, object] = msgspec.field(default_factory=dict)
     created_by: str = ""
     wall: float = 0.0
     cause: str = ""
@@ -288,14 +271,14 @@ class JobCreated(_Fact, frozen=True, tag="job.created"):
         return ("job", self.job)
 
 
-class JobAdvanced(_Fact, frozen=True, tag="job.advanced"):
+class JobAdvanced(Fact, frozen=True, tag="job.advanced"):
     """A round is checkpointed."""
 
     job: str
     round: int
     weights: str
     """Digest of the global weights after it."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = msgspec.field(default_factory=dict)
     included: tuple[str, ...] = ()
     wall: float = 0.0
     served: str = ""
@@ -314,7 +297,7 @@ class JobAdvanced(_Fact, frozen=True, tag="job.advanced"):
         return ("job.advanced", self.job)
 
 
-class JobHeld(_Fact, frozen=True, tag="job.held"):
+class JobHeld(Fact, frozen=True, tag="job.held"):
     """An operator pauses a job, or lets it go on. Of an ended job: its trigger."""
 
     job: str
@@ -327,7 +310,7 @@ class JobHeld(_Fact, frozen=True, tag="job.held"):
         return ("job.held", self.job)
 
 
-class JobPlaced(_Fact, frozen=True, tag="job.placed"):
+class JobPlaced(Fact, frozen=True, tag="job.placed"):
     """Of a parameter server's job: which edge serves which shard of the model, and who works on it."""
 
     job: str
@@ -335,7 +318,7 @@ class JobPlaced(_Fact, frozen=True, tag="job.placed"):
     """Grows with every other set of owners: what was said in an earlier one is void."""
     owners: tuple[str, ...]
     """Node id of an edge for each shard."""
-    workers: dict[str, int] = {}
+    workers: dict[str, int] = msgspec.field(default_factory=dict)
     """Node id of a device to its index; whoever was in it keeps its index."""
     wall: float = 0.0
 
@@ -344,7 +327,7 @@ class JobPlaced(_Fact, frozen=True, tag="job.placed"):
         return ("job.placed", self.job)
 
 
-class JobEnded(_Fact, frozen=True, tag="job.ended"):
+class JobEnded(Fact, frozen=True, tag="job.ended"):
     """A job will not go on."""
 
     job: str
@@ -358,7 +341,7 @@ class JobEnded(_Fact, frozen=True, tag="job.ended"):
         return ("job.ended", self.job)
 
 
-class JobForgotten(_Fact, frozen=True, tag="job.forgotten"):
+class JobForgotten(Fact, frozen=True, tag="job.forgotten"):
     """An ended job leaves the lists; its checkpoints may go."""
 
     job: str
@@ -377,6 +360,7 @@ Entry = (
     | InviteIssued | InviteSpent | InvitesForgotten
     | ModelPushed | RolloutSet | PolicySet
     | JobCreated | JobAdvanced | JobPlaced | JobHeld | JobEnded | JobForgotten
+    | ImagePushed | UpdateSet
 )  # fmt: skip
 """All of them."""
 

@@ -95,6 +95,9 @@ class State:
         """Of one region, by region and model: there they hold instead."""
         self.policies: dict[str, ModelPolicy] = {}
         self.jobs: dict[str, Job] = {}
+        self.images: dict[tuple[str, str], dict[str, f.ImagePushed]] = {}
+        """By kind and version, then by the classes that they are for."""
+        self.updates: dict[str, f.UpdateSet] = {}
 
     def apply(self, entry: Entry, offset: int) -> None:
         """Fold one entry in."""
@@ -197,11 +200,22 @@ class State:
                 self._view_rollout(entry)
             case f.PolicySet():
                 self.policies[entry.model] = entry.policy
+            case f.ImagePushed():
+                self.images.setdefault((entry.kind, entry.version), {})[entry.classes] = entry
+            case f.UpdateSet():
+                self.updates[entry.name] = entry
+            case _:
+                self._view_job(entry)
+
+    def _view_job(
+        self, entry: f.JobCreated | f.JobForgotten | f.JobAdvanced | f.JobPlaced | f.JobHeld | f.JobEnded
+    ) -> None:
+        match entry:
             case f.JobCreated():
                 self.jobs[entry.job] = Job(entry)
             case f.JobForgotten():
                 self.jobs.pop(entry.job, None)
-            case f.JobAdvanced() | f.JobPlaced() | f.JobHeld() | f.JobEnded():
+            case _:
                 job = self.jobs.get(entry.job)
                 if job is not None:
                     self.jobs[entry.job] = _moved(job, entry)

@@ -43,16 +43,16 @@ CALLS: Final[dict[str, frozenset[str]]] = {
     Role.CLOUD: frozenset({"*"}),
     Role.EDGE: frozenset(
         {
-            "artifact.get", "enrol", "journal.*", "snapshot.get", "fleet.report", "events.push", "update.push",
-            "round.*", "edges", "ping", "model.load", "model.unload", "trust.get",
+            "artifact.get", "enrol", "journal.*", "snapshot.get", "fleet.report", "events.push", "round.*", "edges",
+            "ping", "model.load", "model.unload", "trust.get",
         }
     ),
-    Role.DEVICE: frozenset({"artifact.get", "update.push", "round.report", "mqtt.password", "ping", "trust.get"}),
+    Role.DEVICE: frozenset({"artifact.get", "artifact.ranges", "round.report", "mqtt.password", "ping", "trust.get"}),
     Role.CLIENT: frozenset({*_READ, "artifact.get"}),
     Role.OPERATOR: frozenset(
         {
             *_READ, "artifact.*", "model.*", "node.*", "train.*", "job.*", "invite.*", "key.*", "rollout.*", "status",
-            "status.*", "events.*", "journal.*",
+            "status.*", "events.*", "journal.*", "update.*",
         }
     ),
 }  # fmt: skip
@@ -75,7 +75,7 @@ MESSAGES: Final[dict[str, frozenset[type]]] = {
     ),
     Role.EDGE: frozenset(
         {*_SESSION, *_ASK, *_ANSWER, *_TRAIN, m.Enrol, m.Enrolled, m.Parents, m.Assign, m.Load, m.FleetReport, m.Follow}
-        | {m.TrainProgress, m.ServingReport, m.Event, *_SECURE_DOWN, *_SHARDS}
+        | {m.TrainProgress, m.ServingReport, m.Event, m.UpdateOffers, *_SECURE_DOWN, *_SHARDS}
     ),
     Role.DEVICE: frozenset(
         {*_SESSION, *_ANSWER, m.Enrol, m.DeviceReport, m.Load, m.TrainProgress, m.Event, m.Push, *_SECURE_UP}

@@ -15,8 +15,9 @@ from tests.device.updater.images import agent, described, reader, tar
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """The whole machine's disks need not be waited for."""
+    """Disks need not be waited for."""
     monkeypatch.setattr(os, "sync", lambda: None)
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ training    rounds
 parameters  the parameter server
 secure      secure aggregation
 events      what devices found
+updates     agents, systems and firmware over the air
 """
 
 from __future__ import annotations
@@ -67,16 +68,18 @@ from msrt.protocol.messages.training import (
     TrainProgress,
     UpdateMeta,
 )
+from msrt.protocol.messages.updates import Offer, UpdateOffers, UpdateState
 
 __all__ = [
     "Assign", "Bye", "Call", "Change", "DeliveryClass", "DeviceRecord", "DeviceReport", "Enrol", "Enrolled",
     "Event", "Failed", "Fence", "FleetReport", "Follow", "FollowRefused", "Heartbeat", "Hello", "Infer",
-    "InferCancel", "InferFailed", "Inferred", "JournalBlock", "Load", "Mark", "Message", "ModelState", "Parent",
-    "Parents", "Placement", "Plan", "PrivatePlan", "Pulled", "Push", "Refuse", "Return", "RoundClosed", "RoundNote",
-    "RoundOpen", "SecureKeys", "SecureMember", "SecureOut", "SecurePlan", "SecureReveal", "SecureRoster",
-    "SecureShare", "SecureShares", "SecureUnmask", "Secured", "ServedRow", "ServingReport", "ShardMeta",
-    "ShardsOpen", "StreamCancel", "StreamChunk", "StreamCredit", "StreamDone", "StreamEnd", "StreamOpen",
-    "TensorSpec", "TrainProgress", "UpdateMeta", "Welcome", "WorkersHere",
+    "InferCancel", "InferFailed", "Inferred", "JournalBlock", "Load", "Mark", "Message", "ModelState", "Offer",
+    "Parent", "Parents", "Placement", "Plan", "PrivatePlan", "Pulled", "Push", "Refuse", "Return",
+    "RoundClosed", "RoundNote", "RoundOpen", "SecureKeys", "SecureMember", "SecureOut", "SecurePlan",
+    "SecureReveal", "SecureRoster", "SecureShare", "SecureShares", "SecureUnmask", "Secured", "ServedRow",
+    "ServingReport", "ShardMeta", "ShardsOpen", "StreamCancel", "StreamChunk", "StreamCredit", "StreamDone",
+    "StreamEnd", "StreamOpen", "TensorSpec", "TrainProgress", "UpdateMeta", "UpdateOffers", "UpdateState",
+    "Welcome", "WorkersHere",
 ]  # fmt: skip
 
 Message = (
@@ -90,5 +93,6 @@ Message = (
     | SecureKeys | SecureRoster | SecureShares | SecureUnmask | SecureReveal | SecureOut
     | ShardsOpen | Push | Pulled | WorkersHere
     | Event
+    | UpdateOffers
 )  # fmt: skip
 """All of them: what is not here cannot be said."""

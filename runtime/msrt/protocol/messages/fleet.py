@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from msrt.protocol.messages.base import Session, Transient
+from msrt.protocol.messages.updates import UpdateState
 
 __all__ = [
     "Assign", "DeviceRecord", "DeviceReport", "FleetReport", "Load", "ModelState", "Placement", "ServedRow",
@@ -62,6 +63,8 @@ class DeviceReport(Session, frozen=True, tag="device.report"):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     sources: dict[str, str] = msgspec.field(default_factory=dict)
     """Source name to state."""
+    updates: tuple[UpdateState, ...] = ()
+    """Of each kind of image that it can be updated with."""
 
 
 class Load(Transient, frozen=True, tag="load"):
@@ -97,6 +100,9 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     link: str = ""
     values: dict[str, float] = msgspec.field(default_factory=dict)
     sources: dict[str, str] = msgspec.field(default_factory=dict)
+    updates: tuple[UpdateState, ...] = ()
+    agent: str = ""
+    """Version of the program that it runs."""
 
 
 class ServedRow(msgspec.Struct, frozen=True, omit_defaults=True):

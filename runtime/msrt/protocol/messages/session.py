@@ -50,6 +50,8 @@ class Hello(Control, frozen=True, tag="hello"):
     device_class: str = ""
     previous: str = ""
     """The parent I was with before, empty at the first join."""
+    agent: str = ""
+    """Version of the program that I am; a welcome to this greeting is what a new one must have to be kept."""
 
 
 class Welcome(Control, frozen=True, tag="welcome"):

@@ -1,0 +1,48 @@
+"""A device's updater, made of the device's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from msrt.artifacts.images import Image
+from msrt.artifacts.store import Fetch
+from msrt.artifacts.transfer import fetch_from
+from msrt.trust.identity import Purpose, verify
+from msrt_device.updater.quiet import Quiet
+from msrt_device.updater.selftest import answering, self_test
+from msrt_device.updater.shell import Means, Updater
+from msrt_device.updater.slots import Slots
+
+if TYPE_CHECKING:
+    from msrt_device.worker import Device
+
+__all__ = ["updater_of"]
+
+
+def updater_of(device: Device, slots: Mapping[str, Slots]) -> Updater:
+    """Of one device, for the kinds that it has slots for."""
+    config, world, requests = device.setup.config, device.world, device.requests
+    quiet = Quiet(config.update_window, config.update_idle_s, config.update_patience_s)
+
+    def may_restart(waited_s: float) -> bool:
+        training = any(part is not None and part.working for part in (device.training, device.workers))
+        busy = requests.queued > 0 or training
+        return quiet.now(requests.answered, busy, waited_s, world.now(), world.wall())
+
+    def fetch(_image: Image, _slots: Slots) -> Fetch:
+        return fetch_from(device.uplink)
+
+    cloud, certificate = device.membership.cloud_identity, device.certificate
+    return Updater(
+        Means(
+            world=world, store=world.disk.store("events"), events=device.events, artifacts=device.artifacts,
+            fetch=fetch,
+            verify=lambda data, signature: verify(cloud, data, signature, Purpose.IMAGE),
+            who=(certificate.node, certificate.name, certificate.region), device_class=device.setup.device_class,
+            answering=lambda: answering(device.slots),
+            test=lambda models: self_test(world, device.keeper, models, config.update_trial_s / 2),
+            quiet=may_restart, changed=device.report, tries=config.update_tries, trial_s=config.update_trial_s,
+        ),
+        slots,
+    )  # fmt: skip

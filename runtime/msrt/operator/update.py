@@ -1,0 +1,124 @@
+"""`msrt update`: images over the air, brought to devices group by group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from msrt import errors
+from msrt.artifacts.images import Kind
+from msrt.operator.session import Ask, ask, state_option
+from msrt.operator.show import console, json_option, print_json, table
+
+__all__ = ["update"]
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+PUSH_S: Final = 900.0
+
+
+@click.group()
+def update() -> None:
+    """Agents, systems and firmware over the air: push an image, roll it out group by group, stop it."""
+
+
+@update.command()
+@click.argument("file", type=FILE)
+@click.option("--kind", required=True, type=click.Choice([kind.value for kind in Kind]), help="What it replaces.")
+@click.option("--version", required=True, help="Its version: letters, digits and . _ + ~ -")
+@click.option(
+    "--class", "classes", default="*", show_default=True, metavar="PATTERN",
+    help="Device classes that it is for (see msrt node list), such as 'x86_64-*'. A version may have one for each.",
+)  # fmt: skip
+@json_option
+@state_option
+def push(state: Path | None, *, as_json: bool, file: Path, kind: str, version: str, classes: str) -> None:
+    """Register an image (an agent's: of `msrt device pack-agent`). Nothing changes before `msrt update rollout`."""
+
+    async def work(cloud: Ask) -> Any:
+        digest = await cloud.upload(file)
+        return await cloud("update.push", PUSH_S, digest=digest, kind=kind, version=version, classes=classes)
+
+    found = ask(state, work)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(f"{found['name']} for {found['classes']}: {found['size']} bytes")
+
+
+@update.command(name="list")
+@json_option
+@state_option
+def list_images(state: Path | None, *, as_json: bool) -> None:
+    """All images."""
+    rows = ask(state, lambda cloud: cloud("update.images"))
+    if as_json:
+        print_json(rows)
+    else:
+        table(["name", "classes", "size", "by", "digest"], rows, empty="no image yet: msrt update push FILE --kind K")
+
+
+@update.command()
+@click.argument("name", metavar="KIND@VERSION")
+@click.option(
+    "--groups", default="1", show_default=True,
+    help="Growing shares of the devices, the last one 1: .05,.25,1. Each group begins when the one before succeeded.",
+)  # fmt: skip
+@click.option("--success", default=0.95, show_default=True, help="Share of a group that must come to run it.")
+@click.option("--errors", default=0.1, show_default=True, help="More than this share of the devices, and it stops.")
+@click.option("--soak", default=0.0, show_default=True, help="Seconds that a group is watched before the next begins.")
+@click.option("--deadline", default=3600.0, show_default=True, help="Seconds for one device; then it is an error.")
+@click.option("--to", "selector", default="", help="Label selector: site=a,region=north. Default: all.")
+@json_option
+@state_option
+def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> None:
+    """Bring an image to devices. It goes on, and stops when too many fail, without this command.
+
+    A device keeps what it runs until the new one has been welcomed by its edge and its models answered a test; else it
+    goes back by itself. A device follows the newest update that has come to its group.
+    """
+    params = {key: options[key] for key in ("success", "errors", "selector")}
+    params |= {"groups": _shares(options["groups"]), "soak_s": options["soak"], "deadline_s": options["deadline"]}
+    found = ask(state, lambda cloud: cloud("update.rollout", name=name, **params))
+    if as_json:
+        print_json(found)
+    else:
+        console().print(f"{found['name']}: {found['matching']} devices match, in {len(found['groups'])} groups")
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise errors.CallerError(f"{text!r} is no list of shares", hint="give .05,.25,1") from None
+
+
+@update.command()
+@click.argument("name", metavar="[KIND@VERSION]", default="")
+@json_option
+@state_option
+def status(state: Path | None, name: str, *, as_json: bool) -> None:
+    """How updates are; of one that is named every device: where it stands and why."""
+    rows = ask(state, lambda cloud: cloud("update.status", name=name))
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["name", "state", "group", "done", "errors", "devices", "selector", "reason"]
+    table(columns, rows, empty="no update yet: msrt update rollout KIND@VERSION")
+    for row in rows if name else ():
+        table(["name", "group", "state", "version", "reason"], row["nodes"], empty="no device matches")
+
+
+def _turn(what: str, help_text: str) -> None:
+    @update.command(name=what, help=help_text)
+    @click.argument("name", metavar="KIND@VERSION")
+    @state_option
+    def command(state: Path | None, name: str) -> None:
+        found = ask(state, lambda cloud: cloud(f"update.{what}", name=name))
+        console().print(f"{found['name']} is {found['state']}")
+
+
+_turn("pause", "No further device begins, and none restarts for it.")
+_turn("resume", "Go on with what was paused or stopped, whatever errors there were until now.")
+_turn("stop", "Emergency stop: no device begins, those that have not committed go back.")

@@ -1,0 +1,113 @@
+"""Updates over the air in whole trees: groups, thresholds, stops, and who dies in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.flows.updating import grown_updating, until
+
+
+async def over(tree, name, seconds=300.0):
+    """The campaign's row once it is over."""
+
+    def state():
+        return tree.cloud is not None and tree.cloud.writer.state.updates[name].state
+
+    await until(lambda: state() in {"done", "stopped"}, seconds, f"{name} ends")
+    return await tree.campaign(name)
+
+
+def test_a_fleet_is_updated_group_by_group_each_device_once():
+    """All run the new version at the end, each restarted once and told it once; the edge fetched the image once."""
+
+    async def scenario(tree):
+        name = await tree.push_image("2")
+        asked = await tree.insist("update.rollout", name=name, groups=[0.3, 1.0], soak_s=1.0)
+        assert asked["matching"] == 6
+        row = await over(tree, name)
+        assert (row["state"], row["done"], row["errors"], row["group"]) == ("done", 6, 0, 2)
+        assert set(tree.versions().values()) == {"2"}
+        assert sorted(tree.starts) == sorted((d, v) for d in tree.devices for v in "12")
+        assert await tree.told() == {device: ["done"] for device in tree.devices}
+
+    grown_updating(scenario)
+
+
+def test_too_many_errors_stop_it_and_the_old_version_runs_on():
+    """The first group fails: the others never hear of it."""
+
+    async def scenario(tree):
+        name = await tree.push_image("2")
+        await tree.insist("update.rollout", name=name, groups=[0.4, 1.0])
+        row = await over(tree, name)
+        assert row["state"] == "stopped"
+        assert "devices failed" in row["reason"]
+        await asyncio.sleep(5.0)
+        assert set(tree.versions().values()) == {"1"}
+        assert {node["state"] for node in row["nodes"]} <= {"error", "waiting", "pending"}
+        assert any(node["state"] == "waiting" for node in row["nodes"])
+
+    grown_updating(scenario, bad=10)
+
+
+def test_the_cloud_dies_in_the_middle_and_goes_on():
+    """The journal knows the group; what became of each device is counted once."""
+
+    async def scenario(tree):
+        name = await tree.push_image("2")
+        await tree.insist("update.rollout", name=name, groups=[0.3, 0.6, 1.0], soak_s=2.0)
+        await until(lambda: "2" in tree.versions().values(), what="somebody runs it")
+        tree.sim.crash("cloud")
+        await asyncio.sleep(10.0)
+        tree.sim.restart("cloud")
+        row = await over(tree, name)
+        assert (row["state"], row["done"], row["devices"]) == ("done", 6, 6)
+        assert await tree.told() == {device: ["done"] for device in tree.devices}
+
+    grown_updating(scenario)
+
+
+def test_a_stuck_update_does_not_block_the_next_one():
+    """A campaign that was paused half way is overtaken by a newer one."""
+
+    async def scenario(tree):
+        two, three = await tree.push_image("2"), await tree.push_image("3")
+        await tree.insist("update.rollout", name=two, groups=[0.3, 1.0])
+        await tree.insist("update.pause", name=two)
+        await tree.insist("update.rollout", name=three)
+        assert (await over(tree, three))["state"] == "done"
+        assert set(tree.versions().values()) == {"3"}
+
+    grown_updating(scenario)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_hundred_devices_of_which_a_tenth_are_bad():
+    """Thresholds stop it; an operator who saw the errors lets it go on; a pause holds it, an emergency stop ends it."""
+
+    async def scenario(tree):
+        name = await tree.push_image("2")
+        await tree.insist("update.rollout", name=name, groups=[0.05, 0.25, 1.0], errors=0.06, success=0.85, soak_s=1.0)
+        row = await over(tree, name)
+        assert row["state"] == "stopped"
+        assert row["errors"] > 0.06 * row["devices"]
+        assert row["devices"] < 100
+        await tree.insist("update.resume", name=name)
+        await until(lambda: tree.cloud.writer.state.updates[name].group == 2, 300, "the last group begins")
+        await tree.insist("update.pause", name=name)
+        await asyncio.sleep(8.0)
+        held = list(tree.versions().values()).count("2")
+        await asyncio.sleep(8.0)
+        assert list(tree.versions().values()).count("2") == held < 180
+        await tree.insist("update.stop", name=name)
+        await asyncio.sleep(12.0)
+        versions = list(tree.versions().values())
+        assert versions.count("2") == held
+        told = await tree.told()
+        assert all(len(outcomes) == 1 for outcomes in told.values())
+        assert all(tree.versions()[device] == "1" for device in tree.devices if tree.is_bad(device))
+
+    grown_updating(scenario, edges={"edge-n": 100, "edge-s": 100}, bad=1, limit=3000.0)
