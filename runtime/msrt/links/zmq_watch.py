@@ -29,8 +29,8 @@ class Readable:
     """Calls `drain()` until it says it is done, whenever a socket may have something.
 
     The socket's descriptor is edge-triggered: one signal for any number of packets, and any call on the socket may
-    eat it. So `drain` reads until EAGAIN (True) or its fairness bound (False: it is called again on the next turn of
-    the loop), and whoever sends calls `again`.
+    eat it. So `drain` reads until there is nothing (True) or its fairness bound (False: it is called again on the next
+    turn of the loop), and whoever sends looks whether to call `again`.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], drain: Callable[[], bool]) -> None:
