@@ -12,6 +12,7 @@ from msrt.hop import Peer
 from msrt.journal.facts import BrokerAccount, InviteIssued, NodeLabelled, NodeRevoked
 from msrt.protocol.address import check_label
 from msrt.protocol.messages import Parent
+from msrt.trust.identity import Purpose
 from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
@@ -136,6 +137,7 @@ class Control:
             "node.list": (Nothing, self._node_list),
             "node.label": (NodeLabel, self._node_label),
             "node.remove": (NodeRemove, self._node_remove),
+            "node.decommission": (NodeRemove, self._node_decommission),
             "node.logs": (NodeLogs, self._node_logs),
             "node.diagnose": (NodeName, self._node_diagnose),
             "model.push": (Push, self._model_push),
@@ -242,6 +244,22 @@ class Control:
         )
         self._cloud.downlink.expel(node.node, errors.Revoked(f"{node.name} was removed from the tree"))
         return {"node": node.node}
+
+    async def _node_decommission(self, _peer: Peer, p: NodeRemove) -> object:
+        """Revoke a device, with a signed order to wipe itself: whichever edge sends it away hands it on.
+
+        Its account at a broker stays: else a device on MQTT would never hear of it. It may say nothing but hello there.
+        """
+        cloud = self._cloud
+        node = cloud.fleet.find(cloud.writer.state, p.node)
+        if node.role != Role.DEVICE:
+            raise errors.CallerError(f"{node.name} is no device but {node.role}", hint="msrt node remove")
+        connected = cloud.fleet.home(node.node) is not None
+        order = cloud.identity.sign(node.node.encode(), Purpose.WIPE)
+        await cloud.writer.append(
+            NodeRevoked(node.node, node.enrolled.serial, p.reason, cloud.world.wall(), order=order)
+        )
+        return {"node": node.node, "connected": connected}
 
     async def down(self, name: str, method: str, params: dict[str, object]) -> object:
         """Ask a node through its edge."""

@@ -10,7 +10,7 @@ from msrt import errors
 from msrt.journal.facts import BrokerAccount, Entry, InviteSpent, NodeEnrolled
 from msrt.journal.state import State
 from msrt.journal.writer import Writer
-from msrt.protocol.address import check_name, node_id
+from msrt.protocol.address import check_name, check_serial, node_id
 from msrt.protocol.messages import Enrol, Enrolled, Hello, Parent
 from msrt.trust.certificate import Certificate, check_certificate, check_proof, issue
 from msrt.trust.identity import Identity
@@ -38,8 +38,7 @@ class CloudGate:
             raise errors.NotEnrolled("the link was opened with another key than the certificate's")
         if certificate.role not in (Role.EDGE, Role.CLIENT, Role.OPERATOR):
             raise errors.Forbidden("a device joins an edge, not the cloud", hint="use the addresses of its invite")
-        if self._writer.state.is_revoked(certificate.node, certificate.serial):
-            raise errors.Revoked(f"{certificate.name} was removed from the tree")
+        self._writer.state.check_standing(certificate.node, certificate.serial, certificate.name)
         return certificate
 
     def parents(self, certificate: Certificate) -> tuple[Parent, ...]:
@@ -50,6 +49,7 @@ class CloudGate:
         """Spend an invite: one journal append, and only then the certificate. The node that spent it may ask again."""
         check_proof(enrol.invite, enrol.identity, enrol.link_key, enrol.proof)
         check_name(enrol.name)
+        check_serial(enrol.serial)
         node = node_id(enrol.identity)
         password = self._world.random.randbytes(18).hex()
         salt = self._world.random.randbytes(12)
@@ -77,7 +77,7 @@ class CloudGate:
             NodeEnrolled(
                 node=node, role=record.role, name=enrol.name, region=record.region, labels=record.labels,
                 identity=enrol.identity, link_key=enrol.link_key, serial=self._next_serial(state),
-                invite=enrol.invite, wall=wall,
+                invite=enrol.invite, wall=wall, board=enrol.serial,
             ),
         ]  # fmt: skip
         if record.role == Role.DEVICE:

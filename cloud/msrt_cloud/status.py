@@ -86,6 +86,7 @@ def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
                 "region": edge.region if edge else node.region,
                 "alive": bool(own and own.alive) or bool(edge and device and edge.alive and device.alive),
                 "edge": edge.name if edge else "", "link": device.link if device else "",
+                "serial": (device.serial if device else "") or node.enrolled.board,
                 "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
                 "models": list(map(_brief, device.models)) if device else [],
                 "agent": device.agent if device else "",

@@ -23,6 +23,7 @@ ELSEWHERE: Final = {
     "flash": "msrt_device.flash.command:flash",
     "pack-agent": "msrt_device.updater.command:pack",
     "supervise": "msrt_device.updater.command:supervise",
+    "reset": "msrt_device.wiping:reset",
 }
 """Sub-command to MODULE:OBJECT: what a device at work does without."""
 

@@ -25,6 +25,7 @@ from msrt.world.world import World
 from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.updater.agent import agent_slots, agent_version
+from msrt_device.wiping import begun, wipe
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
 __all__ = ["serve"]
@@ -38,8 +39,16 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
     logs.configure(config.log_format, config.log_level)
     folder = (Path(config.state) if config.state else default_state("device")).absolute()
     with StateDir.open(folder, "device") as state:
+        if begun(folder):
+            wipe(folder, board)
         world, identity, membership = await admit(
-            folder, "device", invite, config.name, link=config.link, spending=partial(remember_claim, folder, invite)
+            folder,
+            "device",
+            invite,
+            config.name,
+            link=config.link,
+            spending=partial(remember_claim, folder, invite),
+            serial=config.serial,
         )
         if board is not None:
             await world.offload(settle_claim, folder, board)
@@ -54,6 +63,7 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             config=config,
             trainer=trainer,
             device_class=device_class(),
+            serial=config.serial,
             model_memory=machine_memory() // 2,
             tell=tell(folder, config),
             tails=tails,
@@ -67,6 +77,9 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             if config.metrics != "off":
                 await _metrics(node, metrics, state, config, stack)
             await live(node, stop, world, metrics, lambda: _started(node))
+        if node.decommissioned:
+            await world.offload(wipe, folder, board)
+            click.echo("decommissioned: keys, models and state are wiped")
 
 
 def _trainers(

@@ -58,7 +58,7 @@ from msrt.training.tails import Tails
 from msrt.training.task import Node as TaskNode
 from msrt.training.trainer import Trainer
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity, Purpose
+from msrt.trust.identity import Identity, Purpose, verify
 from msrt.trust.tuf.floor import Floor
 from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
@@ -88,6 +88,8 @@ class DeviceSetup:
     trainer: Callable[[str], Trainer] | None = None
     """Job name to a trainer; None: takes no part in training."""
     device_class: str = ""
+    serial: str = ""
+    """Of the board."""
     model_memory: int = 0
     """Bytes for loaded models where the config does not say; 0: no bound."""
     tell: Callable[[str], Any] = lambda _what: []
@@ -134,10 +136,16 @@ class Device:
         self.membership = setup.membership
         self._store = world.disk.store("node")
         self._cloud = setup.membership.cloud_identity
-        hello = hello_of(world, setup.identity, setup.membership, device_class=setup.device_class, agent=setup.agent)
+        hello = hello_of(
+            world, setup.identity, setup.membership, device_class=setup.device_class, agent=setup.agent,
+            serial=setup.serial,
+        )  # fmt: skip
         endpoint = endpoint_for(setup.identity, setup.membership, config.link)
         self.uplink = Uplink(world, hello, setup.membership.parents, endpoint, self, pause_max_s=config.reconnect_max_s)
         self.uplink.on_parents = self._new_parents
+        self.uplink.on_sent_away = self._sent_away
+        self.decommissioned = False
+        """The cloud has ordered that everything here is wiped."""
         self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
         self._fetch_blob = fetch_from(self.uplink)
         self.trust = Floor(world, self.artifacts, self._cloud, ask=ask_parent(self.uplink), fetch=self._fetch_blob)
@@ -303,6 +311,19 @@ class Device:
         self.membership = self.membership.with_parents(parents)
         task = asyncio.get_running_loop().create_task(self.membership.save(self.world, self._store))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _sent_away(self, error: errors.MsrtError) -> None:
+        """An edge only hands on the order to wipe: the cloud's signature decides."""
+        if not isinstance(error, errors.Revoked) or not error.order:
+            return
+        try:
+            verify(self._cloud, self.certificate.node.encode(), error.order, Purpose.WIPE)
+        except errors.BadSignature as fault:
+            log.warning("device.wipe_not_ordered", error=fault.text)
+            return
+        log.warning("device.decommissioned")
+        self.decommissioned = True
+        self.close()
 
     async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
         if method == "logs":

@@ -321,7 +321,7 @@ class Fleet:
         return DeviceRecord(
             node=node, name=seen.name, alive=seen.alive, device_class=seen.peer.device_class,
             labels=self.labels(seen), models=seen.models, link=_scheme(seen.peer), values=seen.values,
-            sources=seen.sources, updates=seen.updates, agent=seen.peer.agent,
+            sources=seen.sources, updates=seen.updates, agent=seen.peer.agent, serial=seen.peer.serial,
         )  # fmt: skip
 
 

@@ -39,8 +39,7 @@ class EdgeGate:
             raise errors.NotEnrolled("the link was opened with another key than the certificate's")
         if certificate.role not in (Role.DEVICE, Role.CLIENT, Role.OPERATOR, Role.EDGE):
             raise errors.Forbidden(f"an edge takes devices, clients and other edges, not the role {certificate.role!r}")
-        if self._state().is_revoked(certificate.node, certificate.serial):
-            raise errors.Revoked(f"{certificate.name} was removed from the tree")
+        self._state().check_standing(certificate.node, certificate.serial, certificate.name)
         return certificate
 
     def parents(self, _certificate: Certificate) -> tuple[Parent, ...]:

@@ -239,8 +239,10 @@ class Edge:
         if self.downlink is not None:
             for peer in list(self.downlink.peers.values()):
                 serial = peer.certificate.serial if peer.certificate else 0
-                if state.is_revoked(peer.node, serial):
-                    self.downlink.expel(peer.node, errors.Revoked(f"{peer.name} was removed from the tree"))
+                try:
+                    state.check_standing(peer.node, serial, peer.name)
+                except errors.Revoked as error:
+                    self.downlink.expel(peer.node, error)
         self.parameters.journal_changed()
 
     def _learned(self) -> None:

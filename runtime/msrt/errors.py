@@ -215,6 +215,8 @@ class Revoked(PeerError):
     """The node was removed from the tree."""
 
     code = "revoked"
+    order: bytes = b""
+    """The cloud's signature over the node's id, where the node is to wipe itself."""
     hint = "join again with a new invite"
 
 

@@ -74,7 +74,14 @@ def _url(parent: Parent, link: str) -> str:
 
 
 async def join(
-    world: World, identity: Identity, invite: Invite, name: str, *, address: Parent | None = None, link: str = "zmq"
+    world: World,
+    identity: Identity,
+    invite: Invite,
+    name: str,
+    *,
+    address: Parent | None = None,
+    link: str = "zmq",
+    serial: str = "",
 ) -> Membership:
     """Spend an invite at the first of its parents that answers.
 
@@ -82,7 +89,7 @@ async def join(
     """
     request = Enrol(
         invite=invite.id, secret=invite.secret, identity=identity.public, link_key=identity.link_public,
-        proof=prove(identity, invite.id), name=name, address=address,
+        proof=prove(identity, invite.id), name=name, address=address, serial=serial,
     )  # fmt: skip
     failure: errors.MsrtError = errors.Unavailable(
         f"the invite names no parent that speaks {link}", hint="start an edge with --mqtt, or join with --link zmq"
@@ -129,12 +136,12 @@ def endpoint_for(identity: Identity, membership: Membership, link: str = "zmq") 
 
 def hello_of(
     world: World, identity: Identity, membership: Membership, *, address: Parent | None = None, device_class: str = "",
-    agent: str = "",
+    agent: str = "", serial: str = "",
 ) -> Hello:  # fmt: skip
     """What this process says when it greets a parent."""
     return Hello(
         node=identity.node, boot=world.random.getrandbits(63), certificate=membership.certificate,
-        address=address, device_class=device_class, agent=agent,
+        address=address, device_class=device_class, agent=agent, serial=serial,
     )  # fmt: skip
 
 
@@ -159,7 +166,14 @@ def new_member(folder: Path) -> tuple[World, Identity]:
 
 
 async def admit(
-    folder: Path, role: str, invite: str, name: str, *, link: str = "zmq", spending: Callable[[], None] | None = None
+    folder: Path,
+    role: str,
+    invite: str,
+    name: str,
+    *,
+    link: str = "zmq",
+    spending: Callable[[], None] | None = None,
+    serial: str = "",
 ) -> tuple[World, Identity, Membership]:
     """A node's membership: from its disk, else by spending the invite, and then on its disk.
 
@@ -183,7 +197,7 @@ async def admit(
         )
     if spending is not None:
         await world.offload(spending)
-    membership = await join(world, identity, parsed, default_name(name, identity.node), link=link)
+    membership = await join(world, identity, parsed, default_name(name, identity.node), link=link, serial=serial)
     await membership.save(world, store)
     return world, identity, membership
 

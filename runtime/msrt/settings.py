@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from msrt.errors import InvalidConfig
+from msrt.protocol.address import check_serial
 from msrt.statedir import split_address
 
 __all__ = [
@@ -270,6 +271,8 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """HTTP listener of /metrics; empty: a free loopback port; `off`: none."""
     labels: dict[str, str] = {}
     """Labels it reports beside those of its invite."""
+    serial: str = ""
+    """Serial number of the board, for the inventory: letters, digits, . _ : -"""
     cache_bytes: Bytes = 512 * MIB
     """Artifacts kept beyond those in use, the least recently used go first; 0 keeps none."""
     engine_threads: Count = 1
@@ -319,6 +322,7 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
             raise InvalidConfig(
                 f"metrics = {self.metrics!r} is reachable from other machines", hint="use 127.0.0.1:PORT"
             )
+        check_serial(self.serial)
         names = [source.name for source in self.source]
         if twice := {name for name in names if names.count(name) > 1}:
             raise InvalidConfig(f"two sources are named {min(twice)!r}", hint="give each [[source]] a name of its own")

@@ -79,6 +79,21 @@ def test_a_revoked_device_is_sent_away_and_stays_out():
     simulate(scenario)
 
 
+def test_a_decommissioned_device_hears_the_cloud_s_order_at_every_edge():
+    """Also with the cloud away: the order lies in the journal."""
+
+    async def scenario(rig):
+        await rig.cloud.writer.append(NodeRevoked(rig.d1.node, 1, order=b"signed"))
+        await until(lambda: getattr(rig.d1.uplink.refused, "order", b"") == b"signed")
+        rig.sim.crash("cloud")
+        await rig.reborn("edge")
+        with pytest.raises(errors.Revoked) as raised:
+            gate(rig).admit(greets("d1", certificate("d1", serial=1)), identity("d1").link_public)
+        assert raised.value.order == b"signed"
+
+    simulate(scenario)
+
+
 async def ask(rig, secret=b"s" * 16):
     """A newcomer spends an invite at the edge."""
     one, edge = identity("newcomer"), parent_of("edge")

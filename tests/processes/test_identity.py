@@ -9,7 +9,7 @@ import pytest
 
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IdentitySettings
-from tests.bench.tree import MSRT
+from tests.bench.tree import MSRT, Proc, until
 from tests.device.flash.media import disk, packed, run, tools
 
 
@@ -46,3 +46,24 @@ def test_what_was_flashed_joins_a_real_edge(tree, tmp_path):
     tree.start("d1", "device", "join", "--identity", str(mounted))
     assert "ready oven-8" in tree.procs["d1"].log.read_text()
     assert IdentityFolder(mounted).read().spent
+
+
+@pytest.mark.slow
+def test_a_decommissioned_device_wipes_itself_now_or_when_it_next_connects(tree):
+    """Over both links; the inventory knows it by its serial number until then."""
+    tree.edge("e1", "north", "--mqtt", "127.0.0.1:0")
+    for name, link in (("d1", "zmq"), ("d2", "mqtt")):
+        tree.device(name, "north", "--link", link, "--set", f"serial=SN-{name}")
+    until("serials", lambda: json.loads(tree.cli("node", "show", "SN-d2", "--json"))["name"] == "d2")
+    tree.procs["d2"].stop()
+    assert json.loads(tree.cli("node", "show", "d2", "--json"))["serial"] == "SN-d2"
+    assert "was told to wipe itself" in tree.cli("node", "decommission", "d1", "--yes")
+    assert "when it connects" in tree.cli("node", "decommission", "d2", "--yes")
+    tree.procs["d2"] = Proc(
+        [MSRT, "device", "join", "--link", "mqtt", "--state", str(tree.path / "d2")], tree.path / "d2b.log"
+    )
+    for name in ("d1", "d2"):
+        assert tree.procs[name].popen.wait(30) == 0
+        assert "decommissioned" in tree.procs[name].log.read_text()
+        assert [path.name for path in (tree.path / name).iterdir()] == ["lock"]
+    assert {row["role"] for row in json.loads(tree.cli("node", "list", "--json"))} == {"edge"}

@@ -11,10 +11,11 @@ import structlog
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop.handler import Handler
-from msrt.hop.peer import Peer
+from msrt.hop.peer import Peer, refusal
 from msrt.links.link import Link, Route
 from msrt.protocol import wire
-from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Parents, Refuse, Welcome
+from msrt.protocol.address import check_serial
+from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Parents, Welcome
 from msrt.protocol.session import Session, Side
 from msrt.trust.certificate import Certificate
 from msrt.trust.roles import Role, check_message
@@ -142,7 +143,7 @@ class Downlink:
         except errors.MsrtError as error:
             self.refused += 1
             log.warning("hop.refused", peer=peer.node if peer else "", code=error.code, error=error.text)
-            self._say(sink, route, Refuse(error.code, error.text, error.hint) if peer is None else None)
+            self._say(sink, route, refusal(error) if peer is None else None)
 
     def _say(self, sink: _LinkSink, route: Route, message: Message | None) -> None:
         if message is None:
@@ -154,6 +155,7 @@ class Downlink:
 
     def _hello(self, sink: _LinkSink, route: Route, principal: bytes, hello: Hello) -> None:
         certificate = self._gate.admit(hello, principal)
+        check_serial(hello.serial)
         key = f"{hello.node}/{hello.boot}" if certificate.role in MANY else hello.node
         peer = self.peers.get(key)
         if peer is not None and peer.session.stale(hello):
@@ -173,6 +175,7 @@ class Downlink:
         peer.certificate, peer.principal = certificate, principal
         peer.address, peer.device_class, peer.previous = hello.address, hello.device_class, hello.previous
         peer.agent = hello.agent
+        peer.serial = hello.serial
         peer.link, peer.route = sink.link, route
         sink.routes[route] = peer
         offer = Welcome(
@@ -218,7 +221,7 @@ class Downlink:
             self._say(sink, route, await self._gate.enrol(enrol, principal))
         except errors.MsrtError as error:
             log.warning("hop.enrolment_refused", name=enrol.name, code=error.code, error=error.text)
-            self._say(sink, route, Refuse(error.code, error.text, error.hint))
+            self._say(sink, route, refusal(error))
 
     def offer_parents(self) -> None:
         """The list of parents changed: tell every child."""

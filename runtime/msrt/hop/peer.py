@@ -35,7 +35,7 @@ from msrt.protocol.messages import (
 from msrt.trust.certificate import Certificate
 from msrt.world.world import World
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "refusal"]
 
 log = structlog.get_logger()
 BACKLOG_BYTES = 8 << 20
@@ -59,6 +59,7 @@ class Peer:
         self.address: Parent | None = None
         self.device_class = ""
         self.agent = ""
+        self.serial = ""
         self.previous = ""
         self.joined = False
         self.over = False
@@ -321,10 +322,15 @@ class Peer:
     def refuse(self, error: errors.MsrtError) -> None:
         """Send the peer away, with the reason."""
         if not self.over:
-            self.transmit(Refuse(error.code, error.text, error.hint), (), 0)
+            self.transmit(refusal(error), (), 0)
             self.close(error.text)
 
     def close(self, reason: str = "") -> None:
         """Say goodbye and end the session."""
         if not self.over:
             self.perform(self.session.close(self.world.now(), reason))
+
+
+def refusal(error: errors.MsrtError) -> Refuse:
+    """An error as the word that ends a session, or lets none begin."""
+    return Refuse(error.code, error.text, error.hint, error.order if isinstance(error, errors.Revoked) else b"")

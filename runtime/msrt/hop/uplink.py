@@ -66,6 +66,7 @@ class Uplink:
         self.refused: errors.MsrtError | None = None
         """Why the last parent sent us away, while no other has taken us."""
         self.on_parents: Callable[[list[Parent]], None] = lambda _parents: None
+        self.on_sent_away: Callable[[errors.MsrtError], None] = lambda _error: None
         self._attempt = 0
         self._previous = ""
         self._changed = asyncio.Event()
@@ -110,7 +111,7 @@ class Uplink:
         hello = Hello(
             node=self._hello.node, boot=self._hello.boot, certificate=self._hello.certificate, attempt=self._attempt,
             address=self._hello.address, device_class=self._hello.device_class, previous=self._previous,
-            agent=self._hello.agent,
+            agent=self._hello.agent, serial=self._hello.serial,
         )  # fmt: skip
         conversation = _Conversation(self, parent, self._world.links.dial(*found), hello)
         try:
@@ -226,6 +227,7 @@ class _Conversation:
         if isinstance(error, errors.MsrtError) and (isinstance(error, FATAL) or not self.welcomed):
             self._uplink.refused = error
             log.warning("hop.sent_away", parent=self._parent.node, code=error.code, error=error.text)
+            self._uplink.on_sent_away(error)
         self._wake.set()
 
     # --- the link's sink

@@ -66,6 +66,8 @@ class NodeEnrolled(Fact, frozen=True, tag="node.enrolled"):
     """Of the certificate."""
     invite: str = ""
     wall: float = 0.0
+    board: str = ""
+    """Serial number of the board, as it said when it came."""
 
     @property
     def key(self) -> Key:
@@ -84,6 +86,8 @@ class NodeRevoked(Fact, frozen=True, tag="node.revoked"):
     """Certificates up to this serial; 0: all that were issued before this entry."""
     reason: str = ""
     wall: float = 0.0
+    order: bytes = b""
+    """The cloud's signature over the node's id: whoever sends it away hands it on, and the node wipes itself."""
 
     @property
     def key(self) -> Key:

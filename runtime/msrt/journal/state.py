@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from msrt.dispatch.policy import ModelPolicy
+from msrt.errors import Revoked
 from msrt.journal import facts as f
 from msrt.journal.facts import Entry, Key
 from msrt.trust.api_keys import KeyBook
@@ -83,6 +84,8 @@ class State:
         self.nodes: dict[str, Node] = {}
         self.revoked: dict[str, tuple[int, int]] = {}
         """Node id to (offset, serial) of its last revocation."""
+        self.orders: dict[str, bytes] = {}
+        """Node id to the cloud's signed order to wipe itself, where the revocation has one."""
         self._labels: dict[str, tuple[int, dict[str, str]]] = {}
         self.accounts: dict[str, str] = {}
         """MQTT user to its line of the password file."""
@@ -139,6 +142,13 @@ class State:
         if revoked[1]:
             return (serial or (known.enrolled.serial if known else 0)) <= revoked[1]
         return known is None or known.offset < revoked[0]
+
+    def check_standing(self, node: str, serial: int, name: str) -> None:
+        """Raises Revoked, with the order to wipe itself if it was decommissioned."""
+        if self.is_revoked(node, serial):
+            error = Revoked(f"{name} was removed from the tree")
+            error.order = self.orders.get(node, b"")
+            raise error
 
     def labels(self, node: str, enrolled: dict[str, str] | None = None) -> dict[str, str]:
         """A node's labels in force; `enrolled`: those of its certificate, for a node of another region."""
@@ -246,6 +256,7 @@ class State:
         enrolled, at = (known.enrolled, known.offset) if known else (None, 0)
         if isinstance(entry, f.NodeRevoked):
             self.revoked[node] = (offset, entry.serial)
+            self.orders[node] = entry.order
         elif isinstance(entry, f.NodeLabelled):
             self._labels[node] = (offset, entry.labels)
         elif offset > at:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.tree import Tree
 
+from msrt.errors import NotFound
 from msrt.operator.session import ask, state_option
 from msrt.operator.show import console, json_option, print_json, table
 from msrt.protocol.address import parse_labels
@@ -29,7 +30,7 @@ def list_nodes(state: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        columns = ["name", "role", "region", "alive", "edge", "link", "class", "labels", "models", "node"]
+        columns = ["name", "role", "region", "alive", "edge", "link", "class", "serial", "labels", "models", "node"]
         table(columns, rows, empty="no node yet: msrt invite edge --region R")
 
 
@@ -53,6 +54,37 @@ def remove(state: Path | None, name: str, reason: str) -> None:
     """Revoke a node: every edge sends it away, for good."""
     ask(state, lambda cloud: cloud("node.remove", node=name, reason=reason))
     console().print(f"{name} is removed")
+
+
+@node.command()
+@click.argument("name")
+@click.option("--reason", default="", help="Kept in the journal.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@state_option
+def decommission(state: Path | None, name: str, reason: str, *, yes: bool) -> None:
+    """Revoke a device for good, and have it wipe its keys, models and data: now, or when it next connects."""
+    if not yes:
+        click.confirm(f"{name} will lose all it holds, and can join again only with a new invite. Go on?", abort=True)
+    found = ask(state, lambda cloud: cloud("node.decommission", node=name, reason=reason))
+    when = "it is connected, and was told to wipe itself" if found["connected"] else "it wipes itself when it connects"
+    console().print(f"{name} is decommissioned; {when}")
+
+
+@node.command()
+@click.argument("name")
+@json_option
+@state_option
+def show(state: Path | None, name: str, *, as_json: bool) -> None:
+    """One node, by its name, its id, or the serial number of its board."""
+    rows = ask(state, lambda cloud: cloud("node.list"))
+    found = [row for row in rows if name in (row["name"], row["node"], row.get("serial"))]
+    if len(found) != 1:
+        what = f"{len(found)} nodes answer" if found else "no node answers"
+        raise NotFound(f"{what} to {name!r}", hint="msrt node list")
+    if as_json:
+        print_json(found[0])
+    else:
+        table(["what", "value"], ({"what": k, "value": v} for k, v in found[0].items()), empty="nothing")
 
 
 @node.command()

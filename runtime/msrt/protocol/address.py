@@ -22,6 +22,7 @@ __all__ = [
     "check_name",
     "check_node",
     "check_region",
+    "check_serial",
     "node_id",
     "parse_labels",
     "parse_topic",
@@ -35,6 +36,7 @@ _MODEL: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NODE: Final = re.compile(r"[a-z2-7]{26}")
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
 _VALUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
+_SERIAL: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:-]{0,63})?")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 _TOPIC: Final = re.compile(r"msrt/([^/]*)/(up|down)/([^/]*)")
 
@@ -56,6 +58,11 @@ def check_name(text: str) -> str:
 
 def check_region(text: str) -> str:
     return _check(_NAME, text, "region", "lower-case letters, digits and dashes, at most 63, no dash in front")
+
+
+def check_serial(text: str) -> str:
+    """The serial number of a board; it may have none."""
+    return _check(_SERIAL, text, "serial number", "letters, digits and . _ : -, at most 64")
 
 
 def check_label(key: str, value: str) -> tuple[str, str]:

@@ -371,7 +371,10 @@ class Session:
 
     def _do_refused(self, payload: object, _now: float, _before: State) -> list[Action]:
         assert isinstance(payload, Refuse)
-        return self._end(errors.from_wire(payload.code, payload.text, payload.hint))
+        error = errors.from_wire(payload.code, payload.text, payload.hint)
+        if isinstance(error, errors.Revoked):
+            error.order = payload.order
+        return self._end(error)
 
     def _do_fenced(self, _payload: object, _now: float, _before: State) -> list[Action]:
         return self._end(errors.StaleEpoch("the parent gave this node's lease away"))

@@ -48,6 +48,8 @@ class Purpose(enum.StrEnum):
     """The cloud: the first root of its signed metadata (TUF); later ones are signed by the one before."""
     SECURE = "secure"
     """A device: these keys of one secure aggregation are mine."""
+    WIPE = "wipe"
+    """The cloud: the node of this id is decommissioned, and wipes itself."""
 
 
 class _Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

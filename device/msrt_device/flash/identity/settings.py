@@ -150,7 +150,7 @@ class IdentitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     def as_settings(self) -> dict[str, Any]:
         """What of it are settings of the device's process, for `msrt.config.load`."""
-        return {key: value for key in ("name", "labels") if (value := getattr(self, key))}
+        return {key: value for key in ("name", "labels", "serial") if (value := getattr(self, key))}
 
     def without_claim(self) -> Self:
         """What stays of it when the claim is spent."""

@@ -103,6 +103,8 @@ class DeviceRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     updates: tuple[UpdateState, ...] = ()
     agent: str = ""
     """Version of the program that it runs."""
+    serial: str = ""
+    """Serial number of its board."""
 
 
 class ServedRow(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -52,6 +52,8 @@ class Hello(Control, frozen=True, tag="hello"):
     """The parent I was with before, empty at the first join."""
     agent: str = ""
     """Version of the program that I am; a welcome to this greeting is what a new one must have to be kept."""
+    serial: str = ""
+    """Serial number of the board that I run on."""
 
 
 class Welcome(Control, frozen=True, tag="welcome"):
@@ -75,6 +77,8 @@ class Refuse(Control, frozen=True, tag="refuse"):
     code: str
     text: str
     hint: str = ""
+    order: bytes = b""
+    """The cloud's signature over the node's id, 64 bytes: it is decommissioned, and is to wipe itself."""
 
 
 class Heartbeat(Control, frozen=True, tag="heartbeat"):
@@ -109,6 +113,8 @@ class Enrol(Control, frozen=True, tag="enrol"):
     """Signature of (invite, link_key) by the identity."""
     name: str
     address: Parent | None = None
+    serial: str = ""
+    """Serial number of its board."""
 
 
 class Enrolled(Control, frozen=True, tag="enrolled"):

@@ -1,0 +1,92 @@
+"""Everything that a device holds is removed: a factory reset, or the cloud's order.
+
+The keys go first, overwritten with zeros: what is left without them is nobody's. (Flash memory may keep old blocks
+where no program reaches; only erasing the whole medium is certain.) A wipe that was cut off goes on at the next start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+import click
+
+from msrt.errors import NotFound
+from msrt.joining import IDENTITY
+from msrt.process import StateDir, default_state
+from msrt.trust.private import write_private
+from msrt_device.flash.identity.folder import IdentityFolder
+
+__all__ = ["begun", "reset", "wipe"]
+
+MARK: Final = "wiping"
+LAST: Final = ("owner.json", "lock")
+"""They keep the directory ours to the end; the lock stays, as it is held."""
+
+
+def begun(state: Path) -> bool:
+    """Whether a wipe was cut off here."""
+    return (state / MARK).exists()
+
+
+def wipe(state: Path, board: IdentityFolder | None = None) -> None:
+    """Empty a state directory that the caller holds, and the board's identity partition of its identity.
+
+    Raises DiskFull, StateUnusable, IdentityUnusable.
+    """
+    write_private(state / MARK, b"")
+    if board is not None:
+        board.wipe()
+    for secret in (state / IDENTITY, *sorted(state.glob("node.sqlite*"))):
+        _zero(secret)
+    for entry in sorted(state.iterdir()):
+        if entry.name not in (MARK, *LAST):
+            _remove(entry)
+    _sync(state)
+    for name in (LAST[0], MARK):
+        (state / name).unlink(missing_ok=True)
+    _sync(state)
+
+
+@click.command()
+@click.option("--state", type=click.Path(path_type=Path, file_okay=False), help="Default: $XDG_STATE_HOME/msrt/device.")
+@click.option(
+    "--identity", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Where MSRTID is mounted: its identity is wiped, too.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(state: Path | None, identity: Path | None, *, yes: bool) -> None:
+    """Factory reset: wipe the device's keys, models, data and state. It joins again only with a new invite."""
+    folder = (state or default_state("device")).absolute()
+    if not folder.is_dir():
+        raise NotFound(f"there is no state directory {folder}", hint="name it with --state")
+    if not yes:
+        click.confirm(f"All that the device in {folder} holds will be lost. Go on?", abort=True)
+    with StateDir.open(folder, "device"):
+        wipe(folder, IdentityFolder(identity) if identity is not None else None)
+    click.echo(f"{folder} is wiped")
+
+
+def _zero(path: Path) -> None:
+    if path.is_file():
+        with path.open("r+b", buffering=0) as file:
+            file.write(bytes(path.stat().st_size))
+            os.fsync(file.fileno())
+        path.unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
