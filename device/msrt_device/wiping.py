@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Final
 
 import click
+import structlog
 
-from msrt.errors import NotFound
+from msrt.errors import BadSignature, MsrtError, NotFound, Revoked
 from msrt.joining import IDENTITY
 from msrt.process import StateDir, default_state
+from msrt.trust.identity import Purpose, verify
 from msrt.trust.private import write_private
 from msrt_device.flash.identity.folder import IdentityFolder
 
-__all__ = ["begun", "reset", "wipe"]
+__all__ = ["begun", "ordered", "reset", "wipe"]
 
+log = structlog.get_logger()
 MARK: Final = "wiping"
 LAST: Final = ("owner.json", "lock")
 """They keep the directory ours to the end; the lock stays, as it is held."""
@@ -29,6 +32,19 @@ LAST: Final = ("owner.json", "lock")
 def begun(state: Path) -> bool:
     """Whether a wipe was cut off here."""
     return (state / MARK).exists()
+
+
+def ordered(error: MsrtError, cloud: bytes, node: str) -> bool:
+    """Whether who sends us away hands on an order to wipe: an edge cannot give one, the cloud's signature decides."""
+    if not isinstance(error, Revoked) or not error.order:
+        return False
+    try:
+        verify(cloud, node.encode(), error.order, Purpose.WIPE)
+    except BadSignature as fault:
+        log.warning("device.wipe_not_ordered", error=fault.text)
+        return False
+    log.warning("device.decommissioned")
+    return True
 
 
 def wipe(state: Path, board: IdentityFolder | None = None) -> None:

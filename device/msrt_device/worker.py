@@ -58,7 +58,7 @@ from msrt.training.tails import Tails
 from msrt.training.task import Node as TaskNode
 from msrt.training.trainer import Trainer
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity, Purpose, verify
+from msrt.trust.identity import Identity, Purpose
 from msrt.trust.tuf.floor import Floor
 from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
@@ -68,6 +68,7 @@ from msrt_device.sources.watch import Watch
 from msrt_device.training import Training
 from msrt_device.updater.composed import updater_of
 from msrt_device.updater.slots import Slots as UpdateSlots
+from msrt_device.wiping import ordered
 
 __all__ = ["Device", "DeviceSetup", "build", "device_class", "machine_memory"]
 
@@ -313,17 +314,9 @@ class Device:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _sent_away(self, error: errors.MsrtError) -> None:
-        """An edge only hands on the order to wipe: the cloud's signature decides."""
-        if not isinstance(error, errors.Revoked) or not error.order:
-            return
-        try:
-            verify(self._cloud, self.certificate.node.encode(), error.order, Purpose.WIPE)
-        except errors.BadSignature as fault:
-            log.warning("device.wipe_not_ordered", error=fault.text)
-            return
-        log.warning("device.decommissioned")
-        self.decommissioned = True
-        self.close()
+        if ordered(error, self._cloud, self.certificate.node):
+            self.decommissioned = True
+            self.close()
 
     async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
         if method == "logs":
