@@ -18,6 +18,7 @@ __all__ = ["TARGETS", "MissingTools", "Progress", "Target", "load_target", "targ
 
 TARGETS: Final[dict[str, str]] = {
     "cortex-m": "msrt_device.flash.targets.cortex_m:TARGET",
+    "micropython": "msrt_device.flash.targets.micropython:TARGET",
 }
 """Name to MODULE:OBJECT of what makes it, in the order in which they are listed."""
 

@@ -1,0 +1,38 @@
+"""The official MicroPython in WebAssembly, under node: what is here of it, and how it is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msrt_device.flash.targets.micropython import SOURCES
+
+PACKAGE = "@micropython/micropython-webassembly-pyscript"
+HOST = Path(__file__).with_name("host.mjs")
+
+
+def command(*argv: str) -> list[str]:
+    """Of `host.mjs`, or a visible skip."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    package = Path(cache, "msrt", "npm", "node_modules", PACKAGE)
+    if not package.is_dir():
+        pytest.skip(f"no {PACKAGE} in {package.parents[2]}: .ci/run installs it")
+    return [node, str(HOST), str(package), str(SOURCES), *argv]
+
+
+def run(folder: Path, board: bytes, rows: np.ndarray, outputs: int) -> np.ndarray:
+    """As `interpret`, in MicroPython."""
+    blob, given = folder / "blob", folder / "rows"
+    blob.write_bytes(board)
+    given.write_bytes(rows.tobytes())
+    done = subprocess.run(command("run", str(blob), str(given)), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return np.frombuffer(bytes.fromhex(done.stdout), np.int8).reshape(len(rows), outputs)
