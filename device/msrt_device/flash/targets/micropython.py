@@ -1,4 +1,4 @@
-"""Boards that run MicroPython: the agent and its engine as a LittleFS, alone or behind a firmware that the user gives."""
+"""Boards that run MicroPython: the agent and its engine as a LittleFS, alone or behind a firmware that users give."""
 
 from __future__ import annotations
 
@@ -55,10 +55,9 @@ class MicroPython:
         "littlefs-python; on no real board, so USB, UART, Wi-Fi and sensors of main.py are untried"
     )
     options: Mapping[str, str] = {
-        "firmware": "MicroPython for the board, a .bin (ESP32 family) or .uf2 (RP2): the image is it and the file system; "
-        "default: the file system alone",
-        "at": "offset of the file system in flash; default: the firmware's partition `vfs`, or 0xA0000 (Raspberry Pi Pico)",
-        "size": "bytes of the file system; default: the partition's, 1441792 (Raspberry Pi Pico), else 2097152",
+        "firmware": "MicroPython for the board, a .bin (ESP32 family) or .uf2 (RP2), to be in the image; default: none",
+        "at": "offset of the file system in flash; default: the firmware's partition `vfs`, 0xA0000 on RP2 (Pico)",
+        "size": "bytes of the file system; default: the partition's, 1441792 on RP2 (Pico), else 2097152",
         "link": "usb (default), uart:NUMBER@BAUD or tcp:PORT: how its gateway reaches it",
         "identity": "an identity.toml with serial and Wi-Fi; the image is then one board's, and as secret as that file",
         "adc": "pin whose samples its own sensor reads; default: none",
@@ -92,7 +91,7 @@ class MicroPython:
 
 def little_fs(files: Mapping[str, bytes], size: int) -> bytes:
     """A LittleFS of `size` bytes with these files in its root. Raises InvalidConfig."""
-    from littlefs import LittleFS, LittleFSError  # type: ignore[import-not-found] # noqa: PLC0415 - an extra
+    from littlefs import LittleFS, LittleFSError  # noqa: PLC0415 - an extra
 
     if size % BLOCK or not 2 * BLOCK <= size <= 64 << 20:
         raise InvalidConfig(f"size = {size}: it is a multiple of {BLOCK}, 64 MiB at most")
@@ -182,6 +181,11 @@ def _files(options: Mapping[str, str]) -> dict[str, bytes]:
 def _identity(path: Path) -> dict[str, object]:
     found = IdentitySettings.parse(path.read_text("utf-8"), str(path))
     if found.invite:
-        raise InvalidConfig("a microcontroller keeps no claim", hint="give the invite to `msrt device gateway --invite`")
+        raise InvalidConfig(
+            "a microcontroller keeps no claim", hint="give the invite to `msrt device gateway --invite`"
+        )
     wifi = {"ssid": found.wifi.ssid, "password": found.wifi.password} if found.wifi.ssid else None
     return ({"serial": found.serial} if found.serial else {}) | ({"wifi": wifi} if wifi else {})
+
+
+TARGET: Final = MicroPython()
