@@ -37,3 +37,29 @@ def run(folder: Path, board: bytes, rows: np.ndarray, outputs: int) -> np.ndarra
     done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return np.frombuffer(bytes.fromhex(done.stdout), np.int8).reshape(len(rows), outputs)
+
+
+class WasmBoard:
+    """An agent in a MicroPython of its own, behind a TCP port: what `Board` is for the firmware in QEMU."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.port, self.log = port, log
+        self.start()
+
+    def start(self) -> None:
+        argv = command("serve", str(self.port), "wasm-1")
+        with self.log.open("ab") as said:
+            self.popen = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True
+            )
+        assert self.popen.stdout is not None
+        assert self.popen.stdout.readline().strip() == str(self.port), self.log.read_text()
+
+    def reset(self) -> None:
+        """It begins anew, as by its button."""
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.communicate()
