@@ -51,8 +51,8 @@ class MicroPython:
     name: str = "micropython"
     title: str = "ESP32, RP2, STM32 with MicroPython: agent and int8 engine behind `msrt device gateway`"
     verified: str = (
-        "agent and engine served under the official WebAssembly build of MicroPython 1.27; images read back by "
-        "littlefs-python; on no real board, so USB, UART, Wi-Fi and sensors of main.py are untried"
+        "Agent and engine served under the official WebAssembly build of MicroPython 1.27; images read back by "
+        "littlefs-python; on no real board, so USB, UART, Wi-Fi and sensors of main.py are untried."
     )
     options: Mapping[str, str] = {
         "firmware": "MicroPython for the board, a .bin (ESP32 family) or .uf2 (RP2), to be in the image; default: none",
