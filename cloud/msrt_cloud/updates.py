@@ -12,6 +12,7 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore
+from msrt.artifacts.chunks import index_of, pack_index
 from msrt.artifacts.images import Image, Kind, pack_image
 from msrt.dispatch.canary import rank
 from msrt.hop import Peer
@@ -138,6 +139,7 @@ class Updates:
             )
         except msgspec.ValidationError as error:
             raise errors.InvalidImage(f"the image cannot be described: {error}") from None
+        image = msgspec.structs.replace(image, index=await self._indexed(image))
         known = self._writer.state.images.get((p.kind, p.version), {}).get(p.classes)
         packed = pack_image(image)
         if known is not None and known.image != packed:
@@ -147,6 +149,15 @@ class Updates:
             fact = ImagePushed(p.kind, p.version, p.classes, packed, sign(packed), peer.name, wall)
             await self._writer.append(fact)
         return {"name": image.name, "classes": p.classes, "size": size, "digest": p.digest}
+
+    async def _indexed(self, image: Image) -> str:
+        """Digest of the index of its chunks, for devices that have most of them. Raises DiskFull."""
+        async with self._artifacts.keeping(image.digest):
+            blobs, digest = self._artifacts.blobs, image.digest
+            index = await self._world.offload(
+                lambda: pack_index(index_of(lambda offset, size: blobs.read(digest, offset, size), image.size))
+            )
+        return await self._artifacts.put_bytes(index)
 
     async def begin(self, _peer: Peer, p: UpdateBegin) -> object:
         """Begin a campaign. Raises NotFound, CallerError, InvalidAddress."""

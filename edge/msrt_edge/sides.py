@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from msrt import errors
+from msrt.artifacts.ranges import serve_ranges
 from msrt.artifacts.transfer import serve
 from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink
@@ -191,6 +192,8 @@ class Below:
         match method:
             case "artifact.get":
                 return await serve(edge.artifacts, peer, params, edge.fetch_blob)
+            case "artifact.ranges":
+                return await serve_ranges(edge.artifacts, peer, params, edge.fetch_blob)
             case "trust.get":
                 return edge.trust.answer(params)
             case "edges":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from tests.flows.updating import grown_updating, until
+
+BEGUN = {"fetching", "writing", "waiting"}
 
 
 async def over(tree, name, seconds=300.0):
@@ -79,6 +82,37 @@ def test_a_stuck_update_does_not_block_the_next_one():
         await tree.insist("update.rollout", name=three)
         assert (await over(tree, three))["state"] == "done"
         assert set(tree.versions().values()) == {"3"}
+
+    grown_updating(scenario)
+
+
+def test_a_device_fetches_only_what_it_has_not_and_goes_on_where_it_was_cut_off():
+    """A part of an image changed: little more than that part travels, also when the device dies on the way."""
+
+    async def scenario(tree):
+        old = random.Random(1).randbytes(600_000)
+        new = old[:200_000] + random.Random(2).randbytes(30_000) + old[229_000:]
+        two, three = await tree.push_image("2", old), await tree.push_image("3", new)
+        await tree.insist("update.rollout", name=two)
+        assert (await over(tree, two))["state"] == "done"
+        before = sent(tree)
+        assert before > 6 * 600_000
+        await tree.insist("update.rollout", name=three)
+        await until(lambda: any(stage(tree, name) in BEGUN for name in tree.devices), what="one began")
+        victim = next(name for name in tree.devices if stage(tree, name) in BEGUN)
+        tree.restart(victim)
+        assert (await over(tree, three))["state"] == "done"
+        assert tree.banks[victim].bytes["a"] == new
+        assert sent(tree) - before < 0.15 * 6 * 600_000
+
+    def sent(tree):
+        """Bytes that edges have sent to devices as parts of artifacts."""
+        return sum(tree[edge].artifacts.sent_bytes for edge in tree.edges)
+
+    def stage(tree, name):
+        device = tree[name]
+        states = device.updater.states() if device is not None else ()
+        return states[0].stage if states else ""
 
     grown_updating(scenario)
 

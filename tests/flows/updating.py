@@ -44,8 +44,8 @@ class UpdatingTree(Tree):
         self.sim.loop.call_soon(self.sim.crash, name, context=context)
         self.sim.loop.call_later(0.3, self.sim.restart, name, context=context)
 
-    async def push_image(self, version, size=3000):
-        data = hashlib.sha256(version.encode()).digest() * (size // 32)
+    async def push_image(self, version, data=b""):
+        data = data or hashlib.sha256(version.encode()).digest() * 100
         digest = await self.upload(data)
         await self.insist("update.push", digest=digest, kind="agent", version=version)
         return f"agent@{version}"

@@ -15,6 +15,7 @@ from typing import Final
 from msrt.artifacts.images import Image, Kind
 from msrt.errors import Conflict, DiskFull, InvalidImage, LocalError
 from msrt_device.updater import launcher
+from msrt_device.updater.seed import remember, unpacked
 from msrt_device.updater.slots import Held, ReadAt, SlotState
 
 __all__ = ["AgentSlots", "ImageFile", "agent_slots", "agent_version"]
@@ -95,11 +96,12 @@ class AgentSlots:
         try:
             launcher.remove(root / launcher.TRIAL)
             launcher.remove(folder / launcher.WHOLE)
-            for old in (folder, root / f"cache-{slot}"):
+            for old in (folder, root / f"cache-{slot}", root / f"seed-{slot}"):
                 shutil.rmtree(old, ignore_errors=True)
             folder.mkdir()
             with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), 1 << 18)) as archive:
                 archive.extractall(folder, filter="data")
+                remember(archive, image.size, read, root / f"seed-{slot}")
             if not (folder / launcher.PROGRAM).is_file():
                 raise InvalidImage(f"{image.name} has no {launcher.PROGRAM}", hint="make it by msrt device pack-agent")
             os.sync()  # thousands of files: once for all of them
@@ -140,8 +142,8 @@ class AgentSlots:
     def restart(self) -> None:
         self._leave()
 
-    def seed(self) -> tuple[str, ReadAt] | None:
-        return None
+    def seed(self) -> tuple[int, ReadAt] | None:
+        return unpacked(self.root / self._active, self.root / f"seed-{self._active}")
 
 
 def _held(said: dict[str, object]) -> Held:

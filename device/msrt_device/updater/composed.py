@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from msrt.artifacts.delta import Seed, delta_fetch, known_chunks
 from msrt.artifacts.images import Image
 from msrt.artifacts.store import Fetch
 from msrt.artifacts.transfer import fetch_from
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["updater_of"]
 
 
+def _seeds(slots: Slots) -> Mapping[bytes, Seed]:
+    """Chunks of what runs now. Blocking."""
+    found = slots.seed()
+    return {} if found is None else known_chunks(found[1], found[0])
+
+
 def updater_of(device: Device, slots: Mapping[str, Slots]) -> Updater:
     """Of one device, for the kinds that it has slots for."""
     config, world, requests = device.setup.config, device.world, device.requests
@@ -30,8 +37,11 @@ def updater_of(device: Device, slots: Mapping[str, Slots]) -> Updater:
         busy = requests.queued > 0 or training
         return quiet.now(requests.answered, busy, waited_s, world.now(), world.wall())
 
-    def fetch(_image: Image, _slots: Slots) -> Fetch:
-        return fetch_from(device.uplink)
+    def fetch(image: Image, slots: Slots) -> Fetch:
+        plain = fetch_from(device.uplink)
+        if not image.index:
+            return plain
+        return delta_fetch(device.artifacts, device.uplink, plain, image.index, lambda: _seeds(slots))
 
     cloud, certificate = device.membership.cloud_identity, device.certificate
     return Updater(

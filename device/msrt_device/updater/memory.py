@@ -80,8 +80,8 @@ class MemorySlots:
     def restart(self) -> None:
         self._leave()
 
-    def seed(self) -> tuple[str, ReadAt] | None:
+    def seed(self) -> tuple[int, ReadAt] | None:
         data = self.bank.bytes.get(self._active)
         if data is None:
             return None
-        return self.bank.held[self._active].digest, lambda offset, size: data[offset : offset + size]
+        return len(data), lambda offset, size: data[offset : offset + size]

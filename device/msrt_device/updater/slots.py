@@ -79,9 +79,9 @@ class Slots(Protocol):
     def restart(self) -> None:
         """Have what is due started in place of this process or system, soon; returns."""
 
-    def seed(self) -> tuple[str, ReadAt] | None:
-        """Digest of the image in the active slot, and its bytes, or what is left of them: check what you read. None: it
-        cannot be read back."""
+    def seed(self) -> tuple[int, ReadAt] | None:
+        """Size of the image in the active slot, and its bytes as they are now: they may have changed, check what you
+        read. None: it cannot be read back."""
 
 
 def pieces(image: Image, read: ReadAt, size: int = PIECE) -> Iterator[Buffer]:

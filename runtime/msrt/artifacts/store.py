@@ -67,6 +67,8 @@ class ArtifactStore:
         self.room: Final = Room(world.disk.digests(), bound_bytes, self._delete)
         self.corrupt = 0
         """Damaged artifacts found, on disk or on the way."""
+        self.sent_bytes = 0
+        """Of artifacts and parts of them that children were sent whole."""
         self._lendable: set[str] = set()
         self._flights = Flights()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -51,6 +51,7 @@ async def serve(store: ArtifactStore, peer: Peer, params: dict[str, object], fet
                 async with store.lend(digest, suspect=suspect) as lent:
                     meta: dict[str, object] = {"digest": digest}
                     await peer.push(ARTIFACT, meta, lent.read, size=lent.size, digest=digest, answers=call)
+                    store.sent_bytes += lent.size
                     return {"size": lent.size}
         except (Corrupt, NotFound):
             if fetch is None or last or store.has(digest):

@@ -189,3 +189,24 @@ def test_what_is_renamed_was_synced_before(root, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda path, to: said.append("rename") or real_replace(path, to))
     launcher.put(root / "trial.json", {})
     assert said == ["sync", "rename", "sync"]
+
+
+def test_an_unpacked_image_is_read_as_it_was(root):
+    """Byte for byte from any offset; a file that was lost since reads as zeros, and nothing else changes."""
+    image, data = agent("2", b"x" * 5000)
+    slots = AgentSlots(root)
+    slots.write(image, reader(data))
+    slots.arm(1, 60.0)
+    size, read = AgentSlots(root, launcher.due(root).slot).seed()
+    assert size == len(data)
+    assert read(0, size) == data
+    assert all(read(at, 700) == data[at : at + 700] for at in range(0, size, 511))
+    (root / "b" / "agent.py").unlink()
+    assert len(read(0, size)) == size
+    assert read(0, 512) == data[:512]
+
+
+def test_an_agent_that_nobody_packed_has_no_seed(root):
+    """Then all of an image is fetched."""
+    (root / "seed-a" / "map.json").unlink()
+    assert AgentSlots(root).seed() is None
