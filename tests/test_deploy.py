@@ -18,7 +18,7 @@ import paho.mqtt.client as mqtt
 import pytest
 import yaml
 
-from msrt.config import CloudConfig, DeviceConfig, EdgeConfig, load
+from msrt.config import CloudConfig, DeviceConfig, EdgeConfig, GatewayConfig, load
 from msrt.links.broker_files import acl
 from msrt.serving.tally import Tally
 from msrt.telemetry import Metrics
@@ -28,6 +28,7 @@ from msrt.trust.tls import mosquitto_password
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 TYPES = {"cloud": CloudConfig, "edge": EdgeConfig, "device": DeviceConfig}
+CONFIGS = {**TYPES, "gateway": GatewayConfig}
 MASTER = Identity(b"1" * 32, b"2" * 32).node
 roles = pytest.mark.parametrize("role", TYPES)
 
@@ -36,21 +37,24 @@ def example(name):
     return yaml.safe_load((DEPLOY / name).read_text())
 
 
-@roles
+files = pytest.mark.parametrize("role", [*TYPES, "gateway"])
+
+
+@files
 def test_the_example_config_loads(role):
     """As it stands, without a change."""
-    assert load(DEPLOY / "config" / f"{role}.toml", TYPES[role]).log_format == "json"
+    assert load(DEPLOY / "config" / f"{role}.toml", CONFIGS[role]).log_format == "json"
 
 
-@roles
+@files
 def test_the_example_config_names_every_setting(role):
     """In the order of the struct, each with a sentence before it; `source` stands at the end as tables."""
     text = (DEPLOY / "config" / f"{role}.toml").read_text()
     named = re.findall(r"^## .*\n(?:# )?([a-z_]+) = ", text, re.MULTILINE)
-    assert named == [name for name in TYPES[role].__struct_fields__ if name != "source"]
+    assert named == [name for name in CONFIGS[role].__struct_fields__ if name != "source"]
 
 
-@roles
+@files
 def test_the_example_config_tells_the_true_defaults(role):
     """A line that is switched on changes nothing."""
     text = (DEPLOY / "config" / f"{role}.toml").read_text()
@@ -58,7 +62,7 @@ def test_the_example_config_tells_the_true_defaults(role):
         next(iter(tomllib.loads(line).items())) for line in re.findall(r"^# ([a-z_]+ = .*)$", text, re.MULTILINE)
     )
     assert defaults
-    assert load(None, TYPES[role], defaults) == TYPES[role]()
+    assert load(None, CONFIGS[role], defaults) == CONFIGS[role]()
 
 
 def test_the_example_device_has_its_sensors():

@@ -10,12 +10,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from msrt.errors import InvalidModel
-from msrt.inference.micro import compile_graph
+from msrt.inference.micro import check_operators, compile_graph
 from msrt.inference.micro.graph import Graph, Node
 from msrt.protocol.messages import TensorSpec
 from msrt_cloud.prepare import PreparedFile
 
-__all__ = ["blob_file", "graph_of"]
+__all__ = ["blob_file", "graph_of", "refuse_float"]
 
 _OIP_NAMES: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.INT8: "INT8", onnx.TensorProto.UINT8: "UINT8",
@@ -37,6 +37,15 @@ def blob_file(source: Path, out: Path) -> PreparedFile:
         flash=blob.board_bytes,
         ram=blob.arena,
     )
+
+
+def refuse_float(model: onnx.ModelProto) -> InvalidModel:
+    """Why a model without int8 runs on no board: an operator that is missing there, else that it is float."""
+    try:
+        check_operators(graph_of(model))
+    except InvalidModel as error:
+        return error
+    return InvalidModel("no microcontroller runs it: there is no int8 of it", hint="give --calibrate")
 
 
 def graph_of(model: onnx.ModelProto) -> Graph:

@@ -137,7 +137,7 @@ class Rollouts:
         able = self._able(model, version, targets)
         if targets and not able:
             why = versions[version].report.get("micro") or "it was pushed before there were variants for them"
-            raise errors.InvalidModel(f"{model}@{version} is for microcontrollers only here, and {why}")
+            raise errors.InvalidModel(f"all devices that match are microcontrollers, and of {model}@{version} {why}")
         targets = able
         if first and not any(seen.region == first for seen in targets) and targets:
             raise errors.NotFound(f"no matching device is in the region {first!r}", hint="msrt node list")

@@ -29,7 +29,7 @@ from msrt.inference.reference import Reference
 from msrt.inference.stateful import StatefulModel
 from msrt_cloud.calibration import Calibration, calibrate
 from msrt_cloud.graph import GraphInfo, initialiser_bytes, inspect, read_graph, rows_are_independent, with_state
-from msrt_cloud.micro import blob_file
+from msrt_cloud.micro import blob_file, refuse_float
 from msrt_cloud.prepare import Prepared, PreparedFile, Task, Verdict
 from msrt_cloud.quality import Judgement, accuracy, is_classifier, judge, require_accuracy
 from msrt_cloud.quantise import Recipe, float_copy, quantise, recipes_for, weight_bytes_ratio
@@ -256,7 +256,7 @@ def _micro(job: _Job, files: dict[str, PreparedFile]) -> PreparedFile:
     if job.info.state:
         raise InvalidModel("no microcontroller runs it: it keeps state")
     if INT8 not in files:
-        raise InvalidModel("no microcontroller runs it: there is no int8 of it", hint="give --calibrate")
+        raise refuse_float(read_graph(job.path))
     return blob_file(Path(files[INT8].path), Path(job.task.out))
 
 

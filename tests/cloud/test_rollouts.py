@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from msrt import errors
@@ -291,3 +292,20 @@ def test_a_full_disk_holds_a_decision_back():
         await north.until("rolled_back")
 
     rolling(scenario)
+
+
+def test_microcontrollers_are_not_waited_for_where_they_cannot_run_it():
+    """Of a model without a blob nothing is asked of them; for them alone a rollout is refused, saying why."""
+
+    async def scenario(north):
+        board = msgspec.structs.replace(device("board"), device_class="mcu", labels={"class": "mcu"})
+        north.edge.report(device("a"), board)
+        await until(lambda: len(north.rig.cloud.fleet.matching("")) == 2)
+        with pytest.raises(errors.InvalidModel, match="no microcontroller runs it"):
+            await north.roll(1, selector="class=mcu")
+        await north.roll(1)
+        north.edge.report(device("a", ("net", 1, "ready")), board)
+        await north.until("done")
+        assert north.status()["matching"] == 1
+
+    rolling(scenario, versions=1)

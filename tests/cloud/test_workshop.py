@@ -11,11 +11,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from msrt.errors import DiskFull, InvalidTensor, QualityGate
+from msrt.errors import DiskFull, InvalidModel, InvalidTensor, QualityGate
+from msrt.inference.micro import read_blob
 from msrt_cloud.prepare import PrepareOptions, Task, Verdict
 from msrt_cloud.workshop import work
-from tests.cloud.models import blobs, classifier
+from tests.cloud.models import blobs, classifier, save
 
 
 @pytest.fixture
@@ -147,3 +149,28 @@ def test_what_the_inputs_are_like_goes_with_the_model(room):
         assert reference is not None
         assert reference.samples == len(blobs()[0])
     assert done(room).manifest("net", 1).reference is None
+
+
+def test_a_blob_for_microcontrollers_goes_with_int8(room):
+    """With the flash and RAM that it needs, in the report as well; it is never what other devices choose."""
+    prepared = done(room, calibrate="x.npy", device_class="mcu")
+    micro = prepared.files["micro"]
+    blob = read_blob(Path(micro.path).read_bytes())
+    assert (micro.flash, micro.ram) == (blob.board_bytes, blob.arena)
+    assert prepared.report["micro"] == f"{micro.flash} bytes of flash, {micro.ram} bytes of RAM"
+    assert prepared.report["chosen"] in ("fp32", "int8")
+
+
+def test_what_no_microcontroller_runs_is_refused_for_them_alone(room):
+    """By operator and node; without `--for mcu` the report says so, and the model is served elsewhere."""
+    spec = [TensorProto.FLOAT, ["n", 16]]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Sigmoid", ["h"], ["y"], name="act_7"),
+    ]  # fmt: skip
+    weights = numpy_helper.from_array(np.eye(16, dtype=np.float32), "w")
+    (room / "odd.onnx").write_bytes(save(nodes, [("x", *spec)], [("y", *spec)], [weights]))
+    prepared = done(room, "odd.onnx", calibrate="x.npy")
+    assert "micro" not in prepared.files
+    assert "Sigmoid (node act_7" in prepared.report["micro"]
+    with pytest.raises(InvalidModel, match=r"Sigmoid \(node act_7"):
+        done(room, "odd.onnx", calibrate="x.npy", device_class="mcu")

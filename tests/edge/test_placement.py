@@ -167,3 +167,15 @@ def test_what_is_said_of_a_region_stands_over_what_is_said_of_the_tree():
     state.apply(RolloutSet("net", 2, state="ended", region="north"), 10)
     assert [p.version for p in place(state, manifests, Measured(), CAMERA)] == [1]
     assert state.from_snapshot(state.snapshot()).regional == {}
+
+
+def test_only_microcontrollers_get_the_blob_and_only_where_there_is_one():
+    """Others never hear of it, and they choose among the variants that they run."""
+    board = Device("n2", "north", "mcu", {"class": "mcu"})
+    state, manifests = told(pushed(1, files=BOTH), RolloutSet("net", 1))
+    assert place(state, manifests, Measured(), board) == ()
+    state, manifests = told(pushed(1, files={**BOTH, "micro": b"c"}), RolloutSet("net", 1))
+    assert [one.variant for one in place(state, manifests, Measured(), board)] == ["micro"]
+    assert [one.variant for one in place(state, manifests, Measured(), CAMERA)] == [MEASURE]
+    state, manifests = told(pushed(1, files={"int8": b"b", "micro": b"c"}), RolloutSet("net", 1))
+    assert [one.variant for one in place(state, manifests, Measured(), CAMERA)] == ["int8"]

@@ -21,7 +21,7 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("type_", [CloudConfig, EdgeConfig, DeviceConfig])
+@pytest.mark.parametrize("type_", [CloudConfig, EdgeConfig, DeviceConfig, settings.GatewayConfig])
 def test_nothing_given_is_the_default(type_):
     """Every setting has a default, so that a node starts without a file."""
     assert load(None, type_) == type_()
@@ -173,7 +173,7 @@ def test_every_setting_is_read_somewhere():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and _is_config(node.value)
     }
-    for type_ in (CloudConfig, EdgeConfig, DeviceConfig, settings.SourceConfig):
+    for type_ in (CloudConfig, EdgeConfig, DeviceConfig, settings.GatewayConfig, settings.SourceConfig):
         assert set(type_.__struct_fields__) - read == set(), type_.__name__
 
 

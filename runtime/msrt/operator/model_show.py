@@ -85,7 +85,8 @@ def _choice(found: dict[str, Any]) -> str:
 def _measures(variant: dict[str, Any]) -> dict[str, Any]:
     return {
         "size": _bytes(variant["bytes"]), "weights": _bytes(variant["weight_bytes"]),
-        "one_row": f"{variant['latency_us']} us", "method": variant["method"], "digest": variant["digest"][:12],
+        "one_row": f"{variant['latency_us']} us" if variant["latency_us"] else "-",
+        "method": variant["method"], "digest": variant["digest"][:12],
     }  # fmt: skip
 
 

@@ -7,5 +7,6 @@ kernels must give bit for bit. `host` is what stays with whoever asks: floats to
 
 from msrt.inference.micro.blob import Blob, read_blob
 from msrt.inference.micro.compile import compile_graph
+from msrt.inference.micro.lower import check_operators
 
-__all__ = ["Blob", "compile_graph", "read_blob"]
+__all__ = ["Blob", "check_operators", "compile_graph", "read_blob"]

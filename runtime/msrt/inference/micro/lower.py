@@ -20,7 +20,7 @@ from msrt.inference.micro.graph import Graph, Node
 from msrt.inference.micro.shapes import SHAPERS, Shaped, window
 from msrt.inference.micro.values import Constant, Input, Layout, Pending, Quant, Softmax, Tensor, Value
 
-__all__ = ["Lowered", "input_order", "lower"]
+__all__ = ["Lowered", "check_operators", "input_order", "lower"]
 
 Array = NDArray[Any]
 
@@ -58,8 +58,16 @@ def refuse(node: Node, why: str, hint: str = "") -> InvalidModel:
     return InvalidModel(f"no microcontroller runs it: {node.shown} {why}", hint=hint)
 
 
+def check_operators(graph: Graph) -> None:
+    """Raises InvalidModel, naming the first operator and its node that no board has; also of a graph of floats."""
+    for node in graph.nodes:
+        if node.operator not in _WORKERS:
+            raise refuse(node, "is not among its operators", f"they are {', '.join(sorted(_WORKERS))}")
+
+
 def lower(graph: Graph) -> Lowered:
     """Raises InvalidModel, which names the operator and its node."""
+    check_operators(graph)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise InvalidModel(
             f"no microcontroller runs it: it has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs",
@@ -95,13 +103,10 @@ def input_order(graph: Graph) -> tuple[int, ...]:
 
 
 def _step(state: _State, node: Node) -> None:
-    work = _WORKERS.get(node.operator)
-    if work is None:
-        raise refuse(node, "is not among its operators", f"they are {', '.join(sorted(_WORKERS))}")
     for extra in node.outputs[1:]:
         if extra:
             raise refuse(node, f"has a second output, {extra!r}")
-    state.values[node.outputs[0]] = work(state, node)
+    state.values[node.outputs[0]] = _WORKERS[node.operator](state, node)
 
 
 # --- values of a node ----------------------------------------------------------------------------------------
