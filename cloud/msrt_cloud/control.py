@@ -69,10 +69,12 @@ class NodeRemove(_Params, frozen=True):
 
 
 class NodeLogs(_Params, frozen=True):
-    """The last lines of a node's log."""
+    """The last lines of a node's log; with `after` and `run` of an earlier answer only newer ones."""
 
     node: str
     lines: int = 50
+    after: int | None = None
+    run: str = ""
 
 
 class ModelName(_Params, frozen=True):
@@ -272,7 +274,8 @@ class Control:
         return await peer.call(method, {"node": node.node, **params}, 10.0)
 
     async def _node_logs(self, _peer: Peer, p: NodeLogs) -> object:
-        return await self.down(p.node, "node.logs", {"lines": p.lines})
+        more: dict[str, object] = {} if p.after is None else {"after": p.after, "run": p.run}
+        return await self.down(p.node, "node.logs", {"lines": p.lines, **more})
 
     async def _node_diagnose(self, _peer: Peer, p: NodeName) -> object:
         return await self.down(p.node, "node.diagnose", {})

@@ -54,6 +54,7 @@ from msrt.protocol.messages import (
     UpdateOffers,
 )
 from msrt.settings import DeviceConfig
+from msrt.telemetry.tailing import log_answer
 from msrt.training.tails import Tails
 from msrt.training.task import Node as TaskNode
 from msrt.training.trainer import Trainer
@@ -65,6 +66,7 @@ from msrt.world.world import World
 from msrt_device.parameters import Workers
 from msrt_device.requests import INLINE_US, Requests
 from msrt_device.sources.watch import Watch
+from msrt_device.telling import diagnosis, sources, values
 from msrt_device.training import Training
 from msrt_device.updater.composed import updater_of
 from msrt_device.updater.slots import Slots as UpdateSlots
@@ -320,10 +322,9 @@ class Device:
 
     async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
         if method == "logs":
-            lines = params.get("lines", 50)
-            return list(self.setup.tell("logs"))[-(lines if isinstance(lines, int) else 50) :]
+            return log_answer(self.setup.tell, params)
         if method == "diagnose":
-            return {**self._values(), **dict(self.setup.tell("diagnose") or {}), "sources": self._sources()}
+            return diagnosis(self, params)
         if method == "job":
             return self.setup.tails.told(params)
         raise errors.NotFound(f"a device has no method {method!r}")
@@ -359,7 +360,7 @@ class Device:
 
     def _send_report(self, peer: Peer) -> None:
         report = DeviceReport(
-            self.slots.generation, self.slots.reports(), dict(self.setup.config.labels), self._sources(),
+            self.slots.generation, self.slots.reports(), dict(self.setup.config.labels), sources(self),
             self.updater.states(),
         )  # fmt: skip
         with contextlib.suppress(errors.Disconnected, errors.Overloaded):
@@ -377,7 +378,7 @@ class Device:
             if peer is None:
                 continue
             with contextlib.suppress(errors.Disconnected, errors.Overloaded):
-                peer.send(Load(self._values()))
+                peer.send(Load(values(self)))
             reports = self.slots.reports()
             now = (sum(report.failures for report in reports), len(reports))
             if now != known:
@@ -393,18 +394,3 @@ class Device:
             self.training.pause(paused=paused)
             if self.workers is not None:
                 self.workers.pause(paused=paused)
-
-    def _values(self) -> dict[str, float]:
-        return {
-            "answered": float(self.requests.answered), "refused": float(self.requests.refused),
-            "expired": float(self.requests.expired), "abandoned": float(self.requests.abandoned),
-            "queued": float(self.requests.queued), "sequences": float(len(self.sequences)),
-            "model_memory": float(self.budget.used(self.slots)),
-            "sequences_lost": float(self.sequences.lost), "sequences_evicted": float(self.sequences.evicted),
-            "events_waiting": float(len(self.events.outbox)), "events_dropped": float(self.events.outbox.dropped),
-            **self.trust.values(), "drift": max((watch.meter.value for watch in self.watches), default=0.0),
-            "training": float(any(part is not None and part.working for part in (self.training, self.workers))),
-        }  # fmt: skip
-
-    def _sources(self) -> dict[str, str]:
-        return {source.name: watch.state for source, watch in zip(self.setup.config.source, self.watches, strict=True)}

@@ -32,6 +32,7 @@ from msrt.serving.tally import Tally
 from msrt.settings import EdgeConfig
 from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
+from msrt.telemetry.tailing import log_answer
 from msrt.trust.certificate import check_certificate
 from msrt.trust.identity import Identity, Purpose, verify
 from msrt.trust.tuf.floor import Floor
@@ -356,16 +357,11 @@ class Edge:
         """Ask one of our devices, or ourselves."""
         if node == self.node:
             if method == "logs":
-                return list(self.setup.tell("logs"))[-_lines(params) :]
+                return log_answer(self.setup.tell, params)
             if method == "job":
                 raise errors.NotFound("an edge runs no job's process")
             return {**self.values(), **dict(self.setup.tell("diagnose") or {})}
         peer = self.device_peers().get(node)
         if peer is None:
             raise errors.Unavailable("the device is not here")
-        return await peer.call(method, params, 10.0)
-
-
-def _lines(params: dict[str, object]) -> int:
-    lines = params.get("lines", 50)
-    return lines if isinstance(lines, int) else 50
+        return await peer.call(method, {**params, "wall": self.world.wall()}, 10.0)

@@ -20,6 +20,9 @@ from msrt.world.world import World
 
 __all__ = ["FieldNode", "default_name", "live", "tell"]
 
+TROUBLES: Final = 10
+TROUBLE: Final = 400
+"""Last warnings that a node tells of itself, and the characters of each."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 GC_THRESHOLDS: Final = (10_000, 20, 20)
 """CPython's 700 live objects more are nothing to 64 requests in flight: it searched the whole heap every second."""
@@ -76,20 +79,47 @@ def _spare_the_collector() -> None:
 
 
 def tell(state: Path, config: NodeConfig) -> Callable[[str], Any]:
-    """Answers `logs` and `diagnose` of this process."""
+    """Answers `logs`, `logged` (how many, in which run) and `diagnose` of this process."""
+    began = _machine_up_s()
 
     def answer(what: str) -> Any:
         if what == "logs":
             return [" ".join(f"{key}={value}" for key, value in line.items()) for line in logs.recent()]
-        disk = os.statvfs(state)
+        if what == "logged":
+            return logs.logged(), f"{os.getpid()}/{began}"
+        disk, memory = os.statvfs(state), _meminfo()
         return {
             "pid": os.getpid(),
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
             "memory_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
             "disk_free_bytes": disk.f_bavail * disk.f_frsize,
+            "disk_bytes": disk.f_blocks * disk.f_frsize,
+            "machine_memory_bytes": memory.get("MemTotal", 0),
+            "machine_memory_free_bytes": memory.get("MemAvailable", 0),
+            "machine_up_s": round(_machine_up_s()),
+            "up_s": round(_machine_up_s() - began),
+            "machine_load": round(os.getloadavg()[0], 2),
             "state": str(state),
             "log_level": config.log_level,
+            "last_errors": _troubles(),
         }
 
     return answer
+
+
+def _machine_up_s() -> float:
+    """Seconds since the machine was started: a clock that nobody sets."""
+    return float(Path("/proc/uptime").read_text().split()[0])
+
+
+def _meminfo() -> dict[str, int]:
+    """The machine's memory in bytes, by the kernel's names."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) == 3}
+
+
+def _troubles() -> list[str]:
+    """The last warnings and errors of the log."""
+    bad = [line for line in logs.recent() if line.get("level") in {"warning", "error", "critical"}]
+    return [" ".join(f"{key}={value}" for key, value in line.items())[:TROUBLE] for line in bad[-TROUBLES:]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.bench.tree import until
@@ -35,3 +37,19 @@ def test_an_agent_that_does_not_prove_itself_is_left_again(tree, how):
     assert [(one["outcome"], one["version"]) for one in site.outcomes()] == [("failed", "2")]
     site.ask("update.rollout", name=name)
     assert "failed here before" in site.ended(name)["reason"]
+
+
+@pytest.mark.slow
+def test_a_device_is_looked_at_through_its_edge(tree):
+    """Its log and how it is, without a port on it; while it is away that is said."""
+    site = Site(tree)
+    assert any("device.joined" in line for line in tree.cli("node", "logs", "d1").splitlines())
+    found = json.loads(tree.cli("node", "diagnose", "d1", "--json"))
+    assert found["agent"] == "1"
+    assert abs(found["clock_offset_s"]) < 5
+    assert found["updates"] == [{"kind": "agent", "version": "1"}]
+    assert {"disk_free_bytes", "machine_memory_bytes", "up_s", "link", "last_errors", "models"} <= found.keys()
+    tree.procs["d1"].stop()
+    with pytest.raises(RuntimeError, match="d1 is away"):
+        until("it is away", lambda: tree.cli("node", "diagnose", "d1") == "", 15)
+    assert site.in_force() == "1"

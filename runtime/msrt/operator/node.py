@@ -9,6 +9,7 @@ import click
 from rich.tree import Tree
 
 from msrt.errors import NotFound
+from msrt.operator.node_logs import diagnose, logs
 from msrt.operator.session import ask, state_option
 from msrt.operator.show import console, json_option, print_json, table
 from msrt.protocol.address import parse_labels
@@ -19,6 +20,10 @@ __all__ = ["node", "status"]
 @click.group()
 def node() -> None:
     """Nodes: edges and devices of the tree."""
+
+
+node.add_command(logs)
+node.add_command(diagnose)
 
 
 @node.command(name="list")
@@ -85,29 +90,6 @@ def show(state: Path | None, name: str, *, as_json: bool) -> None:
         print_json(found[0])
     else:
         table(["what", "value"], ({"what": k, "value": v} for k, v in found[0].items()), empty="nothing")
-
-
-@node.command()
-@click.argument("name")
-@click.option("--lines", default=50, show_default=True, help="How many of the last lines.")
-@state_option
-def logs(state: Path | None, name: str, lines: int) -> None:
-    """The last log lines of a node, fetched through its edge."""
-    for line in ask(state, lambda cloud: cloud("node.logs", node=name, lines=lines)):
-        click.echo(line)
-
-
-@node.command()
-@click.argument("name")
-@json_option
-@state_option
-def diagnose(state: Path | None, name: str, *, as_json: bool) -> None:
-    """What a node says of itself: memory, disk, queues, counters."""
-    found = ask(state, lambda cloud: cloud("node.diagnose", node=name))
-    if as_json:
-        print_json(found)
-    else:
-        table(["what", "value"], ({"what": k, "value": v} for k, v in found.items()), empty="nothing")
 
 
 @click.command()

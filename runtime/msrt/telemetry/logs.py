@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TextIO
 import msgspec
 import structlog
 
-__all__ = ["configure", "quiet_unless_configured", "recent"]
+__all__ = ["configure", "logged", "quiet_unless_configured", "recent"]
 
 RECENT: Final = 2000
 """Lines kept in memory for `msrt node logs`: about half a megabyte."""
@@ -26,6 +26,7 @@ SAME: Final = ("event", "peer", "node", "device", "source", "code", "type", "mes
 SECRET: Final = frozenset({"secret", "password", "api_key", "token", "invite", "link_secret"})
 
 _recent: collections.deque[bytes] = collections.deque(maxlen=RECENT)
+_count: list[int] = [0]
 
 
 def configure(
@@ -68,6 +69,11 @@ def quiet_unless_configured() -> None:
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )
+
+
+def logged() -> int:
+    """Lines ever, of this process."""
+    return _count[0]
 
 
 def recent(limit: int = RECENT) -> list[dict[str, Any]]:
@@ -135,6 +141,7 @@ def _mask(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mut
 
 def _keep(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     _recent.append(msgspec.json.encode(event, enc_hook=str))
+    _count[0] += 1
     return event
 
 
