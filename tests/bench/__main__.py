@@ -21,7 +21,7 @@ PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal", "forks",
     "quantise", "training", "rounds", "aggregation", "hierarchy", "datacentre", "secure", "federated", "parameters",
-    "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
+    "flash", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900

@@ -67,3 +67,17 @@ def test_a_decommissioned_device_wipes_itself_now_or_when_it_next_connects(tree)
         assert "decommissioned" in tree.procs[name].log.read_text()
         assert [path.name for path in (tree.path / name).iterdir()] == ["lock"]
     assert {row["role"] for row in json.loads(tree.cli("node", "list", "--json"))} == {"edge"}
+
+
+@pytest.mark.slow
+def test_a_batch_gets_its_claims_from_the_cloud(tree, tmp_path):
+    """Any of them joins, once."""
+    tree.edge("e1", "north")
+    argv = ["--identity-only", str(tmp_path / "boards"), "--count", "20", "--name", "oven", "--serial", "SN-"]
+    told = tree.cli("device", "flash", *argv, "--csv", str(tmp_path / "m.csv"), "--region", "north", "--json")
+    assert json.loads(told.splitlines()[-1])["made"] == 20
+    mounted = tmp_path / "msrtid"
+    mounted.mkdir()
+    (tmp_path / "boards" / "oven-07.toml").rename(mounted / IDENTITY_FILE)
+    tree.start("d1", "device", "join", "--identity", str(mounted))
+    until("serial", lambda: json.loads(tree.cli("node", "show", "SN-07", "--json"))["name"] == "oven-07")

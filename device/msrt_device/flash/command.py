@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from msrt.errors import CallerError, InvalidConfig
+from msrt.operator.session import state_option
 from msrt.operator.show import json_option, print_json, table
-from msrt_device.flash.identity.flags import identity_options, settings_of
+from msrt_device.flash.identity.flags import common_of, identity_options, settings_of
 from msrt_device.flash.writing.medium import Medium
+
+if TYPE_CHECKING:
+    from msrt_device.flash.flashing import Plan
+    from msrt_device.flash.identity.settings import IdentitySettings
 
 __all__ = ["flash", "image", "targets"]
 
@@ -79,37 +84,82 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
 @click.option(
     "--bmap", type=click.Path(path_type=Path, exists=True), help="Block map. Default: IMAGE.bmap if it is there."
 )
+@click.option(
+    "--count", type=int, help="A batch of so many boards: TARGET is a directory; --name and --serial begin theirs."
+)
+@click.option(
+    "--boards", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A batch of the boards of this CSV: name, serial, label.KEY.",
+)  # fmt: skip
+@click.option("--csv", "manifest", type=click.Path(path_type=Path, dir_okay=False), help="The batch's manifest.")
+@click.option("--region", default="", help="Of a batch's claims. Default: any edge.")
+@click.option("--hours", default=0.0, help="How long a batch's claims may be used. Default: the cloud's setting.")
+@state_option
 @lines_option
 def flash(source: Path, target: Path | None, *, identity_only: bool, as_json: bool, **given: Any) -> None:
     """Write IMAGE (raw, .zst, .xz) to TARGET, a disk or a file, read it back, and compare every byte.
 
-    With --invite or --identity the board's identity is written, too, and read back; without, none is.
+    With --invite or --identity the board's identity is written, too, and read back; without, none is. With --count or
+    --boards a batch is made: images in the directory TARGET, or with --identity-only their identity files alone.
     """
     from msrt_device.flash.flashing import Plan, give_identity  # noqa: PLC0415 - --help stays quick
     from msrt_device.flash.flashing import flash as write  # noqa: PLC0415
     from msrt_device.flash.report import report  # noqa: PLC0415
 
-    settings = settings_of(given)
     plan = Plan(
         confirm=_confirm(yes=given["yes"]), force_non_removable=given["force_non_removable"],
         resume=not given["no_resume"], bmap=given["bmap"],
     )  # fmt: skip
-    if identity_only:
-        if target is not None or settings is None:
-            raise click.UsageError("--identity-only takes TARGET alone, and --invite or --identity")
-        with report(as_json=as_json) as said:
+    if identity_only == (target is not None):
+        raise click.UsageError("--identity-only takes TARGET alone" if identity_only else "Missing argument 'TARGET'.")
+    if given["count"] is not None or given["boards"] is not None:
+        _batch(None if identity_only else source, target or source, plan, given, as_json=as_json)
+        return
+    if given["manifest"] is not None:
+        raise click.UsageError("--csv is the manifest of a batch: say --count or --boards")
+    settings = settings_of(given)
+    with report(as_json=as_json) as said:
+        if target is None:
+            if settings is None:
+                raise click.UsageError("--identity-only takes --invite or --identity")
             give_identity(source, settings, plan)
             said.result(f"{source}: identity written and verified", target=str(source), identity=True, verified=True)
-        return
-    if target is None:
-        raise click.UsageError("Missing argument 'TARGET'.")
-    with report(as_json=as_json) as said:
+            return
         done = write(source, target, settings, plan, said.progress)
         what = "image and identity" if settings else "image"
         said.result(
             f"{target}: {what} written and verified, {done.size / 1e6:.1f} MB",
             target=str(target), size=done.size, wrote=done.wrote, resumed=done.resumed, ranges=done.ranges,
             identity=settings is not None, verified=True,
+        )  # fmt: skip
+
+
+def _batch(base: Path | None, folder: Path, plan: Plan, given: dict[str, Any], *, as_json: bool) -> None:
+    from msrt_device.flash.batch import boards_from, claims, make_batch, numbered  # noqa: PLC0415 - --help stays quick
+    from msrt_device.flash.flashing import flash as write  # noqa: PLC0415
+    from msrt_device.flash.report import report  # noqa: PLC0415
+
+    if given["manifest"] is None or (given["count"] is not None) == (given["boards"] is not None):
+        raise click.UsageError("a batch takes --count or --boards, and --csv for its manifest")
+    if given["invite"] or given["identity"] is not None:
+        raise click.UsageError("each board of a batch gets a claim of its own: leave out --invite and --identity")
+    if given["count"] is not None:
+        boards = numbered(given["count"], given["name"], given["serial"])
+    else:
+        boards = boards_from(given["boards"])
+
+    def put(out: Path, settings: IdentitySettings) -> None:
+        assert base is not None
+        write(base, out, settings, plan, lambda *_: None)
+
+    with report(as_json=as_json) as said:
+        made = make_batch(
+            boards, common_of(given), given["manifest"], folder, base=base, put=put, progress=said.progress,
+            claim=lambda count: claims(given["state"], count, given["region"], given["hours"]),
+        )  # fmt: skip
+        said.result(
+            f"{made} boards made and verified, {len(boards)} in {given['manifest']}",
+            target=str(folder), manifest=str(given["manifest"]), made=made, boards=len(boards), verified=True,
         )  # fmt: skip
 
 

@@ -112,7 +112,8 @@ class _Stages:
         if self._stage:
             rate = self._pace.facts(self._done, self._done)["mb_s"]
             word = WORDS.get(self._stage, self._stage)
-            click.echo(f"{word} {self._done / 1e6:.1f} MB at {rate:g} MB/s", err=True)
+            said = f"{self._done}" if self._stage == "boards" else f"{self._done / 1e6:.1f} MB at {rate:g} MB/s"
+            click.echo(f"{word} {said}", err=True)
         self._stage = ""
 
     def result(self, sentence: str, **facts: Any) -> None:  # noqa: ARG002

@@ -23,12 +23,16 @@ from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
 from tests.device.flash.media import MIB, disk, noise, packed, tools
 
+PIECE = 128 << 10
 CLOUD = Identity(b"1" * 32, b"2" * 32)
 
 
+def parent():
+    return Parent(node=CLOUD.node, zmq="tcp://127.0.0.1:1", link_key=bytes(32))
+
+
 def invite(role="device", lives_s=3600.0):
-    parent = Parent(node=CLOUD.node, zmq="tcp://127.0.0.1:1", link_key=bytes(32))
-    made = Invite.make(CLOUD, bytes, role=role, parents=[parent], expires=time.time() + lives_s, region="north")
+    made = Invite.make(CLOUD, bytes, role=role, parents=[parent()], expires=time.time() + lives_s, region="north")
     return made.encode()
 
 
@@ -137,7 +141,7 @@ def test_an_image_without_a_place_for_an_identity_says_so(tmp_path):
 
 
 class Board:
-    """A target that writes two MiB with a hole between."""
+    """A target that writes two pieces with a hole between."""
 
     name, title, verified = "board", "A board", "Never tried."
 
@@ -148,7 +152,7 @@ class Board:
         return self.missing
 
     def build(self, options, out, progress):
-        data = noise(MIB, seed=int(options.get("size", 0)))
+        data = noise(PIECE, seed=int(options.get("size", 0)))
         with out.open("wb") as file:
             file.write(data)
             file.truncate(9 * MIB)
@@ -162,11 +166,11 @@ def test_what_image_makes_flash_writes(tmp_path, suffix):
     """Packed as its name says, with a block map: only what is mapped is written."""
     out, medium = tmp_path / f"base.img{suffix}", tmp_path / "medium"
     built = build_image(Board(), {}, out, lambda *_: None)
-    assert (built.image_size, built.mapped) == (10 * MIB, 2 * MIB)
+    assert (built.image_size, built.mapped) == (9 * MIB + PIECE, 2 * PIECE)
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"{out.name}.bmap"]
     done = flash(out, medium, None, Plan(confirm=lambda _: None), lambda *_: None)
-    assert done.wrote == 2 * MIB
-    assert medium.read_bytes() == noise(MIB) + bytes(8 * MIB) + noise(MIB)
+    assert done.wrote == 2 * PIECE
+    assert medium.read_bytes() == noise(PIECE) + bytes(9 * MIB - PIECE) + noise(PIECE)
 
 
 def test_a_target_says_what_it_lacks_and_takes_no_unknown_option(tmp_path):

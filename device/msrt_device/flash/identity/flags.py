@@ -16,7 +16,7 @@ from msrt.trust.invite import PREFIX, Invite
 from msrt.trust.roles import Role
 from msrt_device.flash.identity.settings import IdentitySettings
 
-__all__ = ["board_options", "claim_of", "identity_options", "settings_of"]
+__all__ = ["board_options", "claim_of", "common_of", "identity_options", "settings_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE: Final = "the command line"

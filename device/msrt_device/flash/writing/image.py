@@ -1,4 +1,4 @@
-"""An image as a stream of chunks: unpacked, hashed, and read ahead of the writer by a thread of its own.
+"""An image as a stream of chunks: read and unpacked ahead of the writer by one thread, hashed by another.
 
 Reading, unpacking and SHA-256 leave the interpreter's lock, so they cost the writer nothing while the medium is the
 slower one. Memory is bounded by the buffers that go round.
@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,9 +39,13 @@ class Chunk:
     offset: int
     length: int
     data: memoryview | None
-    digest: bytes
-    """SHA-256, 32 bytes."""
+    hashed: Future[bytes]
     buffer: bytearray | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256, 32 bytes; waits for it."""
+        return self.hashed.result()
 
 
 class Image:
@@ -126,6 +131,7 @@ class Chunks:
         self._ready: queue.Queue[Chunk | BaseException | None] = queue.Queue(BUFFERS * 4)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="image", daemon=True)
+        self._hasher = ThreadPoolExecutor(1, "image-hash")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -136,6 +142,7 @@ class Chunks:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        self._hasher.shutdown()
 
     def __iter__(self) -> Iterator[Chunk]:
         while True:
@@ -147,8 +154,9 @@ class Chunks:
             yield found
 
     def done(self, chunk: Chunk) -> None:
-        """Its bytes are written: the buffer goes round."""
+        """Its bytes are written: the buffer goes round, once they are hashed."""
         if chunk.buffer is not None:
+            chunk.hashed.result()
             self._free.put(chunk.buffer)
 
     # --- in the thread -----------------------------------------------------------------------------------------
@@ -193,7 +201,7 @@ class Chunks:
             self._free.put(buffer)
             return Chunk(offset, length, None, zero_digest(length))
         data = memoryview(buffer)[:length]
-        return Chunk(offset, length, data, hashlib.sha256(data).digest(), buffer)
+        return Chunk(offset, length, data, self._hasher.submit(_hash, data), buffer)
 
     def _skip(self, reader: Reader, at: int, to: int) -> int:
         """Go forward to a byte: a raw file jumps, a packed one is read."""
@@ -227,9 +235,15 @@ class Chunks:
 
 
 @lru_cache(maxsize=64)
-def zero_digest(length: int) -> bytes:
+def zero_digest(length: int) -> Future[bytes]:
     """SHA-256 of so many zeros, at most a chunk."""
-    return hashlib.sha256(memoryview(ZEROS)[:length]).digest()
+    known: Future[bytes] = Future()
+    known.set_result(_hash(memoryview(ZEROS)[:length]))
+    return known
+
+
+def _hash(data: memoryview) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _fill(reader: Reader, into: memoryview) -> int:

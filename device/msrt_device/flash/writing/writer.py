@@ -144,15 +144,15 @@ class _Writer:
             self._since = 0
 
     def _put(self, chunk: Chunk) -> None:
-        range_ = self._note(chunk)
-        if not self._memory.has(range_):
+        if self._memory.fresh or not self._memory.has(_range(chunk)):
             if chunk.data is not None:
                 for start, end in _filled(chunk) if self._memory.zeroed else [(0, chunk.length)]:
                     self._write(chunk.offset + start, chunk.data[start:end])
             elif not self._memory.zeroed:
                 for at in range(chunk.offset, chunk.offset + chunk.length, CHUNK):
                     self._write(at, memoryview(ZEROS)[: min(CHUNK, chunk.offset + chunk.length - at)])
-            self._memory.note(range_)
+            self._memory.note(_range(chunk))
+        self._note(chunk)
         self._count(chunk)
 
     def _write(self, offset: int, data: memoryview) -> None:
@@ -160,14 +160,16 @@ class _Writer:
         self._written.wrote += len(data)
         self._since += len(data)
 
-    def _note(self, chunk: Chunk) -> Range:
-        range_ = Range(chunk.offset, chunk.length, chunk.digest)
-        self._written.ranges.append(range_)
-        return range_
+    def _note(self, chunk: Chunk) -> None:
+        self._written.ranges.append(_range(chunk))
 
     def _count(self, chunk: Chunk) -> None:
         self._done += chunk.length
         self._progress("write", self._done, self._total)
+
+
+def _range(chunk: Chunk) -> Range:
+    return Range(chunk.offset, chunk.length, chunk.digest)
 
 
 def _filled(chunk: Chunk) -> Iterator[tuple[int, int]]:
