@@ -11,6 +11,7 @@ import click
 from msrt.cli import node_options
 from msrt.config import load, parse_sets
 from msrt.settings import CloudConfig
+from msrt_cloud.signing_command import keys
 
 __all__ = ["cloud"]
 
@@ -45,3 +46,6 @@ def start(config: Path | None, sets: tuple[str, ...], **flags: str | None) -> No
         await serve(settings, stop)
 
     sys.exit(run(main, drain_s=settings.drain_s))
+
+
+cloud.add_command(keys)

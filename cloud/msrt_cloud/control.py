@@ -21,6 +21,7 @@ from msrt_cloud.jobs import JobList, JobLogs, JobName, JobNodes, Jobs, TrainRun
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
+from msrt_cloud.signing.desk import Desk, KindName, RootsImport
 from msrt_cloud.stats import serving_rows
 from msrt_cloud.updates import ImagePush, UpdateBegin, UpdateName
 
@@ -128,7 +129,7 @@ class Control:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        keys, policies, jobs = Keys(cloud), Policies(cloud), Jobs(cloud)
+        keys, policies, jobs, desk = Keys(cloud), Policies(cloud), Jobs(cloud), Desk(cloud)
         self._table: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "invite.create": (InviteCreate, self._invite),
             "key.create": (KeyCreate, keys.create),
@@ -169,6 +170,10 @@ class Control:
             "update.pause": (UpdateName, cloud.updates.pause),
             "update.resume": (UpdateName, cloud.updates.resume),
             "update.stop": (UpdateName, cloud.updates.stop),
+            "trust.show": (Nothing, desk.show),
+            "trust.root": (Nothing, desk.root),
+            "trust.import": (RootsImport, desk.roots_import),
+            "trust.rotate": (KindName, desk.rotate),
             "events.after": (EventsAfter, self._events_after),
         }
 

@@ -170,7 +170,8 @@ class Cloud:
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
         self.updates = Updates(world, self.identity, self.writer, self.artifacts, self.fleet)
         means = Means(
-            world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.registry, self.rollouts,
+            world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.signing, self.registry,
+            self.rollouts,
             setup.workshop, self.events.tally, setup.accountant, config.rejoin_leases * config.lease_s,
         )  # fmt: skip
         self.training = Training(means)

@@ -28,6 +28,7 @@ from msrt.training.bundle import open_bundle
 from msrt.training.settings import JobConfig
 from msrt.training.trainer import Workshop
 from msrt.trust.identity import Identity, Purpose
+from msrt.trust.tuf import names
 from msrt.world.world import World
 from msrt_cloud.curves import Curves
 from msrt_cloud.fleet import Fleet
@@ -38,6 +39,7 @@ from msrt_cloud.privacy import inherited, settle
 from msrt_cloud.records import Records
 from msrt_cloud.registry import Registry
 from msrt_cloud.rollouts import Rollouts
+from msrt_cloud.signing import Repository
 from msrt_cloud.tally import Tally
 from msrt_cloud.triggering import FRESH, Origin, watches
 
@@ -60,6 +62,7 @@ class Means:
     fleet: Fleet
     edges: Callable[[], Sequence[Peer]]
     """Live sessions of edges."""
+    signing: Repository
     registry: Registry
     rollouts: Rollouts
     workshop: Callable[[str], Workshop]
@@ -83,7 +86,7 @@ class Training:
             means.artifacts,
         )
         self.fleet, self.edges, self.workshop, self.tally = means.fleet, means.edges, means.workshop, means.tally
-        self.accountant = means.accountant
+        self.accountant, self.signing = means.accountant, means.signing
         self.registry, self.rollouts = means.registry, means.rollouts
         self._grace_s = means.grace_s
         self._until = 0.0
@@ -113,10 +116,7 @@ class Training:
 
         def decide(state: State) -> list[Entry]:
             origin.check(state, name)
-            job, number = name, 1
-            while job in state.jobs:
-                number += 1
-                job = f"{name}-{number}"
+            job = _free(state, name)
             seen = self.tally.of(bundle.config.watched).events
             wall = self.world.wall()
             return [
@@ -125,7 +125,11 @@ class Training:
                 )
             ]  # fmt: skip
 
-        (fact,) = await self.writer.decide(decide)
+        async with self.signing.turn:  # nobody else takes the name meanwhile
+            origin.check(self.writer.state, name)
+            job, size = _free(self.writer.state, name), self.artifacts.size(digest) or 0
+            await self.signing.publish({names.job(job): (digest, size)})
+            (fact,) = await self.writer.decide(decide)
         assert isinstance(fact, JobCreated)
         self._pin()
         self._start(fact.job)
@@ -291,3 +295,12 @@ class Training:
     def participants(self, select: str) -> list[DeviceRecord]:
         """Living devices that a job's selector names, in a stable order."""
         return sorted((seen.device for seen in self.fleet.matching(select)), key=lambda d: d.name)
+
+
+def _free(state: State, name: str) -> str:
+    """The name that a new job gets."""
+    job, number = name, 1
+    while job in state.jobs:
+        number += 1
+        job = f"{name}-{number}"
+    return job

@@ -25,7 +25,7 @@ from msrt.protocol.messages import Pulled, Push, RoundClosed, ShardsOpen, Stream
 from msrt.training.settings import JobConfig, ParameterServer
 from msrt.training.task import Node
 from msrt.training.trainer import Step, Trainer
-from msrt.trust.identity import Purpose, verify
+from msrt.trust.tuf.claims import Vouch, bundle_claim
 from msrt.world.world import World
 
 __all__ = ["Workers"]
@@ -45,10 +45,10 @@ class Workers:
     """All jobs in which this device is a worker."""
 
     def __init__(
-        self, world: World, node: Node, cloud_identity: bytes, *, trainer: Callable[[str], Trainer],
+        self, world: World, node: Node, vouch: Vouch, *, trainer: Callable[[str], Trainer],
         artifacts: ArtifactStore, fetch: Fetch,
     ) -> None:  # fmt: skip
-        self.world, self.node, self.cloud_identity = world, node, cloud_identity
+        self.world, self.node, self.vouch = world, node, vouch
         self.trainer, self.artifacts, self.fetch = trainer, artifacts, fetch
         self.boot = world.random.getrandbits(53)
         self.peer: Peer | None = None
@@ -235,7 +235,7 @@ class Worker:
     async def _started(self) -> tuple[Trainer, JobConfig]:
         """The job's process. Raises what is wrong with the job."""
         workers, message = self._all, self._message
-        verify(workers.cloud_identity, message.bundle.encode(), message.signature, Purpose.BUNDLE)
+        await workers.vouch(bundle_claim(message.job, message.bundle, message.signature))
         self._trainer = trainer = workers.trainer(self.job)
         config = await trainer.start(await workers.artifacts.get(message.bundle, workers.fetch))
         if workers.paused:

@@ -23,7 +23,7 @@ from msrt.training.pipe import Asked, Trained
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer
 from msrt.training.weights import bring
-from msrt.trust.identity import Purpose, verify
+from msrt.trust.tuf.claims import Vouch, bundle_claim
 from msrt.world.world import Store, World
 from msrt_device.secure import PLAIN, Masking
 
@@ -62,14 +62,14 @@ class Training:
         world: World,
         store: Store,
         node: Node,
-        cloud_identity: bytes,
+        vouch: Vouch,
         *,
         trainer: Callable[[str], Trainer],
         artifacts: ArtifactStore,
         fetch: Fetch,
         me: Me,
     ) -> None:
-        self._world, self._store, self._node, self._cloud = world, store, node, cloud_identity
+        self._world, self._store, self._node, self._vouch = world, store, node, vouch
         self._trainer_for, self._artifacts, self._fetch = trainer, artifacts, fetch
         self._trainers: dict[str, Trainer] = {}
         self._counted = {key.removeprefix(COUNTED): int(value) for key, value in store.scan(COUNTED)}
@@ -245,7 +245,8 @@ class Training:
         trainer = self._trainers.get(message.job)
         if trainer is not None:
             return trainer
-        verify(self._cloud, message.bundle.encode(), message.signature, Purpose.BUNDLE)
+        claim = bundle_claim(message.job, message.bundle, message.signature)
+        await self._patient(deadline, lambda: self._vouch(claim))
         trainer = self._trainer_for(message.job)
         await trainer.start(await self._patient(deadline, lambda: self._artifacts.get(message.bundle, self._fetch)))
         self._trainers[message.job] = trainer

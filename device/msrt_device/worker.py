@@ -190,11 +190,11 @@ class Device:
         node = TaskNode(self.certificate.node, labels, data=self.setup.config.data)
         store = self.world.disk.store("training")
         self.training = Training(
-            self.world, store, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob,
-            me=self._me(),
+            self.world, store, node, self.trust.vouch, trainer=trainer, artifacts=self.artifacts,
+            fetch=self._fetch_blob, me=self._me(),
         )  # fmt: skip
         self.workers = Workers(
-            self.world, node, self._cloud, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
+            self.world, node, self.trust.vouch, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
         )
 
     def _me(self) -> Me:

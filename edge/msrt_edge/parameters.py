@@ -19,6 +19,7 @@ from msrt.hop.parcel import PUSH, collect, send
 from msrt.journal.state import Job
 from msrt.learning.parameter_server import events as e
 from msrt.protocol.messages import Pulled, Push, ShardsOpen, StreamOpen, TrainProgress, WorkersHere
+from msrt.trust.tuf.claims import bundle_claim
 from msrt_edge.hosted import Hosted
 
 if TYPE_CHECKING:
@@ -61,12 +62,18 @@ class ParameterServers:
             if hosted is not None:
                 hosted.held = job.held
                 hosted.keeping.advanced(job.round)
-            said = (job.placed.generation, len(job.placed.workers), job.held)
-            if self._told.get(name) != said:
-                self._told[name] = said
-                for peer in self._edge.device_peers().values():
-                    self._open(peer, job)
         self._due.set()
+
+    async def _announce(self, name: str, job: Job) -> None:
+        """Our devices hear of a job that may be used, and of what changed."""
+        assert job.placed is not None
+        said = (job.placed.generation, len(job.placed.workers), job.held)
+        if self._told.get(name) != said:
+            created = job.created
+            await self._edge.trust.vouch(bundle_claim(name, created.bundle, created.signature))
+            self._told[name] = said
+            for peer in self._edge.device_peers().values():
+                self._open(peer, job)
 
     def _open_jobs(self) -> dict[str, Job]:
         jobs = self._edge.follower.state.jobs
@@ -77,7 +84,7 @@ class ParameterServers:
         placed, created = job.placed, job.created
         assert placed is not None
         index = placed.workers.get(peer.node)
-        if index is not None and not job.held and peer.live:
+        if index is not None and not job.held and peer.live and created.job in self._told:
             peer.send(
                 ShardsOpen(
                     created.job, placed.generation, created.bundle, created.signature, placed.owners, index,
@@ -93,6 +100,7 @@ class ParameterServers:
             self._told.pop(name, None)
         for name, job in open_jobs.items():
             assert job.placed is not None
+            await self._announce(name, job)
             hosted = self._hosted.get(name)
             if hosted is None and self.node in job.placed.owners:
                 hosted = self._hosted[name] = Hosted(self, job)

@@ -35,6 +35,7 @@ from msrt.protocol.messages import (
     WorkersHere,
 )
 from msrt.trust.roles import Role, check_call
+from msrt.trust.tuf.claims import bundle_claim
 
 if TYPE_CHECKING:
     from msrt_edge.master import Edge
@@ -97,6 +98,7 @@ class Above:
 
     async def _round(self, message: RoundOpen) -> None:
         try:
+            await self._edge.trust.vouch(bundle_claim(message.job, message.bundle, message.signature))
             await self._edge.training.opened(message)
         except errors.MsrtError as error:
             log.warning("round.not_opened", job=message.job, round=message.round, error=str(error))
@@ -195,7 +197,7 @@ class Below:
             case "artifact.ranges":
                 return await serve_ranges(edge.artifacts, peer, params, edge.fetch_blob)
             case "trust.get":
-                return edge.trust.answer(params)
+                return await edge.trust.answer(params)
             case "edges":
                 return [msgspec.to_builtins(parent, builtin_types=(bytes,)) for parent in edge.known_edges]
             case "models":

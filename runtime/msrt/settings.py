@@ -160,7 +160,8 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     trust_targets_s: Period = 365 * 86_400.0
     """How long the lists of signed artifacts are good; they are signed again after half of it."""
     trust_root_s: Period = 730 * 86_400.0
-    """How long a root is good."""
+    """How long a root is good: the cloud makes the next one after three quarters of it while the root key is here, else
+    whoever has it does (`msrt cloud keys rotate-root`)."""
 
 
 class EdgeConfig(MasterConfig, frozen=True, kw_only=True):

@@ -56,6 +56,11 @@ X = TensorSpec("x", "FP32", (1, 4))
 MANIFEST = CLOUD.signer(Purpose.MANIFEST)
 
 
+def BUNDLE(digest):  # noqa: N802 - beside the other signer
+    """What the cloud's identity signs of a job's bundle."""
+    return CLOUD.sign(digest.encode(), Purpose.BUNDLE)
+
+
 def certificate(name, role="device", cloud=CLOUD, **more):
     """What the cloud says of the node of that name."""
     one = identity(name)
@@ -364,9 +369,11 @@ class Rig:
     def opened(self, number=1, *devices, weights, deadline_s=30.0, job="job", compression="fp32", **more):
         """The cloud opens a round for these devices."""
         participants = {identity(name).node: index for index, name in enumerate(devices or self.devices)}
+        bundle = "b" * 64
         self.cloud.say(
             RoundOpen(
-                job, number, "b" * 64, b"s", weights, deadline_s, participants, len(participants), compression, **more
+                job, number, bundle, BUNDLE(bundle), weights, deadline_s, participants, len(participants),
+                compression, **more,
             )
         )  # fmt: skip
 

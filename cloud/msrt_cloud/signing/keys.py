@@ -10,13 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 
-from msrt.errors import Corrupt
+from msrt.errors import Corrupt, NotFound
 from msrt.trust.private import read_private, write_private
 
-__all__ = ["ROLES", "FolderRing", "KeyRing", "SeededRing", "load_key", "to_pem"]
+__all__ = ["ROLES", "FolderRing", "KeyRing", "SeededRing", "load_keys"]
 
 ROLES: Final = ("root", "targets", "models", "jobs", "agents", "images", "snapshot", "timestamp")
 """Each has a key of its own."""
+MARK: Final = b"-----BEGIN"
 SHOWN: Final = 12
 """Digits of a key id in a file's name."""
 
@@ -39,15 +40,19 @@ class FolderRing:
 
     def signers(self) -> dict[str, CryptoSigner]:
         """Raises Corrupt, KeysExposed, StateUnusable."""
-        found = [load_key(path) for path in sorted(self.folder.glob("*.pem"))]
+        found = [signer for path in sorted(self.folder.glob("*.pem")) for signer in load_keys(path)]
         return {signer.public_key.keyid: signer for signer in found}
 
     def make(self, role: str) -> CryptoSigner:
         """Raises DiskFull, StateUnusable."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         signer = CryptoSigner.generate_ed25519()
-        write_private(self.path(role, signer.public_key.keyid), to_pem(signer))
+        write_private(self.path(role, signer.public_key.keyid), signer.private_bytes)
         return signer
+
+    def remove(self, role: str, keyid: str) -> None:
+        """Take a key out. Blocking."""
+        self.path(role, keyid).unlink()
 
     def path(self, role: str, keyid: str) -> Path:
         """Where a role's key lies."""
@@ -77,18 +82,19 @@ class SeededRing:
         return CryptoSigner(Ed25519PrivateKey.from_private_bytes(seed))
 
 
-def load_key(path: Path) -> CryptoSigner:
-    """A key from its PEM file. Raises Corrupt, KeysExposed (others may read it), StateUnusable."""
+def load_keys(path: Path) -> list[CryptoSigner]:
+    """The keys of a PEM file. Raises NotFound, Corrupt, KeysExposed (others may read it), StateUnusable."""
     data = read_private(path)
-    try:
-        key = load_pem_private_key(data or b"", None)
-    except (ValueError, TypeError) as error:
-        raise Corrupt(f"{path} is no private key without a password", hint="it is PEM, PKCS 8") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Corrupt(f"{path} is no Ed25519 key", hint="devices know no other kind")
-    return CryptoSigner(key)
-
-
-def to_pem(signer: CryptoSigner) -> bytes:
-    """PEM, PKCS 8, without a password."""
-    return signer.private_bytes
+    if data is None:
+        raise NotFound(f"no keys at {path}")
+    blocks = [MARK + block for block in data.split(MARK)[1:]]
+    out = []
+    for block in blocks or [data]:
+        try:
+            key = load_pem_private_key(block, None)
+        except (ValueError, TypeError) as error:
+            raise Corrupt(f"{path} is no private key without a password", hint="it is PEM, PKCS 8") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise Corrupt(f"{path} is no Ed25519 key", hint="devices know no other kind")
+        out.append(CryptoSigner(key))
+    return out

@@ -15,9 +15,19 @@ from typing import Final
 
 import msgspec
 import structlog
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (
+    Delegations,
+    Metadata,
+    Role,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from msrt.artifacts import ArtifactStore
 from msrt.errors import Conflict, DiskFull, MsrtError, NotFound
@@ -28,7 +38,8 @@ from msrt.trust.tuf.names import Kind
 from msrt.world.world import World
 from msrt_cloud.signing.first import first_files
 from msrt_cloud.signing.keys import KeyRing
-from msrt_cloud.signing.signed import blank, decode, file_of, renewed, sign
+from msrt_cloud.signing.rotation import lacking, next_root, sign_root
+from msrt_cloud.signing.signed import blank, content, decode, encode, file_of, renewed, sign
 
 __all__ = ["Periods", "Repository", "Target"]
 
@@ -66,6 +77,8 @@ class Repository:
         """Held by whoever signs for something and then says so in the journal."""
         self.roots: list[bytes] = []
         self._anchor = b""
+        self._stamp = 0
+        """Version of the timestamp."""
         self._files: dict[str, bytes] = {}
         """Newest file of every role but root, by its name."""
         self._gone: list[str] = []
@@ -101,6 +114,7 @@ class Repository:
 
     async def _load(self, timestamp: bytes) -> None:
         stamp = decode(Timestamp, timestamp)
+        self._stamp = stamp.signed.version
         digest = stamp.signed.snapshot_meta.hashes["sha256"]  # type: ignore[index]
         snapshot = bytes(await self._artifacts.read(digest))
         self._files = {"timestamp": timestamp, "snapshot": snapshot}
@@ -122,7 +136,7 @@ class Repository:
 
     def answer(self, params: dict[str, object]) -> object:
         """To a floor's `trust.get`. Raises CallerError."""
-        return told(params, self.roots, self._anchor, self._files.get("timestamp", b""))
+        return told(params, self.roots, self._anchor, self._files["timestamp"], self._stamp)
 
     @property
     def root(self) -> Root:
@@ -164,23 +178,72 @@ class Repository:
                 await self._put(await self._world.offload(self._sealed, files))
 
     async def renew(self) -> None:
-        """Sign again whatever has used up its share of its time. Raises as `publish`."""
+        """Sign again whatever has used up its share of its time, the root among it where its keys are here. Raises as
+        `publish`."""
         async with self._turn:
+            root = await self._world.offload(self._root_due)
+            if root is not None:
+                await self._take([root])
+                return
             files = await self._world.offload(self._due)
             if files is not None:
                 await self._put(await self._world.offload(self._sealed, files))
 
-    async def take(self, roots: list[bytes], files: Mapping[str, bytes]) -> None:
-        """New roots, checked by whoever calls, and files of delegated roles that were signed elsewhere."""
+    async def take(self, roots: list[bytes]) -> None:
+        """New roots, checked by whoever calls. Raises Conflict where their keys are not here to sign what must be
+        signed anew, DiskFull; then nothing changed."""
         async with self._turn:
-            before = self.roots
-            self.roots = [*before, *roots]
-            try:
-                changed = await self._world.offload(self._resigned)
-                await self._put(await self._world.offload(self._sealed, {**changed, **files}))
-            except BaseException:
-                self.roots = before
-                raise
+            await self._take(roots)
+
+    async def _take(self, roots: list[bytes]) -> None:
+        before = self.roots
+        self.roots = [*before, *roots]
+        try:
+            changed = await self._world.offload(self._resigned)
+            await self._put(await self._world.offload(self._sealed, changed, anew=True))
+        except BaseException:
+            self.roots = before
+            raise
+
+    async def rotate(self, kind: Kind) -> str:
+        """A new key for a kind of artifacts, in place of those it has; its id. Raises Conflict, DiskFull."""
+        async with self._turn:
+            keyid: str
+            files: dict[str, bytes]
+            keyid, files = await self._world.offload(self._rotated, kind)
+            await self._put(await self._world.offload(self._sealed, files))
+        return keyid
+
+    def _rotated(self, kind: Kind) -> tuple[str, dict[str, bytes]]:
+        """The top-level targets that name a new key, and all of that kind signed by it."""
+        top = decode(Targets, self._files["targets"])
+        above = top.signed.delegations
+        assert above is not None
+        assert above.roles is not None
+        if not set(self._authority("targets")[0]) & self.ring.signers().keys():
+            raise Conflict("the key of targets is not here", hint="bring it back into the keys folder first")
+        key: Key = self.ring.make(kind).public_key
+        _replace(above, above.roles[kind], key)
+        ring = self.ring.signers()
+        files = {"targets": self._signed("targets", top, ring)}
+        for name, data in self._files.items():
+            if name == kind or name.startswith(f"{kind}-"):
+                metadata = decode(Targets, data)
+                below = metadata.signed.delegations
+                if below is not None and below.succinct_roles is not None:
+                    _replace(below, below.succinct_roles, key)
+                renewed(metadata.signed, self._world.wall(), self.periods.targets)
+                files[name] = sign(metadata, name, [key.keyid], 1, ring)
+        return str(key.keyid), files
+
+    def rows(self) -> list[dict[str, object]]:
+        """Every role for `msrt cloud keys show`. Blocking."""
+        here, root = self.ring.signers(), self.root
+        rows: list[dict[str, object]] = [_row("root", root, root.roles["root"], here)]
+        for name in ("timestamp", "snapshot", "targets", *Kind):
+            keyids, threshold = self._authority(name)
+            rows.append(_row(name, content(self._files[name]), Role(keyids, threshold), here))
+        return rows
 
     def _changed(self, add: Mapping[str, Target], drop: list[str]) -> dict[str, bytes]:
         """Targets files with these artifacts in them."""
@@ -222,13 +285,13 @@ class Repository:
         found = delegations.succinct_roles or (delegations.roles or {})[name]
         return found.keyids, found.threshold
 
-    def _sealed(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
-        """With the snapshot and the timestamp that name them."""
+    def _sealed(self, files: Mapping[str, bytes], *, anew: bool = False) -> dict[str, bytes]:
+        """With the snapshot and the timestamp that name them; anew: the snapshot is signed in any case."""
         ring, wall = self.ring.signers(), self._world.wall()
         out = dict(files)
         known = self._files.get("snapshot")
         snapshot = decode(Snapshot, known) if known else blank(Snapshot(meta={}))
-        if files or not known or snapshot.signed.expires.timestamp() - wall < self.periods.targets / 2:
+        if files or anew or not known or snapshot.signed.expires.timestamp() - wall < self.periods.targets / 2:
             for name, data in files.items():
                 snapshot.signed.meta[f"{name}.json"] = file_of(decode(Targets, data).signed.version, data)
             renewed(snapshot.signed, wall, self.periods.targets)
@@ -258,6 +321,15 @@ class Repository:
             return files
         return None
 
+    def _root_due(self) -> bytes | None:
+        """The next root, by the same keys, where a quarter of its time is left."""
+        current, wall = self.roots[-1], self._world.wall()
+        if self.root.expires.timestamp() - wall > self.periods.root / 4:
+            return None
+        metadata = next_root(current, wall, self.periods.root, {})
+        sign_root(metadata, current, self.ring.signers())
+        return None if lacking(metadata, current) else encode(metadata)
+
     def _resigned(self) -> dict[str, bytes]:
         """Top-level targets by the keys that the root names now."""
         metadata = decode(Targets, self._files["targets"])
@@ -282,7 +354,23 @@ class Repository:
         self._store.put("gone", msgspec.json.encode(gone[-KEPT:]))
         await self._world.offload(self._store.commit)
         self._files.update(files)
+        self._stamp = decode(Timestamp, files["timestamp"]).signed.version
         self._gone = gone[-KEPT:]
         for digest in gone[:-KEPT]:
             with contextlib.suppress(NotFound, DiskFull):
                 await self._artifacts.drop(digest)
+
+
+def _replace(delegations: Delegations, role: Role, key: Key) -> None:
+    """That key alone speaks for a delegated role."""
+    for keyid in role.keyids:
+        delegations.keys.pop(keyid, None)
+    delegations.keys[key.keyid] = key
+    role.keyids, role.threshold = [key.keyid], 1
+
+
+def _row(name: str, signed: Signed, role: Role, here: Mapping[str, CryptoSigner]) -> dict[str, object]:
+    return {
+        "role": name, "version": signed.version, "expires": signed.expires.isoformat(), "threshold": role.threshold,
+        "keys": list(role.keyids), "here": sum(keyid in here for keyid in role.keyids),
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from tuf.api.serialization import DeserializationError
 
 from msrt.errors import Conflict, Corrupt
 
-__all__ = ["blank", "decode", "encode", "file_of", "moment", "renewed", "sign"]
+__all__ = ["blank", "content", "decode", "encode", "file_of", "moment", "renewed", "sign"]
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
@@ -37,6 +37,12 @@ def decode(kind: type[S], data: bytes) -> Metadata[S]:
     if not isinstance(metadata.signed, kind):
         raise Corrupt(f"this is {metadata.signed.type} metadata, not {kind.type}")
     return metadata
+
+
+def content(data: bytes) -> Signed:
+    """Of metadata of any role."""
+    signed: Signed = Metadata.from_bytes(data).signed
+    return signed
 
 
 def blank(signed: S) -> Metadata[S]:

@@ -52,7 +52,7 @@ CALLS: Final[dict[str, frozenset[str]]] = {
     Role.OPERATOR: frozenset(
         {
             *_READ, "artifact.*", "model.*", "node.*", "train.*", "job.*", "invite.*", "key.*", "rollout.*", "status",
-            "status.*", "events.*", "journal.*", "update.*",
+            "status.*", "events.*", "journal.*", "update.*", "trust.*",
         }
     ),
 }  # fmt: skip

@@ -49,6 +49,8 @@ ACCEPTED_LIMIT: Final = 1 << 14
 ROLES_LIMIT: Final = 160
 """Targets files held in memory."""
 POLL_S: Final = (1.0, 3600.0)
+LOOK_S: Final = 1.0
+"""A floor asks its parent for its children's sake at most so often."""
 _DAMAGE: Final = (BadSignature, NotTrusted, MalformedFrame)
 
 
@@ -93,7 +95,7 @@ class Floor:
             self._trusted = self._recalled(Trusted(self._roots[-1]))
         self._turn = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._dirty, self._due = False, False
+        self._dirty, self._due, self._asked_at = False, False, -LOOK_S
         self.refused = 0
         """Artifacts and metadata that were not accepted."""
         self.expired = 0
@@ -148,7 +150,7 @@ class Floor:
             await self.refresh()
             _same(claim, await self._find(claim.path))
         except (NotTrusted, BadSignature):
-            await self.refresh()
+            await self.refresh(missing=True)
             _same(claim, await self._find(claim.path))
         except PeerError:  # a targets file is not here, and cannot be had
             if known:
@@ -195,11 +197,15 @@ class Floor:
 
     # --- newer metadata ----------------------------------------------------------------------------------------
 
-    async def refresh(self) -> None:
-        """Take over what the parent has. Raises BadSignature, NotTrusted, and what asking and fetching raise; then all
-        is as before, but for roots that held."""
+    async def refresh(self, *, missing: bool = False) -> None:
+        """Take over what the parent has; missing: it shall look itself whether there is more.
+
+        Raises BadSignature, NotTrusted, and what asking and fetching raise; then all is as before, but for roots that
+        held.
+        """
         async with self._turn:
-            answer = await self._newer()
+            self._asked_at = self._world.now()
+            answer = await self._newer(missing=missing)
             if answer is None or self._trusted is None or not answer.timestamp:
                 return
             trusted = self._recalled(Trusted(self._roots[-1]))
@@ -226,11 +232,11 @@ class Floor:
         self._store.put("snapshot", snapshot)
         self._pin(trusted)
 
-    async def _newer(self) -> Answer | None:
+    async def _newer(self, *, missing: bool) -> Answer | None:
         """Ask the parent, and take over its newer roots; None: it knows nothing of TUF."""
         for _ in range(ROUNDS):
             try:
-                said = await self._ask({"root": len(self._roots)})
+                said = await self._ask({"root": len(self._roots), "timestamp": self._stamp, "missing": missing})
                 answer = msgspec.convert(said, Answer, builtin_types=(bytes,))
             except (NotFound, Forbidden) as error:  # a parent of the release before
                 log.info("trust.parent_without", error=error.text)
@@ -306,9 +312,21 @@ class Floor:
 
     # --- what others hear --------------------------------------------------------------------------------------
 
-    def answer(self, params: dict[str, object]) -> object:
-        """To a child's `trust.get`. Raises NotFound while there is nothing to tell, CallerError."""
-        return told(params, self._roots, self._anchor, self._timestamp)
+    async def answer(self, params: dict[str, object]) -> object:
+        """To a child's `trust.get`: one that misses something, or knows more, makes this floor look first. Raises
+        NotFound while there is nothing to tell, CallerError."""
+        theirs = params.get("timestamp")
+        behind = params.get("missing") is True or (isinstance(theirs, int) and theirs > self._stamp)
+        if behind and self._world.now() - self._asked_at > LOOK_S:
+            with contextlib.suppress(MsrtError):
+                await self.refresh(missing=True)
+        return told(params, self._roots, self._anchor, self._timestamp, self._stamp)
+
+    @property
+    def _stamp(self) -> int:
+        """Version of the timestamp, 0 for none."""
+        stamp = self._trusted.timestamp if self._trusted is not None else None
+        return stamp.version if stamp is not None else 0
 
     def values(self) -> dict[str, float]:
         """Numbers for `status`: empty in a tree without TUF."""
@@ -322,15 +340,16 @@ class Floor:
         }  # fmt: skip
 
 
-def told(params: dict[str, object], roots: list[bytes], anchor: bytes, timestamp: bytes) -> object:
-    """The answer of whoever has these to a `trust.get`. Raises NotFound, CallerError."""
-    have = params.get("root")
-    if not isinstance(have, int) or have < 0:
-        raise CallerError(f"{GET} takes the version of the root that the asker has")
+def told(params: dict[str, object], roots: list[bytes], anchor: bytes, timestamp: bytes, version: int) -> object:
+    """The answer of whoever has these to a `trust.get`; the timestamp only where it is newer. Raises NotFound,
+    CallerError."""
+    have, stamp = params.get("root"), params.get("timestamp", 0)
+    if not isinstance(have, int) or have < 0 or not isinstance(stamp, int):
+        raise CallerError(f"{GET} takes the versions of the root and the timestamp that the asker has")
     if not roots:
         raise NotFound("no signed metadata is here")
     new = tuple(roots[have : have + ROOTS_AT_ONCE])
-    answer = Answer(new, anchor if not have else b"", b"" if new else timestamp)
+    answer = Answer(new, anchor if not have else b"", b"" if new or stamp >= version else timestamp)
     return msgspec.to_builtins(answer, builtin_types=(bytes,))
 
 

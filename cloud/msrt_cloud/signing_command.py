@@ -1,0 +1,190 @@
+"""`msrt cloud keys`: the keys that sign artifacts. Runs where the cloud's state is; new roots can be made elsewhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from msrt.errors import CallerError, Conflict, NotFound
+from msrt.operator.session import ask, state_option
+from msrt.operator.show import console, json_option, print_json, table
+from msrt.settings import CloudConfig
+
+if TYPE_CHECKING:
+    from msrt_cloud.signing.keys import FolderRing
+
+__all__ = ["keys"]
+
+file_argument = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.group()
+def keys() -> None:
+    """Keys that sign models, jobs, agents and images (TUF): made at the first start, kept in STATE/keys."""
+
+
+@keys.command()
+@json_option
+@state_option
+def show(state: Path | None, *, as_json: bool) -> None:
+    """Every role: its keys, how many of them are here, its version, until when it is good."""
+    rows = ask(state, lambda cloud: cloud("trust.show"))
+    if as_json:
+        print_json(rows)
+        return
+    shown = [{**row, "keys": " ".join(key[:12] for key in row["keys"])} for row in rows]
+    table(["role", "version", "expires", "threshold", "here", "keys"], shown, empty="")
+
+
+@keys.command(name="export-root")
+@file_argument
+@click.option("--remove", is_flag=True, help="Take the key out of the cloud's state: then only FILE has it.")
+@state_option
+def export_root(state: Path | None, file: Path, *, remove: bool) -> None:
+    """Write the root key to FILE (PEM, mode 0600). The cloud needs it only for new roots, and goes on without."""
+    from msrt.trust.private import read_private, write_private  # noqa: PLC0415 - --help stays quick
+
+    ring = _ring(state)
+    ids = _root_ids(ask(state, lambda cloud: cloud("trust.root"))["root"])
+    found = {keyid: signer for keyid, signer in ring.signers().items() if keyid in ids}
+    if not found:
+        raise NotFound("the root key is not here: it was taken out before")
+    if file.exists():
+        raise Conflict(f"{file} exists already", hint="name a file that does not")
+    data = b"".join(signer.private_bytes for signer in found.values())
+    write_private(file, data)
+    if read_private(file) != data:
+        raise Conflict(f"{file} does not read back as it was written", hint="nothing was removed")
+    if remove:
+        for keyid in found:
+            ring.remove("root", keyid)
+    console().print(f"{len(found)} root key{'s' if len(found) > 1 else ''} written to {file}")
+    console().print("removed from the cloud" if remove else "still in the cloud's state: --remove takes it out")
+
+
+@keys.command()
+@file_argument
+@state_option
+def root(state: Path | None, file: Path) -> None:
+    """Write the signed root that is in force to FILE (JSON): to make the next one where the keys are."""
+    file.write_bytes(ask(state, lambda cloud: cloud("trust.root"))["root"])
+    console().print(f"{file}")
+
+
+@keys.command(name="rotate-root")
+@click.option(
+    "--key", "sources", multiple=True, type=click.Path(path_type=Path, exists=True),
+    help="File with a key of the present root, where it is not in the cloud's state. Can be given again.",
+)  # fmt: skip
+@click.option(
+    "--role", "roles", multiple=True, type=click.Choice(["root", "targets", "snapshot", "timestamp"]),
+    help="Whose keys are replaced. Default: root. Can be given again.",
+)  # fmt: skip
+@click.option("--keys", "count", type=click.IntRange(1, 16), default=1, show_default=True, help="New root keys.")
+@click.option("--threshold", type=click.IntRange(1, 16), help="Signatures a root takes. Default: as before.")
+@click.option("--root", "given", type=click.Path(path_type=Path, exists=True), help="The present root, from `root`.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the new root there, and change nothing yet.")
+@state_option
+def rotate_root(
+    state: Path | None, sources: tuple[Path, ...], roles: tuple[str, ...], count: int, threshold: int | None,
+    given: Path | None, out: Path | None,
+) -> None:  # fmt: skip
+    """Replace the root key, or those of another role: nothing that the old ones sign counts from then on.
+
+    New keys lie in STATE/keys. Without `--out` the cloud takes the new root at once; with `--root` as well this runs
+    without the cloud, and `import-root` brings the result.
+    """
+    from msrt_cloud.signing.keys import load_keys  # noqa: PLC0415 - --help stays quick
+    from msrt_cloud.signing.rotation import lacking, next_root, sign_root  # noqa: PLC0415
+    from msrt_cloud.signing.signed import encode  # noqa: PLC0415
+
+    known = {"root": given.read_bytes()} if given is not None else {}
+    found: dict[str, Any] = known or ask(state, lambda cloud: cloud("trust.root"))
+    current, period, ring = found["root"], float(found.get("period_s", CloudConfig().trust_root_s)), _ring(state)
+    old = ring.signers() | {one.public_key.keyid: one for path in sources for one in load_keys(path)}
+    made = [(role, ring.make(role)) for role in roles or ("root",) for _ in range(count if role == "root" else 1)]
+    try:
+        fresh = {role: [one.public_key for other, one in made if other == role] for role, _ in made}
+        wall = time.time()  # noqa: TID251 - a command lives in real time
+        metadata = next_root(current, wall, period, fresh, threshold or 0)
+        sign_root(metadata, current, old | {one.public_key.keyid: one for _, one in made})
+        _bring(state, encode(metadata), lacking(metadata, current), out)
+    except BaseException:
+        for role, one in made:
+            ring.remove(role, one.public_key.keyid)
+        raise
+    console().print(f"root {metadata.signed.version}: new keys for {', '.join(fresh)}")
+
+
+def _bring(state: Path | None, data: bytes, missing: str, out: Path | None) -> None:
+    """A new root to the cloud, or into a file."""
+    if out is not None:
+        out.write_bytes(data)
+        console().print(f"written to {out}{f': it has {missing} (sign-root)' if missing else ''}")
+    elif missing:
+        raise Conflict(f"the new root has {missing}", hint="name the keys with --key, or write it with --out")
+    else:
+        _import(state, [data])
+
+
+@keys.command(name="sign-root")
+@file_argument
+@click.option(
+    "--key", "sources", multiple=True, required=True, type=click.Path(path_type=Path, exists=True), help="Its key file."
+)
+@click.option("--root", "given", required=True, type=click.Path(path_type=Path, exists=True), help="The present root.")
+def sign_root_file(file: Path, sources: tuple[Path, ...], given: Path) -> None:
+    """Add signatures to a new root in FILE, where a root takes several people's. Needs no cloud."""
+    from tuf.api.metadata import Root  # noqa: PLC0415 - --help stays quick
+
+    from msrt_cloud.signing.keys import load_keys  # noqa: PLC0415
+    from msrt_cloud.signing.rotation import lacking, sign_root  # noqa: PLC0415
+    from msrt_cloud.signing.signed import decode, encode  # noqa: PLC0415
+
+    metadata, current = decode(Root, file.read_bytes()), given.read_bytes()
+    sign_root(metadata, current, {one.public_key.keyid: one for path in sources for one in load_keys(path)})
+    file.write_bytes(encode(metadata))
+    console().print(f"{file} has {lacking(metadata, current) or 'all signatures that it takes'}")
+
+
+@keys.command(name="import-root")
+@click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
+@state_option
+def import_root(state: Path | None, files: tuple[Path, ...]) -> None:
+    """Bring signed new roots, oldest first: the cloud checks them and signs what follows from them."""
+    console().print(f"root {_import(state, [path.read_bytes() for path in files])} is in force")
+
+
+@keys.command()
+@click.argument("kind", type=click.Choice(["models", "jobs", "agents", "images"]))
+@state_option
+def rotate(state: Path | None, kind: str) -> None:
+    """Replace the key of a kind of artifacts; all that it signed is signed by the new one."""
+    found = ask(state, lambda cloud: cloud("trust.rotate", 120.0, kind=kind))
+    console().print(f"{kind}: new key {found['keyid'][:12]}")
+
+
+def _import(state: Path | None, roots: list[bytes]) -> int:
+    found: dict[str, Any] = ask(state, lambda cloud: cloud("trust.import", 120.0, roots=roots))
+    return int(found["version"])
+
+
+def _ring(state: Path | None) -> FolderRing:
+    from msrt.process import default_state  # noqa: PLC0415 - --help stays quick
+    from msrt_cloud.signing.keys import FolderRing  # noqa: PLC0415
+
+    folder = (state or default_state("cloud")) / "keys"
+    if not folder.is_dir():
+        raise CallerError(f"{folder} is not there", hint="run this where the cloud runs, with its --state")
+    return FolderRing(folder)
+
+
+def _root_ids(data: bytes) -> set[str]:
+    from tuf.api.metadata import Root  # noqa: PLC0415 - --help stays quick
+
+    from msrt_cloud.signing.signed import decode  # noqa: PLC0415
+
+    return set(decode(Root, data).signed.roles["root"].keyids)
