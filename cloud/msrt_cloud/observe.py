@@ -6,6 +6,7 @@ from collections import Counter
 
 from msrt.protocol.messages import DeviceRecord
 from msrt.telemetry.dispatching import batch_rows, watch_dispatcher
+from msrt.telemetry.trusting import observe_trust
 from msrt_cloud.master import Cloud
 from msrt_cloud.observe_training import observe_training
 
@@ -31,6 +32,7 @@ def observe(cloud: Cloud) -> None:
                    lambda: _lag(cloud))  # fmt: skip
     metrics.gauges("rollouts", "Rollouts in force, by state.", ("state",), lambda: _rollouts(cloud))
     observe_training(cloud)
+    observe_trust(metrics, lambda: cloud.trust if cloud.ready.is_set() else None)
     metrics.gauges("jobs", "Training jobs, by state.", ("state",), lambda: _jobs(cloud))
     metrics.gauges("round_reported", "Participants of the open round that have reported.", ("job",),
                    lambda: _rounds(cloud, "reported"))  # fmt: skip

@@ -101,6 +101,9 @@ async def _metrics(
     node: Device, metrics: Metrics, state: StateDir, config: DeviceConfig, stack: contextlib.AsyncExitStack
 ) -> None:
     from msrt.telemetry.exporter import serve_metrics  # noqa: PLC0415 - only where metrics are on
+    from msrt.telemetry.trusting import observe_trust  # noqa: PLC0415
+
+    observe_trust(metrics, lambda: node.trust)
 
     def render() -> bytes:
         for model in node.slots.reports():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msrt.telemetry.dispatching import batch_rows, watch_dispatcher
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.serving import shown
+from msrt.telemetry.trusting import observe_trust
 from msrt_edge.master import Edge
 from msrt_edge.observe_stages import observe_stages
 
@@ -45,6 +46,7 @@ def observe(edge: Edge) -> None:
         "training_region_expected", "Devices of this region that take part in the open round.", ("job",),
         lambda: {(job,): float(expected) for job, (_, _, expected) in edge.training.progress.items()},
     )  # fmt: skip
+    observe_trust(edge.metrics, lambda: edge.trust)
     tally("artifact_corrupt_total", "Damaged artifacts found.", ("where",), lambda: {("disk",): edge.artifacts.corrupt})
 
 

@@ -77,11 +77,13 @@ def _versions(rollout: RolloutSet, device: Device) -> list[int]:
 def place(
     state: State, manifests: Mapping[tuple[str, int], Manifest], measured: Measured, device: Device
 ) -> tuple[Placement, ...]:
-    """All that a device should hold, in the order of model names. Versions without a checked manifest are left out, and
-    those that devices of its class cannot run."""
+    """All that a device should hold, in the order of model names. Versions that devices of its class cannot run are left
+    out, and those that nobody vouched for here: what served before them goes on serving."""
     out = []
     for model, rollout in sorted(state.rollouts_in(device.region).items()):
         versions = _versions(rollout, device)
+        if versions and not any((model, version) in manifests for version in versions) and rollout.previous:
+            versions = [rollout.previous]
         policy = state.policies.get(model)
         if versions and policy is not None and policy.shadow and policy.shadow not in versions:
             versions = [*versions, policy.shadow]  # beside: it gets copies only

@@ -179,3 +179,10 @@ def test_only_microcontrollers_get_the_blob_and_only_where_there_is_one():
     assert [one.variant for one in place(state, manifests, Measured(), CAMERA)] == [MEASURE]
     state, manifests = told(pushed(1, files={"int8": b"b", "micro": b"c"}), RolloutSet("net", 1))
     assert [one.variant for one in place(state, manifests, Measured(), CAMERA)] == ["int8"]
+
+
+def test_a_version_that_nobody_vouched_for_leaves_the_one_before_in_service():
+    """It may come later, or never."""
+    state, manifests = told(pushed(1, files=BOTH), pushed(2, files=BOTH), RolloutSet("net", 2, previous=1))
+    del manifests["net", 2]
+    assert [p.version for p in place(state, manifests, Measured(), CAMERA)] == [1]

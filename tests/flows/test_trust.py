@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import numpy as np
 import pytest
 
-from msrt.protocol.messages import Assign
+from msrt.protocol.messages import Assign, RoundOpen
 from tests.flows.tree import grown, until
 
 MODEL = "net"
@@ -87,3 +89,75 @@ def test_a_manifest_that_an_edge_changes_is_refused_by_devices(what):
         await until(lambda: "is not what was signed" in told(tree, 2))
 
     grown(tale, edges={"edge-n": 1})
+
+
+def test_a_bundle_that_an_edge_changes_is_refused_by_devices():
+    """The job's round hears of it from the device; nobody runs what was not signed."""
+
+    async def tale(tree):
+        await first(tree)
+        for seen in tree["edge-n"].fleet.devices.values():
+            through = seen.peer.send
+
+            def send(message, frames=(), through=through):
+                if isinstance(message, RoundOpen):
+                    message = msgspec.structs.replace(message, bundle="b" * 64)
+                through(message, frames)
+
+            seen.peer.send = send
+        await tree.train(rounds=1, deadline_s=5.0)
+        await until(lambda: tree["device-1"].trust.refused)
+        await until(lambda: tree.ended("job"), 120.0)
+        assert tree.job("job").state == "failed"
+        assert "is not what was signed" in tree.job("job").ended.reason
+        assert not tree.trainers
+        assert await answers(tree) == 1
+
+    grown(tale, edges={"edge-n": 1})
+
+
+def test_a_region_that_is_frozen_serves_on_and_takes_nothing_new():
+    """Somebody keeps new timestamps from an edge: visible in `msrt status`, and over once they come through."""
+
+    async def tale(tree):
+        await first(tree)
+        edge = tree["edge-n"]
+        through = edge.trust._ask
+
+        async def ask(params):
+            return await through(params) | {"timestamp": b""}
+
+        edge.trust._ask = ask
+        await asyncio.sleep(45)
+        await tree.insist("model.rollout", model=MODEL, version=await tree.push(2))
+        await until(lambda: edge.trust.expired)
+        assert await answers(tree) == 1
+        tree.sim.crash("device-1")
+        tree.sim.restart("device-1")
+        await until(lambda: tree["device-1"] is not None and tree.ready(MODEL, 1))
+        assert await answers(tree) == 1
+        status = await tree.ask("status")
+        assert status["edges"][0]["values"]["trust_left_s"] < 0
+        assert status["cloud"]["trust"]["left_s"] > 0
+        edge.trust._ask = through
+        await until(lambda: tree.ready(MODEL, 2))
+
+    grown(tale, edges={"edge-n": 1}, cloud_config={"trust_timestamp_s": 40.0, "rollout_ready_s": 600.0})
+
+
+def test_losing_the_cloud_for_longer_than_signatures_last_changes_nothing():
+    """Edge and devices start again from their disks, after everything that was signed has ended."""
+
+    async def tale(tree):
+        await first(tree)
+        tree.sim.crash("cloud")
+        await asyncio.sleep(60)
+        for name in ("edge-n", "device-1", "device-2"):
+            tree.sim.crash(name)
+            tree.sim.restart(name)
+        await until(lambda: all(tree[name] is not None for name in ("edge-n", "device-1", "device-2")))
+        await until(lambda: tree.ready(MODEL, 1))
+        await until(lambda: tree["edge-n"].fleet.ready_model(MODEL) == 2)
+        assert await answers(tree) == 1
+
+    grown(tale, edges={"edge-n": 2}, cloud_config={"trust_timestamp_s": 40.0})

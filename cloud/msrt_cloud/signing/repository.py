@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -200,7 +201,7 @@ class Repository:
         self.roots = [*before, *roots]
         try:
             changed = await self._world.offload(self._resigned)
-            await self._put(await self._world.offload(self._sealed, changed, anew=True))
+            await self._put(await self._world.offload(partial(self._sealed, changed, anew=True)))
         except BaseException:
             self.roots = before
             raise

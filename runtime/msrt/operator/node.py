@@ -16,6 +16,9 @@ from msrt.protocol.address import parse_labels
 
 __all__ = ["node", "status"]
 
+SOON_S = 60 * 86_400.0
+"""A root that ends sooner is spoken of."""
+
 
 @click.group()
 def node() -> None:
@@ -102,7 +105,8 @@ def status(state: Path | None, *, as_json: bool) -> None:
         print_json(found)
         return
     cloud = found["cloud"]
-    tree = Tree(f"[bold]cloud[/] {cloud['name']}  journal {cloud['journal']}  up {cloud['up_s']:.0f} s")
+    line = f"[bold]cloud[/] {cloud['name']}  journal {cloud['journal']}  up {cloud['up_s']:.0f} s"
+    tree = Tree(f"{line}  {_trust_line(cloud.get('trust'))}".rstrip())
     for edge in found["edges"]:
         branch = tree.add(_edge_line(edge))
         for device in edge["devices"]:
@@ -116,9 +120,29 @@ def status(state: Path | None, *, as_json: bool) -> None:
         table(["job", "state", "round", "rounds"], found["jobs"], empty="")
 
 
+def _trust_line(trust: dict[str, float] | None) -> str:
+    """How long the cloud's signatures are good."""
+    if not trust:
+        return ""
+    if trust["left_s"] < 0 or trust["root_left_s"] < 0:
+        what = "timestamp" if trust["left_s"] < 0 else "root"
+        return f"[red]the signed {what} has ended: nothing new is accepted[/] (msrt cloud keys show)"
+    soon = "  [yellow]the root ends soon: msrt cloud keys rotate-root[/]" if trust["root_left_s"] < SOON_S else ""
+    return f"signs by root {trust['root']:.0f}, good for {trust['left_s'] / 86_400:.1f} days{soon}"
+
+
+def _doubt(values: dict[str, float]) -> str:
+    """What a node says of its own trust, where something is wrong."""
+    if values.get("trust_left_s", 1.0) < 0:
+        return "  [red]signed metadata has ended: accepts nothing new[/]"
+    refused = values.get("trust_refused", 0.0)
+    return f"  [yellow]{refused:.0f} refused as not signed[/]" if refused else ""
+
+
 def _edge_line(edge: dict[str, Any]) -> str:
     alive = "[green]up[/]" if edge["alive"] else "[red]away[/]"
     behind = f"  {edge['behind']} entries behind" if edge["behind"] else ""
+    behind += _doubt(edge["values"])
     return f"{alive} [bold]edge[/] {edge['name']} ({edge['region']})  queue {edge['queue']:.0f}{behind}"
 
 
@@ -126,4 +150,5 @@ def _device_line(device: dict[str, Any]) -> str:
     alive = "[green]up[/]" if device["alive"] else "[red]away[/]"
     models = ", ".join(f"{m['model']}@{m['version']} {m['variant']} {m['state']}" for m in device["models"])
     labels = " ".join(f"{k}={v}" for k, v in device["labels"].items())
-    return f"{alive} {device['name']} {device['link']}  {models or 'no model'}  {labels}".rstrip()
+    doubt = _doubt(device["values"])
+    return f"{alive} {device['name']} {device['link']}  {models or 'no model'}  {labels}{doubt}".rstrip()
