@@ -77,8 +77,8 @@ def _versions(rollout: RolloutSet, device: Device) -> list[int]:
 def place(
     state: State, manifests: Mapping[tuple[str, int], Manifest], measured: Measured, device: Device
 ) -> tuple[Placement, ...]:
-    """All that a device should hold, in the order of model names. Versions that devices of its class cannot run are left
-    out, and those that nobody vouched for here: what served before them goes on serving."""
+    """All that a device should hold, in the order of model names. Versions that devices of its class cannot run are
+    left out, and those that nobody vouched for here: what served before them goes on serving."""
     out = []
     for model, rollout in sorted(state.rollouts_in(device.region).items()):
         versions = _versions(rollout, device)
