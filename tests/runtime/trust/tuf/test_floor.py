@@ -205,7 +205,7 @@ def test_timestamps_are_renewed_before_they_end():
         assert rig.repository.root.version > 1
         assert rig.floor.values()["trust_root"] == rig.repository.root.version
 
-    simulate(scenario, periods=Periods(1000.0, 4000.0, 8000.0))
+    simulate(scenario, periods=Periods(1000.0, 3000.0, 6000.0))
 
 
 def test_a_floor_that_slept_takes_several_roots_in_order():
