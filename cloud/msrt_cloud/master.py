@@ -168,7 +168,7 @@ class Cloud:
             Limits(config.rollout_alpha, config.rollout_beta),
         )  # fmt: skip
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
-        self.updates = Updates(world, self.identity, self.writer, self.artifacts, self.fleet)
+        self.updates = Updates(world, self.identity, self.writer, self.artifacts, self.signing, self.fleet)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.signing, self.registry,
             self.rollouts,

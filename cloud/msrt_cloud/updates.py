@@ -24,6 +24,8 @@ from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.rollout import Seen
+from msrt_cloud.signing import Repository
+from msrt_cloud.signing.journal import image_of
 from msrt_cloud.updates_campaign import Campaign, Move, Seat, Standing
 
 __all__ = ["ImagePush", "UpdateBegin", "UpdateName", "Updates"]
@@ -67,9 +69,15 @@ class Updates:
     """All campaigns of one cloud."""
 
     def __init__(
-        self, world: World, identity: Identity, writer: Writer, artifacts: ArtifactStore, fleet: Fleet
+        self,
+        world: World,
+        identity: Identity,
+        writer: Writer,
+        artifacts: ArtifactStore,
+        signing: Repository,
+        fleet: Fleet,
     ) -> None:
-        self._world, self._identity, self._writer = world, identity, writer
+        self._world, self._identity, self._writer, self._signing = world, identity, writer, signing
         self._artifacts, self._fleet = artifacts, fleet
         self._store = world.disk.store("updates")
         self._active: dict[str, Campaign] = {}
@@ -147,7 +155,9 @@ class Updates:
         sign, wall = self._identity.signer(Purpose.IMAGE), self._world.wall()
         if known is None:
             fact = ImagePushed(p.kind, p.version, p.classes, packed, sign(packed), peer.name, wall)
-            await self._writer.append(fact)
+            async with self._signing.turn:
+                await self._signing.publish(dict([image_of(fact)]))
+                await self._writer.append(fact)
         return {"name": image.name, "classes": p.classes, "size": size, "digest": p.digest}
 
     async def _indexed(self, image: Image) -> str:

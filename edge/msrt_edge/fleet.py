@@ -146,7 +146,6 @@ class Fleet:
         for version, manifest in self.manifests.items():
             if version not in self._signatures:
                 self._signatures[version] = signature_of(manifest)
-        self.offering.journal_changed()
         self.assign()
         self._tell(*self.devices)
 

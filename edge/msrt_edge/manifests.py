@@ -1,4 +1,4 @@
-"""Model versions that the journal names become known here once somebody vouched for their manifests."""
+"""Model versions and images that the journal names become known here once somebody vouched for them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import structlog
 
 from msrt import errors
 from msrt.inference.bundle import Manifest, read_manifest
-from msrt.journal.facts import ModelPushed
+from msrt.journal.facts import ImagePushed, ModelPushed
 from msrt.journal.state import State
 from msrt.trust.tuf.claims import Vouch, manifest_claim
+from msrt_edge.offering import Offering
 
 __all__ = ["Manifests"]
 
@@ -25,12 +26,14 @@ AT_ONCE: Final = 64
 
 
 class Manifests:
-    """`known` is filled by `run`; `learned` is called after something was added."""
+    """`known` is filled by `run`, and so is `offering`; `learned` is called after something was added."""
 
-    def __init__(self, state: Callable[[], State], vouch: Vouch, learned: Callable[[], None]) -> None:
-        self._state, self._vouch, self._learned = state, vouch, learned
+    def __init__(
+        self, state: Callable[[], State], vouch: Vouch, offering: Offering, learned: Callable[[], None]
+    ) -> None:
+        self._state, self._vouch, self._offering, self._learned = state, vouch, offering, learned
         self.known: dict[tuple[str, int], Manifest] = {}
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int | str]] = set()
         """Refused, and said so."""
         self._due = asyncio.Event()
         self._again_s = AGAIN_S[0]
@@ -64,16 +67,18 @@ class Manifests:
     async def _look(self) -> bool:
         """Whether some were refused."""
         refused, new = False, 0
-        for pushed in list(self._unknown()):
-            key = (pushed.model, pushed.version)
+        unknown: list[ModelPushed | ImagePushed] = [*self._unknown(), *self._offering.unknown()]
+        for pushed in unknown:
+            model = isinstance(pushed, ModelPushed)
+            key = (pushed.model if isinstance(pushed, ModelPushed) else pushed.kind, pushed.version)
             try:
-                await self._vouch(manifest_claim(*key, pushed.manifest, pushed.signature))
-                self.known[key] = read_manifest(pushed.manifest)
+                await self._learn(pushed)
             except errors.MsrtError as error:
                 refused = True
                 if key not in self._told:
                     self._told.add(key)
-                    log.warning("model.manifest_refused", model=key[0], version=key[1], error=str(error))
+                    what = "model.manifest_refused" if model else "update.image_refused"
+                    log.warning(what, name=key[0], version=key[1], error=str(error))
                 continue
             self._told.discard(key)
             new += 1
@@ -82,3 +87,10 @@ class Manifests:
         if new % AT_ONCE:
             self._learned()
         return refused
+
+    async def _learn(self, pushed: ModelPushed | ImagePushed) -> None:
+        if isinstance(pushed, ImagePushed):
+            await self._offering.learn(pushed, self._vouch)
+            return
+        await self._vouch(manifest_claim(pushed.model, pushed.version, pushed.manifest, pushed.signature))
+        self.known[pushed.model, pushed.version] = read_manifest(pushed.manifest)

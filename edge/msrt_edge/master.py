@@ -34,7 +34,7 @@ from msrt.telemetry.metrics import Metrics
 from msrt.telemetry.spans import Tracer
 from msrt.telemetry.tailing import log_answer
 from msrt.trust.certificate import check_certificate
-from msrt.trust.identity import Identity, Purpose, verify
+from msrt.trust.identity import Identity
 from msrt.trust.tuf.floor import Floor
 from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
@@ -111,11 +111,9 @@ class Edge:
         self.uplink = Uplink(world, self.hello, setup.membership.parents[:1], self.endpoint, Above(self))
         self.fetch_blob = fetch_from(self.uplink)
         self.trust = Floor(world, self.artifacts, cloud_identity, ask=ask_parent(self.uplink), fetch=self.fetch_blob)
-        self.manifests = Manifests(lambda: self.follower.state, self.trust.vouch, self._learned)
+        offering = Offering(lambda: self.follower.state)
+        self.manifests = Manifests(lambda: self.follower.state, self.trust.vouch, offering, self._learned)
         self.trust.renewed = self.manifests.look
-        offering = Offering(
-            lambda: self.follower.state, lambda data, signature: verify(cloud_identity, data, signature, Purpose.IMAGE)
-        )
         self.fleet = Fleet(self.region, lambda: self.follower.state, self.manifests.known, world.now, offering)
         dispatch = Config(
             window=config.batch_window, max_batch_rows=config.batch_rows, max_items=config.queue_items,

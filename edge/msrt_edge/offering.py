@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from msrt import errors
-from msrt.artifacts.images import Image, Kind, check_image, fits
+from msrt.artifacts.images import Image, Kind, fits, read_image
 from msrt.hop import Peer
 from msrt.journal.state import State
 from msrt.journal.updates import ImagePushed, UpdateSet, holding
 from msrt.protocol.address import Selector
 from msrt.protocol.messages import Offer, UpdateOffers
+from msrt.trust.tuf.claims import Vouch, image_claim
 
 __all__ = ["Offering"]
 
@@ -20,25 +21,22 @@ log = structlog.get_logger()
 
 
 class Offering:
-    """Descriptions of images are checked once, when they come into force."""
+    """Descriptions of images become known once somebody vouched for them."""
 
-    def __init__(self, state: Callable[[], State], verify: Callable[[bytes, bytes], None]) -> None:
-        self._state, self._verify = state, verify
-        self._checked: dict[bytes, Image | None] = {}
+    def __init__(self, state: Callable[[], State]) -> None:
+        self._state = state
+        self._checked: dict[bytes, Image] = {}
 
-    def journal_changed(self) -> None:
-        """Look at new images."""
-        for by_class in self._state().images.values():
-            for pushed in by_class.values():
-                if pushed.image not in self._checked:
-                    self._checked[pushed.image] = self._check(pushed)
+    def unknown(self) -> list[ImagePushed]:
+        """Those that the journal names and that are not known yet."""
+        every = self._state().images.values()
+        return [pushed for by_class in every for pushed in by_class.values() if pushed.image not in self._checked]
 
-    def _check(self, pushed: ImagePushed) -> Image | None:
-        try:
-            return check_image(pushed.image, pushed.signature, self._verify)
-        except errors.MsrtError as error:
-            log.warning("update.image_refused", kind=pushed.kind, version=pushed.version, error=str(error))
-            return None
+    async def learn(self, pushed: ImagePushed, vouch: Vouch) -> None:
+        """Raises what `vouch` raises, InvalidImage."""
+        image = read_image(pushed.image)
+        await vouch(image_claim(image, pushed.image, pushed.signature))
+        self._checked[pushed.image] = image
 
     def _image(self, campaign: UpdateSet, device_class: str) -> tuple[Image, ImagePushed] | None:
         """Of a campaign's version the image for such a device: the one whose pattern says most."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
+import msgspec
 import pytest
 
+from msrt.artifacts.images import pack_image, read_image
+from msrt.protocol.messages import UpdateOffers
 from tests.flows.updating import grown_updating, until
 
 BEGUN = {"fetching", "writing", "waiting"}
@@ -145,3 +148,32 @@ def test_two_hundred_devices_of_which_a_tenth_are_bad():
         assert all(tree.versions()[device] == "1" for device in tree.devices if tree.is_bad(device))
 
     grown_updating(scenario, edges={"edge-n": 100, "edge-s": 100}, bad=1, limit=3000.0)
+
+
+def test_an_image_that_an_edge_changes_is_refused_by_devices():
+    """Another digest under a version that was signed: nobody writes it, the old agent runs on."""
+
+    async def scenario(tree):
+        for seen in tree[tree.edges[0]].fleet.devices.values():
+            through = seen.peer.send
+
+            def send(message, frames=(), through=through):
+                if isinstance(message, UpdateOffers):
+                    worse = [_worse(offer) for offer in message.offers]
+                    message = msgspec.structs.replace(message, offers=tuple(worse))
+                through(message, frames)
+
+            seen.peer.send = send
+        name = await tree.push_image("2")
+        await tree.insist("update.rollout", name=name, groups=[1.0])
+        here = [device for device, edge in tree.devices.items() if edge == tree.edges[0]]
+        await until(lambda: all(tree[device].trust.refused for device in here))
+        await asyncio.sleep(3.0)
+        assert {tree.versions()[device] for device in here} == {"1"}
+
+    grown_updating(scenario)
+
+
+def _worse(offer):
+    image = msgspec.structs.replace(read_image(offer.image), digest="b" * 64, index="")
+    return msgspec.structs.replace(offer, image=pack_image(image))

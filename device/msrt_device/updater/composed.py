@@ -9,7 +9,6 @@ from msrt.artifacts.delta import Seed, delta_fetch, known_chunks
 from msrt.artifacts.images import Image
 from msrt.artifacts.store import Fetch
 from msrt.artifacts.transfer import fetch_from
-from msrt.trust.identity import Purpose, verify
 from msrt_device.updater.quiet import Quiet
 from msrt_device.updater.selftest import answering, self_test
 from msrt_device.updater.shell import Means, Updater
@@ -43,12 +42,12 @@ def updater_of(device: Device, slots: Mapping[str, Slots]) -> Updater:
             return plain
         return delta_fetch(device.artifacts, device.uplink, plain, image.index, lambda: _seeds(slots))
 
-    cloud, certificate = device.membership.cloud_identity, device.certificate
+    certificate = device.certificate
     return Updater(
         Means(
             world=world, store=world.disk.store("events"), events=device.events, artifacts=device.artifacts,
             fetch=fetch,
-            verify=lambda data, signature: verify(cloud, data, signature, Purpose.IMAGE),
+            vouch=device.trust.vouch,
             who=(certificate.node, certificate.name, certificate.region), device_class=device.setup.device_class,
             answering=lambda: answering(device.slots),
             test=lambda models: self_test(world, device.keeper, models, config.update_trial_s / 2),

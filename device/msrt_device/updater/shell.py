@@ -13,11 +13,12 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore
-from msrt.artifacts.images import Image, check_image, fits
+from msrt.artifacts.images import Image, fits, read_image
 from msrt.artifacts.store import Fetch as FetchArtifact
 from msrt.hop.durable import DurableSender
 from msrt.protocol import wire
 from msrt.protocol.messages import Event, Offer, UpdateOffers, UpdateState
+from msrt.trust.tuf.claims import Vouch, image_claim
 from msrt.world.world import Store, World
 from msrt_device.updater import updating as u
 from msrt_device.updater.slots import Slots, pieces
@@ -42,7 +43,7 @@ class Means:
     artifacts: ArtifactStore
     fetch: Callable[[Image, Slots], FetchArtifact]
     """How the bytes of an image are brought."""
-    verify: Callable[[bytes, bytes], None]
+    vouch: Vouch
     who: tuple[str, str, str]
     """Node, name and region."""
     device_class: str
@@ -63,26 +64,46 @@ class Updater:
     def __init__(self, means: Means, slots: Mapping[str, Slots]) -> None:
         self._means = means
         self._kinds = {kind: _Kind(means, kind, backend, self._pin) for kind, backend in slots.items()}
+        self._offers = UpdateOffers(())
+        self._due = asyncio.Event()
 
     def states(self) -> tuple[UpdateState, ...]:
         """What the edge hears."""
         return tuple(one.state() for one in self._kinds.values())
 
     def offered(self, message: UpdateOffers) -> None:
-        """What should run here, whole."""
-        found: dict[str, u.Proposal] = {}
-        for offer in message.offers:
-            try:
-                proposal = self._proposal(offer)
-            except errors.MsrtError as error:
-                log.warning("update.offer_refused", token=offer.token, error=str(error))
-                continue
-            found[proposal.image.kind] = proposal
-        for kind, one in self._kinds.items():
-            one.offered(found.get(kind))
+        """What should run here, whole; `run` looks at it."""
+        self._offers = message
+        self._due.set()
 
-    def _proposal(self, offer: Offer) -> u.Proposal:
-        image = check_image(offer.image, offer.signature, self._means.verify)
+    async def _look(self) -> None:
+        """The latest word of the edge, once it is known who signed it."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            offers, found = self._offers, dict[str, u.Proposal]()
+            try:
+                for offer in offers.offers:
+                    proposal = await self._proposal(offer)
+                    if proposal is not None:
+                        found[proposal.image.kind] = proposal
+            except errors.MsrtError as error:  # what was signed cannot be had now
+                log.warning("update.offer_waits", error=str(error))
+                await asyncio.sleep(RETRY_S[0])
+                self._due.set()
+                continue
+            if offers is self._offers:
+                for kind, one in self._kinds.items():
+                    one.offered(found.get(kind))
+
+    async def _proposal(self, offer: Offer) -> u.Proposal | None:
+        """None: it is refused. Raises what stands between here and a verdict."""
+        try:
+            image = read_image(offer.image)
+            await self._means.vouch(image_claim(image, offer.image, offer.signature))
+        except (errors.BadSignature, errors.NotTrusted, errors.InvalidImage) as error:
+            log.warning("update.offer_refused", token=offer.token, error=str(error))
+            return None
         unfit = ""
         if not fits(image, self._means.device_class):
             unfit = f"it is for {image.classes}, this is {self._means.device_class}"
@@ -99,6 +120,7 @@ class Updater:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._look())
             for one in self._kinds.values():
                 group.create_task(one.run())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Annotated, Final
 
@@ -12,7 +11,7 @@ import msgspec
 from msrt.errors import FrameTooLarge, InvalidImage, MalformedFrame
 from msrt.protocol import wire
 
-__all__ = ["Image", "Kind", "check_image", "fits", "pack_image"]
+__all__ = ["Image", "Kind", "fits", "pack_image", "read_image"]
 
 LIMIT: Final = 4096
 """Bytes of a packed image's description."""
@@ -54,9 +53,8 @@ def pack_image(image: Image) -> bytes:
     return wire.pack(image)
 
 
-def check_image(data: bytes, signature: bytes, verify: Callable[[bytes, bytes], None]) -> Image:
-    """An image from its signed description. Raises what `verify` raises, InvalidImage."""
-    verify(data, signature)
+def read_image(data: bytes) -> Image:
+    """An image from its description, for which somebody has to vouch (`image_claim`). Raises InvalidImage."""
     try:
         return wire.unpack(data, Image, limit=LIMIT)
     except (MalformedFrame, FrameTooLarge) as error:

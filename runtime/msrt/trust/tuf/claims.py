@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from msrt.artifacts.images import Image
 from msrt.trust.identity import Purpose
 from msrt.trust.tuf import names
 
-__all__ = ["Claim", "Vouch", "bundle_claim", "manifest_claim"]
+__all__ = ["Claim", "Vouch", "bundle_claim", "image_claim", "manifest_claim"]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -36,6 +37,13 @@ def manifest_claim(model: str, version: int, manifest: bytes, signature: bytes) 
     """A model version, as a placement or the journal brings it. Raises InvalidAddress."""
     digest = hashlib.sha256(manifest).hexdigest()
     return Claim(names.model(model, version), digest, len(manifest), manifest, signature, Purpose.MANIFEST)
+
+
+def image_claim(image: Image, description: bytes, signature: bytes) -> Claim:
+    """An image of an agent, a system or a firmware, by its description, which names its bytes by digest."""
+    path = names.image(image.kind, image.version, image.classes)
+    digest = hashlib.sha256(description).hexdigest()
+    return Claim(path, digest, len(description), description, signature, Purpose.IMAGE)
 
 
 def bundle_claim(job: str, digest: str, signature: bytes) -> Claim:

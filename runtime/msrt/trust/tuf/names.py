@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 from typing import Final
 
 from msrt.errors import InvalidAddress
 from msrt.protocol.address import ModelName
 
-__all__ = ["BINNED", "DEPTH", "Kind", "agent", "image", "job", "model"]
+__all__ = ["BINNED", "DEPTH", "Kind", "image", "job", "model"]
 
 
 class Kind(enum.StrEnum):
@@ -20,16 +21,16 @@ class Kind(enum.StrEnum):
     JOB = "jobs"
     """A job's bundle."""
     AGENT = "agents"
-    """The agent itself."""
+    """The agent itself: the description of its image, which names the bytes by digest."""
     IMAGE = "images"
-    """System images and firmware."""
+    """System images and firmware, by their descriptions as well."""
 
 
 BINNED: Final = frozenset({Kind.MODEL, Kind.JOB})
 """Kinds of which there may be thousands: their targets lie in hashed bins (TAP 15), each a file of its own."""
 DEPTH: Final = {Kind.MODEL: 3, Kind.JOB: 1, Kind.AGENT: 2, Kind.IMAGE: 2}
 """Parts of a path behind its kind."""
-_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
 
 
 def model(name: str, version: int) -> str:
@@ -43,19 +44,20 @@ def job(name: str) -> str:
     return f"{Kind.JOB}/{_part(name)}"
 
 
-def agent(name: str, version: str) -> str:
-    """agents/NAME/VERSION. Raises InvalidAddress."""
-    return f"{Kind.AGENT}/{_part(name)}/{_part(version)}"
+def image(kind: str, version: str, classes: str) -> str:
+    """agents/VERSION/CLASSES for an agent, images/KIND-VERSION/CLASSES for a system or a firmware.
 
-
-def image(name: str, version: str) -> str:
-    """images/NAME/VERSION: a system image, or firmware. Raises InvalidAddress."""
-    return f"{Kind.IMAGE}/{_part(name)}/{_part(version)}"
+    CLASSES: the first 64 bits of the hash of the pattern of device classes that it is for. Raises InvalidAddress.
+    """
+    pattern = hashlib.sha256(classes.encode()).hexdigest()[:16]
+    if kind == "agent":
+        return f"{Kind.AGENT}/{_part(version)}/{pattern}"
+    return f"{Kind.IMAGE}/{_part(f'{kind}-{version}')}/{pattern}"
 
 
 def _part(text: str) -> str:
     if not _PART.fullmatch(text):
         raise InvalidAddress(
-            f"{text[:64]!r} names no artifact", hint="use letters, digits and . _ + -, at most 128 of them"
+            f"{text[:64]!r} names no artifact", hint="use letters, digits and . _ + ~ -, at most 128 of them"
         )
     return text
