@@ -19,9 +19,11 @@ from msrt.settings import DeviceConfig
 from msrt.telemetry import logs
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
+from msrt.training.cluster.door import Ask
 from msrt.training.tails import Tails
 from msrt.training.trainer import Trainer
 from msrt.world.world import World
+from msrt_device import meeting
 from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.updater.agent import agent_slots, agent_version
@@ -54,9 +56,9 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             await world.offload(settle_claim, folder, board)
         metrics = Metrics("device", identity.node, process=True)
         tails = Tails()
-        trainer, close = (
-            _trainers(world, folder, config, tails) if config.train and find_spec("torch") else (None, None)
-        )
+        trainer, close = None, None
+        if config.train and find_spec("torch"):
+            trainer, close = _trainers(world, folder, config, tails, lambda word: meeting.ask(world, node.uplink, word))
         setup = DeviceSetup(
             identity=identity,
             membership=membership,
@@ -83,7 +85,7 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
 
 
 def _trainers(
-    world: World, folder: Path, config: DeviceConfig, tails: Tails
+    world: World, folder: Path, config: DeviceConfig, tails: Tails, meet: Ask
 ) -> tuple[Callable[[str], Trainer], Callable[[], Awaitable[None]] | None]:
     """Job name to its trainer, and what ends the process that they are forked from."""
     from msrt.training.forks import ForkServer  # noqa: PLC0415 - devices without torch do not need it
@@ -92,7 +94,7 @@ def _trainers(
     forks = ForkServer.lasting(config.train_forkserver_s)
 
     def trainer(job: str) -> Trainer:
-        return TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job), forks)
+        return TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job), forks, meet)
 
     return trainer, forks.close if forks is not None else None
 

@@ -44,6 +44,7 @@ from msrt_edge.fleet import Fleet
 from msrt_edge.follow import Follower
 from msrt_edge.gate import EdgeGate
 from msrt_edge.manifests import Manifests
+from msrt_edge.meeting import Meetings
 from msrt_edge.offering import Offering
 from msrt_edge.parameters import ParameterServers
 from msrt_edge.placement import wanted_digests
@@ -136,6 +137,7 @@ class Edge:
         self.fleet.own = self.engine
         self._engine_works = False
         self.parameters = ParameterServers(self)
+        self.meetings = Meetings(lambda: self.follower.state)
         self.service = Service(self)
         me = f"{self.node}/{self.hello.boot}"
         self.training = RegionTraining(

@@ -154,6 +154,7 @@ class Below:
         edge.refresh_tables()
         if final:
             edge.parameters.device_left(peer.node)
+            edge.meetings.left(peer.node)
             task = asyncio.get_running_loop().create_task(edge.training.device_left(peer.node))
             task.add_done_callback(lambda done: done.cancelled() or done.result())
 
@@ -207,6 +208,8 @@ class Below:
                 if not isinstance(model, str) or not isinstance(version, int):
                     raise errors.CallerError("metadata takes a model's name, and perhaps a version")
                 return msgspec.to_builtins(edge.fleet.metadata(model, version))
+            case "cluster.meet":
+                return edge.meetings.meet(peer, params)
         raise errors.NotFound(f"an edge has no method {method!r}")
 
     def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:

@@ -22,9 +22,10 @@ import msgspec
 import structlog
 
 from msrt.buffers import Buffer, read_file, write_file
-from msrt.errors import JobFailed
+from msrt.errors import InvalidJob, JobFailed
 from msrt.training import pipe
 from msrt.training.bundle import unpack
+from msrt.training.cluster.door import Ask, Door
 from msrt.training.forks import CannotFork, ForkedRunner, ForkServer
 from msrt.training.settings import JobConfig
 from msrt.training.tails import Tail
@@ -62,9 +63,12 @@ class TrainerHost:
     """Implements `Trainer` and `Workshop`. `directory` is this job's own on this node; `data` goes into MSRT_DATA."""
 
     def __init__(
-        self, world: World, directory: Path, data: str = "", tail: Tail | None = None, forks: ForkServer | None = None
-    ) -> None:
+        self, world: World, directory: Path, data: str = "", tail: Tail | None = None, forks: ForkServer | None = None,
+        meet: Ask | None = None,
+    ) -> None:  # fmt: skip
         self.world, self.directory, self.data, self._forks = world, directory, data, forks
+        self._door = Door(meet) if meet is not None else None
+        """Where a group of several nodes asks for the others."""
         self.tail = tail or Tail()
         """Every line, over the lives of all its runners: for who asks."""
         self.lines: deque[str] = deque(maxlen=LINES)
@@ -88,6 +92,10 @@ class TrainerHost:
         async with self._turn:
             await self._end()
             config: JobConfig = await self.world.offload(self._unpack, bundle)
+            if config.cluster is not None and config.cluster.nodes > 1:
+                if self._door is None:
+                    raise InvalidJob("[cluster] nodes: this node has no way to others")
+                await self._door.open(self.directory / "cluster")
             await self._spawn()
         return config
 
@@ -182,6 +190,8 @@ class TrainerHost:
     async def stop(self) -> None:
         """End the runner: a command under way fails."""
         self._signal(signal.SIGKILL)
+        if self._door is not None:
+            self._door.close()
         async with self._turn:
             await self._end()
 

@@ -47,7 +47,9 @@ CALLS: Final[dict[str, frozenset[str]]] = {
             "ping", "model.load", "model.unload", "trust.get",
         }
     ),
-    Role.DEVICE: frozenset({"artifact.get", "artifact.ranges", "round.report", "mqtt.password", "ping", "trust.get"}),
+    Role.DEVICE: frozenset(
+        {"artifact.get", "artifact.ranges", "round.report", "mqtt.password", "ping", "trust.get", "cluster.meet"}
+    ),
     Role.CLIENT: frozenset({*_READ, "artifact.get"}),
     Role.OPERATOR: frozenset(
         {

@@ -28,6 +28,7 @@ SPELT = {
     "`train.clip`": "train.clip = 1.0",
     '`privacy.mode = "sample"`': 'privacy = {mode = "sample", clip = 1.0, noise = 1.0, rate = 0.1}',
     "`[cluster]`": "cluster.processes = 2",
+    "`cluster.nodes` above 1": "cluster.nodes = 2",
     "`pace.partial`": "pace.partial = true",
     "`aggregate.clip`": "aggregate.clip = 1.0",
     '`train.algorithm = "scaffold"`': 'train.algorithm = "scaffold"\ntrain.momentum = 0',

@@ -5,6 +5,8 @@ group       starts the agent, hands it rounds, outlives restarts of its workers
 messages    what crosses the socket between the runner and rank 0
 agent       the process that is torchrun's elastic agent
 forked      ties the server that forks workers to the agent's life
+meeting     pure: how the nodes of a group of several are seated; door: where an agent asks its node for them
+rendezvous  torchrun's rendezvous, over that
 worker      a worker: joins, waits for rounds
 place       its rank, device and process group
 loop        the epochs of one round: order of the samples, checkpoints, metrics

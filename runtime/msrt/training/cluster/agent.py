@@ -64,6 +64,9 @@ def launch(settings: ClusterSettings, sources: Path, directory: Path) -> None:
 
     from msrt.training.cluster.worker import work  # noqa: PLC0415
 
+    if settings.nodes > 1:
+        _launch_part(settings, sources, directory)
+        return
     listener = socket.create_server((HERE, 0))
     port = listener.getsockname()[1]
     store = torch.distributed.TCPStore(
@@ -72,7 +75,7 @@ def launch(settings: ClusterSettings, sources: Path, directory: Path) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=settings.processes or torch.cuda.device_count() or len(os.sched_getaffinity(0)),
+        nproc_per_node=_processes(settings),
         run_id=f"msrt-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint=str(directory / "tmp" / "rendezvous"),
@@ -85,6 +88,37 @@ def launch(settings: ClusterSettings, sources: Path, directory: Path) -> None:
     )
     os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo"}
     elastic_launch(config, work)(str(sources), str(directory), store.port)
+
+
+def _processes(settings: ClusterSettings) -> int:
+    import torch  # noqa: PLC0415 - after `prepare`
+
+    return settings.processes or torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+def _launch_part(settings: ClusterSettings, sources: Path, directory: Path) -> None:
+    """Of a group of several nodes: this one's workers, which find the others over the tree."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415 - after `prepare`
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415
+
+    from msrt.training.cluster import rendezvous  # noqa: PLC0415
+    from msrt.training.cluster.worker import work  # noqa: PLC0415
+
+    rendezvous.register()
+    config = LaunchConfig(
+        min_nodes=settings.nodes,
+        max_nodes=settings.nodes,
+        nproc_per_node=_processes(settings),
+        run_id=f"msrt-{os.getpid()}",
+        rdzv_backend=rendezvous.NAME,
+        rdzv_endpoint=str(directory),
+        rdzv_configs={"job": directory.parent.name},
+        max_restarts=settings.restarts,
+        start_method="forkserver",
+        logs_specs=DefaultLogsSpecs(log_dir=str(directory / "logs")),
+        shutdown_timeout=STOP_WITHIN,
+    )
+    elastic_launch(config, work)(str(sources), str(directory), 0)
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ import msgspec
 
 from msrt.errors import InvalidJob, JobFailed
 from msrt.training import pipe
+from msrt.training.cluster.door import near
 from msrt.training.cluster.messages import DoRound, Fault, RoundDone, encode
 
-__all__ = ["FAULT", "GIVEN_UP", "SOCKET", "Group", "near"]
+__all__ = ["FAULT", "GIVEN_UP", "SOCKET", "Group"]
 
 SOCKET: Final = "rank0.sock"
 FAULT: Final = "fault.json"
@@ -32,11 +33,6 @@ GIVEN_UP: Final = "given-up.txt"
 """Written by an agent whose workers died too often."""
 POLL_S: Final = 0.2
 STOP_WITHIN: Final = 5.0
-
-
-def near(descriptor: int, name: str) -> str:
-    """A short path of a file in an open directory: that of a socket may have 107 bytes."""
-    return f"/proc/self/fd/{descriptor}/{name}"
 
 
 class Group:

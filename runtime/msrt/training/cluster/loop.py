@@ -26,7 +26,7 @@ def train(
     Batches are those that one process would take, in its order (`msrt.training.local`), whatever the number of ranks.
     """
     assert config.cluster is not None
-    every, settings = config.cluster.checkpoint_steps, config.train.at(command.round)
+    every, settings = config.cluster.saves_every, config.train.at(command.round)
     number = number_of(config.seed, command.round, command.node.index)
     generator = torch.Generator().manual_seed(number)
     batch = engine.batch

@@ -18,6 +18,12 @@ class ClusterSettings(Table, frozen=True):
 
     processes: Count = 0
     """0: one for each GPU, without GPUs one for each core."""
+    nodes: Positive = 1
+    """So many nodes of one edge are one group: each runs `processes` of it and loads the data of all. They send the
+    same update, each for its own samples."""
+    shared: str = ""
+    """With several nodes: a directory that all of them see, for checkpoints within a round; without one a group that
+    was restarted begins the round again."""
     strategy: Literal["ddp", "fsdp", "tensor", "pipeline"] = "ddp"
     """Each process has a copy of the model (DDP), a part of every tensor (FSDP2), a part of the layers that divide
     (tensor parallel), or a run of layers (pipeline)."""
@@ -41,11 +47,21 @@ class ClusterSettings(Table, frozen=True):
     restarts: Count = 3
     """So often are workers that died started again before the job fails on this node."""
 
+    @property
+    def saves_every(self) -> int:
+        """Steps between checkpoints; 0: there are none."""
+        return self.checkpoint_steps if self.nodes == 1 or self.shared else 0
+
     def __post_init__(self) -> None:
         ddp = self.strategy == "ddp"
         for said, fault in (
             (self.hook != "none" and not ddp, f"hook = {self.hook!r} is of strategy 'ddp', not {self.strategy!r}"),
             (self.batch == "auto" and not ddp, f"batch = 'auto' is of strategy 'ddp', not {self.strategy!r}"),
+            (self.batch == "auto" and self.nodes > 1, "batch = 'auto' is tried on one node, not on several"),
+            (
+                self.shared and self.nodes == 1,
+                "shared is for several nodes: one has its own directory",
+            ),
             (
                 self.precision == "fp16" and not ddp,
                 f"precision 'fp16' scales the loss under 'ddp' only: {self.strategy!r} has 'bf16'",

@@ -18,6 +18,8 @@ from msrt.training.settings import parse_config
         ('strategy = "tensor"\nprocesses = 5\ntensor = 2', "5 processes are no multiple of tensor = 2"),
         ('strategy = "pipeline"\ncheckpoint_activations = true', "no checkpoint_activations"),
         ('hook = "powersgd:0"', "hook"),
+        ('nodes = 2\nbatch = "auto"', "tried on one node"),
+        ('shared = "/mnt/all"', "shared is for several nodes"),
         ("proceses = 2", "did you mean 'processes'"),
     ],
 )
