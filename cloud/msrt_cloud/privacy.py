@@ -29,7 +29,7 @@ __all__ = ["Spending", "inherited", "settle"]
 
 
 def inherited(state: State, after: str, config: JobConfig) -> tuple[tuple[Mechanism, int], ...]:
-    """What the job whose weights a new one starts from spent, with those before it. Raises InvalidJob."""
+    """What the job that a new one goes on from spent, with those before it. Raises InvalidJob."""
     job = state.jobs.get(after)
     if job is None or config.privacy is None or not job.created.config.get("privacy"):
         return ()

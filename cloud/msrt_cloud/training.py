@@ -110,7 +110,7 @@ class Training:
         bundle = open_bundle(await self.artifacts.read(digest))
         name = bundle.config.name
         signature = self.identity.sign(digest.encode(), Purpose.BUNDLE)
-        before = inherited(self.writer.state, origin.after, bundle.config)
+        before = inherited(self.writer.state, origin.spent or origin.after, bundle.config)
         config = msgspec.to_builtins(await settle(self.accountant, bundle.config, before))
         spent = tuple((part.noise or 0.0, part.rate, part.steps, rounds) for part, rounds in before)
 

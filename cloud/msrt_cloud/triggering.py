@@ -38,6 +38,8 @@ class Origin(msgspec.Struct, frozen=True):
     """Job whose weights it starts from."""
     start: str = ""
     """Their digest."""
+    spent: str = ""
+    """Job that private data were last spent on, where it is another: it failed, and is gone on from by its trigger."""
 
     def check(self, state: State, name: str) -> None:
         """Raises Conflict where a trigger would start a second job of a name."""
@@ -123,7 +125,8 @@ class Triggers:
 
     async def _start(self, name: str, job: Job, cause: str) -> None:
         t = self._training
-        origin = msgspec.structs.replace(warm(t.writer.state.jobs.values(), name), cause=cause)
+        origin = warm(t.writer.state.jobs.values(), name)
+        origin = msgspec.structs.replace(origin, cause=cause, spent=job.created.job)
         try:
             started = await t.create(job.created.bundle, "trigger", origin)
         except errors.Conflict:

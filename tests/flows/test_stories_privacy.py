@@ -128,6 +128,23 @@ def test_a_job_that_goes_on_from_another_goes_on_spending():
     grown(story, 1, edges=TREE)
 
 
+def test_what_is_left_of_a_budget_is_all_that_the_next_job_has():
+    """It ends after the rounds that are left; a third one is refused at once, and nothing of it is written."""
+
+    async def story(tree):
+        first = await private(tree, 3, clip=LONG, noise=3.0, budget=epsilon(3.0, 5) + 1e-9)
+        await over(tree, first)
+        bundle = tree.job(first).created.bundle
+        again = (await tree.ask("train.run", bundle=bundle, start=first))["job"]
+        await until(lambda: tree.ended(again), 300, "the second job ended")
+        assert (tree.job(again).round, tree.job(again).ended.reason) == (2, "its privacy budget is spent after round 2")
+        with pytest.raises(InvalidJob, match="after what the jobs before it spent"):
+            await tree.ask("train.run", bundle=bundle, start=again)
+        assert sorted(tree.cloud.writer.state.jobs) == [first, again]
+
+    grown(story, 1, edges=TREE)
+
+
 def test_a_budget_without_room_for_one_round_is_refused_at_once():
     """The operator hears what a round would cost; nothing is written."""
 

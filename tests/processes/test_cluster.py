@@ -35,6 +35,7 @@ def test_a_server_trains_with_two_ranks(tree, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_devices_are_one_group(tree, tmp_path):
     """They meet at their edge; one is SIGKILLed in the middle of the job, and the group goes on when it is back."""
     tree.edge("e1", "north")

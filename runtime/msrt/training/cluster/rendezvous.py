@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import socket
 import threading
@@ -22,6 +23,8 @@ __all__ = ["NAME", "register"]
 
 NAME: Final = "msrt"
 POLL_S: Final = 0.2
+TOGETHER: Final = dt.timedelta(seconds=20)
+"""Between the seating of a group and the arrival of all at rank 0's store."""
 LOOK_S: Final = 1.0
 """Between two questions whether somebody waits."""
 
@@ -73,11 +76,13 @@ class _OverTree(RendezvousHandler):
                 while not (met := self._ask(self._turn)).generation:
                     _wait(POLL_S)
                 first = met.rank == 0
-                with contextlib.suppress(DistError):  # rank 0 is gone again: all come once more
-                    self._store = TCPStore(
-                        met.address, met.port, is_master=first, wait_for_workers=False,
+                with contextlib.suppress(DistError):  # somebody is gone again: all come once more
+                    self._store = store = TCPStore(
+                        met.address, met.port, is_master=first, wait_for_workers=False, timeout=TOGETHER,
                         master_listen_fd=listener.detach() if first else None,
                     )  # fmt: skip
+                    store.set(f"here/{met.rank}", "yes")
+                    store.wait([f"here/{rank}" for rank in range(self._nodes)])
                     return RendezvousInfo(
                         self._store, met.rank, self._nodes, RendezvousStoreInfo(met.address, met.port)
                     )

@@ -98,6 +98,7 @@ def _works(process):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_nodes_train_what_one_process_does(tmp_path):
     """On the data of both: each has the same update for its own samples, and the next round goes on with the group."""
 
@@ -114,6 +115,7 @@ def test_two_nodes_train_what_one_process_does(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_death_on_one_node_restarts_the_group_from_its_checkpoint(tmp_path):
     """Rank 1 is SIGKILLed within a round: both nodes' workers start anew from where all of them were, and end with the
     update that they would have had.
@@ -137,6 +139,7 @@ def test_a_death_on_one_node_restarts_the_group_from_its_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_node_that_died_is_waited_for(tmp_path):
     """All processes of rank 0's node, its store with them: the other node waits until they are back, and both go on."""
 
@@ -161,6 +164,7 @@ def test_a_node_that_died_is_waited_for(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_fault_of_one_node_is_told_on_all(tmp_path):
     """What user code raised on one of them ends the round of the other at once, in the same words."""
 
