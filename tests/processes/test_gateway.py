@@ -1,4 +1,5 @@
-"""A microcontroller in a tree of real processes: the C firmware in QEMU, its gateway, an edge and a cloud."""
+"""A microcontroller in a tree of real processes: the C firmware in QEMU, or the agent in a MicroPython in WebAssembly,
+its gateway, an edge and a cloud."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.bench.tree import MSRT, Proc, Tree, post, until
-from tests.processes.board import Board, Cable, firmware
+from tests.device.micropython.wasm import WasmBoard
+from tests.processes.board import Board, Cable, firmware, free_port
 from tests.runtime.inference.micro.graphs import quantised
 from tests.runtime.inference.models import mlp, model_of
 
@@ -69,10 +71,13 @@ class House:
         return (self.tree.path / "gateway.log").read_text().count(what)
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
+@pytest.fixture(scope="module", params=["cortex-m", "micropython"])
+def house(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
-    board = Board(firmware(folder), folder)
+    if request.param == "cortex-m":
+        board = Board(firmware(folder), folder)
+    else:
+        board = WasmBoard(free_port(), folder / "board.log")
     cable = Cable(board.port)
     try:
         with Tree() as tree:
