@@ -54,7 +54,14 @@ class Board:
             argv += ["-icount", f"shift={self.icount},sleep=off"]
         with self.log.open("wb") as out:
             self.popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        until("QEMU is there", lambda: self.tty if self.pty else self.monitor.exists())
+        until("QEMU is there", lambda: self.tty if self.pty else self._listens())
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
 
     @property
     def tty(self) -> str:

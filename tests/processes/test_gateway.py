@@ -169,3 +169,16 @@ def test_a_model_that_no_board_runs_is_refused_by_its_operator(house):
     house.tree.cli("model", "push", str(path), "--name", "sigmoid")
     with pytest.raises(RuntimeError, match=r"Sigmoid \(node gate_7\)"):
         house.tree.cli("model", "rollout", "sigmoid", "--to", "class=mcu")
+
+
+def test_a_serial_port_is_a_line_as_well(house, tmp_path):
+    """A second board on a terminal device beside the first one; each answers for itself."""
+    board = Board(house.board.image, tmp_path, pty=True)
+    try:
+        argv = [MSRT, "device", "gateway", "--serial", f"{board.tty}@115200", "--name", "second", "--state"]
+        argv += [str(tmp_path / "state"), "--invite", house.tree.cli("invite", "device", "--region", "north")]
+        second = house.tree.procs["second"] = Proc(argv, tmp_path / "second.log").ready()
+        until("it has the model", lambda: "model.ready" in second.log.read_text(), 60)
+        second.stop()
+    finally:
+        board.kill()

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from msrt.errors import Disconnected, InvalidModel, ModelFailed, MsrtError, PeerError, VersionMismatch
+from msrt.errors import Disconnected, InvalidModel, ModelFailed, MsrtError, PeerError, Unavailable, VersionMismatch
 from msrt.protocol import mcu
 from msrt.world.world import World
 from msrt_device.gateway.line import Line
@@ -153,13 +153,27 @@ class Board:
         self._write(mcu.encode(mcu.Taken(event.number), event.number))
 
     async def _ask(self, question: mcu.McuMessage, answer: type[Answer], *, give_up_s: float = GIVE_UP_S) -> Answer:
-        async with self._turn:
-            found = await self._answer(question, give_up_s)
+        found = await self._answered(question, give_up_s)
+        if isinstance(found, mcu.Failed) and found.code == mcu.Fault.NO_LEASE:
+            await self._renewed()  # we were late, or it started again
+            found = await self._answered(question, give_up_s)
         if isinstance(found, answer):
             return found
         if isinstance(found, mcu.Failed):
             raise await self._turned(found)
         raise PeerError(f"the board answered {type(question).__name__} with {type(found).__name__}")
+
+    async def _answered(self, question: mcu.McuMessage, give_up_s: float) -> mcu.McuMessage:
+        async with self._turn:
+            return await self._answer(question, give_up_s)
+
+    async def _renewed(self) -> None:
+        """Raises Disconnected where it has forgotten all."""
+        try:
+            await self._lease()
+        except Disconnected as error:
+            self.close(error.text)
+            raise
 
     async def _answer(self, question: mcu.McuMessage, give_up_s: float) -> mcu.McuMessage:
         if self.lost.is_set():
@@ -183,14 +197,14 @@ class Board:
             self._waiting = None
 
     async def _turned(self, failed: mcu.Failed) -> MsrtError:
-        """Its refusal as an error. What says that it has forgotten something is held against its boot."""
+        """Its refusal as an error. What says that it has forgotten something is held against its boot.
+
+        Raises Disconnected.
+        """
         if failed.code in (mcu.Fault.NO_LEASE, mcu.Fault.NO_MODEL, mcu.Fault.OUT_OF_ORDER):
-            try:
-                await self._lease()
-            except Disconnected as error:
-                self.close(error.text)
-                return error
-            return ModelFailed(f"the board lost the thread: {failed.text}")
+            await self._renewed()
+            self.holds = bytes(mcu.DIGEST)  # whatever it was: the next question hands the model over anew
+            return Unavailable(f"the board lost the thread: {failed.text}")
         if failed.code in (mcu.Fault.NO_ROOM, mcu.Fault.NOT_A_MODEL):
             return InvalidModel(f"the board refused it: {failed.text}")
         return ModelFailed(f"the board failed: {failed.text}")

@@ -85,13 +85,23 @@ def _constants(sink: Sink, op: Op, pending: Pending, quant: Quant) -> None:
     bias = np.zeros(op.out_c) if pending.bias is None else np.rint(pending.bias / products.astype(np.float64))
     axes = tuple(range(1, pending.weights.ndim))
     sums = np.abs(pending.weights.astype(np.int64)).sum(axis=(0, 1) if op.code == Code.DEPTHWISE else axes)
-    if np.any(sums * 255 + np.abs(bias) >= 2**31):
+    if np.any(sums * 256 + np.abs(bias) >= 2**31):
         raise ValueError("its sums do not fit 32 bits")
+    if not (op.pad_top or op.pad_left or _overhangs(op)):  # every tap counts: kernels need not subtract it each time
+        turned = pending.weights.astype(np.int64).sum(axis=(0, 1) if op.code == Code.DEPTHWISE else axes)
+        bias, op.zero = bias - op.zero * turned, 0
     pairs = [fixed(float(factor)) for factor in factors]
     op.weights = _put(sink, pending.weights.astype(np.int8))
     op.bias = _put(sink, bias.astype("<i4"))
     op.multipliers = _put(sink, np.array([pair[0] for pair in pairs], "<i4"))
     op.shifts = _put(sink, np.array([pair[1] for pair in pairs], "<i4"))
+
+
+def _overhangs(op: Op) -> bool:
+    """Whether windows reach over the lower or right end."""
+    down = (op.out_h - 1) * op.stride_h + (op.kernel_h - 1) * op.dilation_h + 1
+    right = (op.out_w - 1) * op.stride_w + (op.kernel_w - 1) * op.dilation_w + 1
+    return op.code != Code.DENSE and (down > op.in_h or right > op.in_w)
 
 
 def _put(sink: Sink, array: NDArray[Any]) -> int:

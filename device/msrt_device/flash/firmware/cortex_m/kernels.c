@@ -30,6 +30,14 @@ static constants_t constants_of(const op_t *op, const uint8_t *blob) {
 
 static int32_t dot(const int8_t *x, const int8_t *w, int32_t count, int32_t zero) {
     int32_t sum = 0;
+    if (!zero) { /* the compiler moved it into the bias where it could */
+        for (; count >= 8; count -= 8, x += 8, w += 8) {
+            sum += x[0] * w[0] + x[1] * w[1] + x[2] * w[2] + x[3] * w[3];
+            sum += x[4] * w[4] + x[5] * w[5] + x[6] * w[6] + x[7] * w[7];
+        }
+        for (; count > 0; count--) sum += *x++ * *w++;
+        return sum;
+    }
     for (; count >= 4; count -= 4, x += 4, w += 4) {
         sum += (x[0] - zero) * w[0] + (x[1] - zero) * w[1] + (x[2] - zero) * w[2] + (x[3] - zero) * w[3];
     }
