@@ -16,7 +16,7 @@ from msrt import errors
 from msrt.client.core import Core
 from msrt.client.edges import Edges
 from msrt.client.fitting import Label, fitted, labels_of, needs_model
-from msrt.client.known import load_caller
+from msrt.client.known import load_caller, same_url
 from msrt.client.peers import Member
 from msrt.client.pin import Pin
 from msrt.client.request import Answer, Ask, Request, Waiter, tensors_of
@@ -81,6 +81,8 @@ class AsyncClient:
     async def open(self) -> None:
         """Find the edges and begin to connect. Raises NotEnrolled, InvalidAddress, NotFound (no edge there),
         Disconnected (the cloud must be asked, and is away)."""
+        for url in self._given:  # before an identity is looked for, which http does without
+            same_url(url)
         if self._member is None and not (self._given and all(u.startswith("http") for u in self._given)):
             self._member = await load_caller(self._state)
         self._core = Core()
@@ -251,7 +253,7 @@ class AsyncClient:
 
     async def _ask_info(self, ask: Ask, ends: float) -> ModelInfo:
         loop = asyncio.get_running_loop()
-        error: errors.MsrtError = errors.Disconnected("no edge could be reached within the deadline")
+        error: errors.MsrtError | None = None
         while True:
             live = [front for front in self._core.fronts if front.live]
             for front in live:
@@ -259,9 +261,9 @@ class AsyncClient:
                     return await front.metadata(ask.model, ask.version)
                 except errors.MsrtError as failed:
                     error = failed
-            passing = isinstance(error, errors.Disconnected | errors.Unavailable | errors.Overloaded)
+            passing = error is None or isinstance(error, errors.Disconnected | errors.Unavailable | errors.Overloaded)
             if self._core.hopeless or (live and not passing) or loop.time() >= ends:
-                raise self._core.hopeless or error
+                raise self._core.hopeless or error or self._core.late()
             await asyncio.sleep(0.05)
 
     @property

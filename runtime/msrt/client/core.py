@@ -282,7 +282,7 @@ class Core:
             if now >= request.deadline:
                 if request.front is not None:
                     late.setdefault(request.front, []).append(request.id)
-                self._settle(request, request.error or self._late())
+                self._settle(request, request.error or self.late())
             elif now >= request.again_at:
                 self._later(request)
             else:
@@ -291,10 +291,13 @@ class Core:
         for front, idents in late.items():
             front.cancel(idents)
 
-    def _late(self) -> MsrtError:
+    def late(self) -> MsrtError:
+        """What is told at a deadline: an edge was there and did not answer, or none was, and why."""
         if any(front.live for front in self.fronts):
             return DeadlineExceeded("no answer within the deadline")
-        return Disconnected("no edge could be reached within the deadline", hint="is one running?")
+        text, hint = "no edge could be reached within the deadline", "is one running?"
+        why = next((front.away for front in self.fronts if front.away is not None), None)
+        return Disconnected(f"{text}: {why.text}", hint=why.hint or hint) if why else Disconnected(text, hint=hint)
 
     def _settle(self, request: Request, result: Answer | MsrtError) -> None:
         if self._open.pop(request.id, None) is None:

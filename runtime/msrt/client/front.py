@@ -48,6 +48,10 @@ class Front(Protocol):
     def refused(self) -> MsrtError | None:
         """Why it sent us away for good, if it did."""
 
+    @property
+    def away(self) -> MsrtError | None:
+        """Why it could not be reached when that was last tried."""
+
     def send(self, requests: Sequence[Request]) -> None:
         """Ask; each request is answered or failed later, unless the front goes down."""
 

@@ -62,6 +62,7 @@ class HttpFront(Front):
         self._owner, self._live, self._key = owner, False, key
         self._trust, self._pin = trust or Trust(), pin
         self._refused: errors.MsrtError | None = None
+        self._away: errors.MsrtError | None = None
         self._open: dict[int, Exchange] = {}
         self._look = asyncio.Event()
         self._pool: Pool | None = None
@@ -79,6 +80,11 @@ class HttpFront(Front):
         """It is not the server that we were told of; any other may come back."""
         return self._refused
 
+    @property
+    def away(self) -> errors.MsrtError | None:
+        """What the last look at it ended with."""
+        return self._away
+
     async def run(self) -> None:
         """Look whether it answers: at once, whenever it did not, and when it owes answers and is silent."""
         if self._key and not is_near(self.url):
@@ -95,6 +101,9 @@ class HttpFront(Front):
                         log.warning("client.wrong_server", edge=self.url, error=str(error))
                         return
                     except errors.MsrtError as error:
+                        if not is_near(self.url):
+                            error.hint = error.hint or "off loopback an edge speaks https://"
+                        self._away = error
                         log.debug("client.edge_away", edge=self.url, error=str(error))
                         self._down()
                 self._look.clear()
@@ -120,7 +129,7 @@ class HttpFront(Front):
             with contextlib.suppress(errors.MsrtError):  # who may not look at it is told so by its first request
                 server: _Server = decoded(await self._get("/v2", PROBE_S), _Server)
                 self._binary = BINARY in server.extensions
-            self._live = True
+            self._live, self._away = True, None
             self._owner.up(self)
 
     def _down(self) -> None:

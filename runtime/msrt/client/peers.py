@@ -94,6 +94,11 @@ class PeerFront(Quiet, Front):
         """Why the edge sent us away for good, if it did."""
         return self.uplink.hopeless
 
+    @property
+    def away(self) -> errors.MsrtError | None:
+        """What the last attempt to join it ended with."""
+        return self.uplink.refused
+
     async def run(self) -> None:
         try:
             await self.uplink.run()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from msrt import errors
-from msrt.operator.model_show import print_model
+from msrt.operator.model_show import print_model, print_tried
 from msrt.operator.policy import policy, shadow
 from msrt.operator.session import Ask, ask, patient, state_option
 from msrt.operator.show import console, json_option, print_json, progress, table, warn
@@ -76,8 +76,12 @@ def push(state: Path | None, *, as_json: bool, file: Path, **options: Any) -> No
     if as_json:
         print_json(result)
         return
+    report = result["report"]
     console().print(f"{result['model']}@{result['version']}")
-    table(["what", "value"], ({"what": k, "value": v} for k, v in result["report"].items()), empty="no report")
+    rows = ({"what": key, "value": value} for key, value in report.items() if key != "tried")
+    table(["what", "value"], rows, empty="no report")
+    print_tried(report)
+    console().print(f"\nTo serve it: msrt model rollout {result['model']}@{result['version']}")
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msrt.inference.bundle import MICRO
 from msrt.operator.show import console, table
 
-__all__ = ["print_model"]
+__all__ = ["print_model", "print_tried"]
 
 NAMES: Final = 12
 """Labels that are shown; the rest is counted."""
@@ -33,8 +33,13 @@ def print_model(found: dict[str, Any]) -> None:
     if report:
         out.print()
         table(["gate", "value"], report, empty="")
+    print_tried(found)
+
+
+def print_tried(found: dict[str, Any]) -> None:
+    """The ways to int8 that the gate compared, a line each."""
     if found.get("tried"):
-        out.print()
+        console().print()
         columns = list(dict.fromkeys(key for note in found["tried"] for key in note))
         table(columns, found["tried"], empty="")
 

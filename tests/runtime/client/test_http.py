@@ -33,7 +33,8 @@ ALL_ERRORS = sorted(
 
 def made(kind):
     """An error of that kind, with a sentence and its usual hint."""
-    return kind(7, 5) if kind is errors.FrameTooLarge else kind("it did not work")
+    own = {errors.FrameTooLarge: (7, 5), errors.TrustExpired: ("timestamp", 5.0)}
+    return kind(*own.get(kind, ("it did not work",)))
 
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -193,12 +194,14 @@ def test_a_full_edge_is_passed_by():
 
 
 def test_nobody_there_is_disconnected_in_time():
-    """A closed port fails by the deadline, as what it is."""
+    """A closed port fails by the deadline, as what it is: the error says which edge, and why."""
 
     async def main():
         async with AsyncClient(["http://127.0.0.1:9"]) as client:
-            with pytest.raises(errors.Disconnected):
+            with pytest.raises(errors.Disconnected, match=r"deadline: http://127\.0\.0\.1:9 cannot be reached"):
                 await client.infer("digits", {"x": ROWS}, deadline=0.5)
+            with pytest.raises(errors.Disconnected, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+                await client.metadata("digits", deadline=0.1)
 
     asyncio.run(main())
 

@@ -94,6 +94,16 @@ def test_what_is_no_address_is_refused(url):
         Known([url], None)
 
 
+def test_a_client_says_so_before_it_looks_for_an_identity(tmp_path):
+    """Who forgets the scheme is not told to log in."""
+
+    async def main():
+        with pytest.raises(errors.InvalidAddress, match="write tcp"):
+            await AsyncClient(["edge:8443"], state=tmp_path).open()
+
+    asyncio.run(main())
+
+
 def test_one_spelling_of_an_address():
     """Written as localhost and 127.0.0.1, with and without a slash at the end."""
     assert same_url("http://localhost:80/") == same_url("http://127.0.0.1:80")
