@@ -26,6 +26,7 @@ from msrt.world.world import World
 from msrt_device import meeting
 from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
+from msrt_device.flash.identity.issued import take_issued
 from msrt_device.updater.agent import agent_slots, agent_version
 from msrt_device.wiping import begun, wipe
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
@@ -43,6 +44,8 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
     with StateDir.open(folder, "device") as state:
         if begun(folder):
             wipe(folder, board)
+        if board is not None:
+            take_issued(folder, board)
         world, identity, membership = await admit(
             folder,
             "device",

@@ -20,6 +20,8 @@ from msrt.process import StateDir, default_state
 from msrt.trust.identity import Purpose, verify
 from msrt.trust.private import write_private
 from msrt_device.flash.identity.folder import IdentityFolder
+from msrt_device.flash.identity.issued import ISSUED
+from msrt_device.flash.identity.settings import IDENTITY_FILE
 
 __all__ = ["begun", "ordered", "reset", "wipe"]
 
@@ -53,8 +55,9 @@ def wipe(state: Path, board: IdentityFolder | None = None) -> None:
     Raises DiskFull, StateUnusable, IdentityUnusable.
     """
     write_private(state / MARK, b"")
-    if board is not None:
-        board.wipe()
+    for name in (IDENTITY_FILE, *ISSUED) if board is not None else ():
+        assert board is not None
+        board.wipe(name)
     for secret in (state / IDENTITY, *sorted(state.glob("node.sqlite*"))):
         _zero(secret)
     for entry in sorted(state.iterdir()):

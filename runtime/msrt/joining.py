@@ -20,9 +20,20 @@ from msrt.trust.certificate import check_certificate, prove
 from msrt.trust.identity import Identity
 from msrt.trust.invite import Invite
 from msrt.world.field import field_world
+from msrt.world.files import FieldDisk
 from msrt.world.world import Store, World
 
-__all__ = ["Membership", "admit", "endpoint_for", "hello_of", "join", "load_member", "new_member", "next_boot"]
+__all__ = [
+    "Membership",
+    "admit",
+    "endpoint_for",
+    "hello_of",
+    "join",
+    "load_member",
+    "new_member",
+    "next_boot",
+    "take_in",
+]
 
 _KEY = "membership"
 IDENTITY = "identity.json"
@@ -200,6 +211,20 @@ async def admit(
     membership = await join(world, identity, parsed, default_name(name, identity.node), link=link, serial=serial)
     await membership.save(world, store)
     return world, identity, membership
+
+
+def take_in(folder: Path, membership: Membership) -> None:
+    """Keep a membership that somebody else was given for the identity in this directory. Blocking.
+
+    Raises BadSignature where its certificate is another node's, DiskFull.
+    """
+    identity = Identity.load(folder / IDENTITY)
+    certificate = check_certificate(membership.certificate, membership.cloud_identity)
+    if certificate.node != identity.node:
+        raise errors.BadSignature(f"the certificate is of {certificate.node}, not of {identity.node}")
+    disk = FieldDisk(folder)
+    membership.save_now(disk.store("node"))
+    disk.close()
 
 
 async def load_member(folder: Path) -> tuple[World, Identity, Membership]:

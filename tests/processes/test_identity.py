@@ -48,6 +48,27 @@ def test_what_was_flashed_joins_a_real_edge(tree, tmp_path):
     assert IdentityFolder(mounted).read().spent
 
 
+@tools
+@pytest.mark.slow
+def test_a_certificate_that_was_issued_beforehand_is_taken_over_and_wiped(tree, tmp_path):
+    """The board shows it at its first start, with nobody to enrol it: the cloud is away."""
+    tree.edge("e1", "north")
+    out, mounted = tmp_path / "out.img", tmp_path / "msrtid"
+    out.write_bytes(disk(tmp_path))
+    invite = tree.invite("device", "--region", "north")
+    argv = [MSRT, "device", "flash", "--identity-only", out, "--invite", invite, "--name", "oven-9", "--issue", "--yes"]
+    subprocess.run([str(one) for one in argv], capture_output=True, text=True, timeout=60, check=True)
+    tree.procs["cloud"].stop()
+    mounted.mkdir()
+    run("mcopy", "-i", f"{out}@@9M", "::*", mounted)
+    assert len(list(mounted.iterdir())) == 3
+    tree.start("d1", "device", "join", "--identity", str(mounted))
+    assert "ready oven-9" in tree.procs["d1"].log.read_text()
+    assert [path.name for path in mounted.iterdir()] == [IDENTITY_FILE]
+    tree.procs["d1"].stop()
+    tree.start("d1", "device", "join", "--identity", str(mounted))
+
+
 @pytest.mark.slow
 def test_a_decommissioned_device_wipes_itself_now_or_when_it_next_connects(tree):
     """Over both links; the inventory knows it by its serial number until then."""

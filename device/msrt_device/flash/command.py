@@ -59,15 +59,15 @@ def targets(*, as_json: bool) -> None:
 def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> None:
     """Make the base image of a board (msrt device targets): the same for all of its kind, without an identity."""
     from msrt_device.flash.build import build_image  # noqa: PLC0415 - --help stays quick
-    from msrt_device.flash.report import report  # noqa: PLC0415
+    from msrt_device.flash.report import report, size  # noqa: PLC0415
     from msrt_device.flash.targets import load_target  # noqa: PLC0415
 
     options = dict(_pair(one) for one in sets)
     with report(as_json=as_json) as said:
         built = build_image(load_target(name), options, output, said.progress)
         said.result(
-            f"{built.path}: {built.size / 1e6:.1f} MB, {built.image_size / 1e6:.1f} MB on a medium, "
-            f"{built.mapped / 1e6:.1f} MB to write; sha256 {built.sha256}",
+            f"{built.path}: {size(built.size)}, {size(built.image_size)} on a medium, {size(built.mapped)} to write; "
+            f"sha256 {built.sha256}",
             path=str(built.path), size=built.size, image_size=built.image_size, mapped=built.mapped,
             sha256=built.sha256,
         )  # fmt: skip
@@ -78,6 +78,10 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
 @click.argument("target", metavar="TARGET", type=click.Path(path_type=Path), required=False)
 @identity_options
 @click.option("--identity-only", is_flag=True, help="The base is on the medium: give only TARGET, and an identity.")
+@click.option(
+    "--issue", is_flag=True,
+    help="Spend the claim now, for a board that cannot at its first boot: it gets keys and a certificate.",
+)  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before what is on the medium is lost.")
 @click.option("--force-non-removable", is_flag=True, help="Write to a disk that is built in.")
 @click.option("--no-resume", is_flag=True, help="Begin anew where an earlier try was cut off.")
@@ -104,11 +108,11 @@ def flash(source: Path, target: Path | None, *, identity_only: bool, as_json: bo
     """
     from msrt_device.flash.flashing import Plan, give_identity  # noqa: PLC0415 - --help stays quick
     from msrt_device.flash.flashing import flash as write  # noqa: PLC0415
-    from msrt_device.flash.report import report  # noqa: PLC0415
+    from msrt_device.flash.report import report, size  # noqa: PLC0415
 
     plan = Plan(
         confirm=_confirm(yes=given["yes"]), force_non_removable=given["force_non_removable"],
-        resume=not given["no_resume"], bmap=given["bmap"],
+        resume=not given["no_resume"], bmap=given["bmap"], issue=given["issue"],
     )  # fmt: skip
     if identity_only == (target is not None):
         raise click.UsageError("--identity-only takes TARGET alone" if identity_only else "Missing argument 'TARGET'.")
@@ -118,6 +122,8 @@ def flash(source: Path, target: Path | None, *, identity_only: bool, as_json: bo
     if given["manifest"] is not None:
         raise click.UsageError("--csv is the manifest of a batch: say --count or --boards")
     settings = settings_of(given)
+    if given["issue"] and (settings is None or not settings.name):
+        raise click.UsageError("--issue takes --invite and --name")
     with report(as_json=as_json) as said:
         if target is None:
             if settings is None:
@@ -128,7 +134,7 @@ def flash(source: Path, target: Path | None, *, identity_only: bool, as_json: bo
         done = write(source, target, settings, plan, said.progress)
         what = "image and identity" if settings else "image"
         said.result(
-            f"{target}: {what} written and verified, {done.size / 1e6:.1f} MB",
+            f"{target}: {what} written and verified, {size(done.size)}",
             target=str(target), size=done.size, wrote=done.wrote, resumed=done.resumed, ranges=done.ranges,
             identity=settings is not None, verified=True,
         )  # fmt: skip
@@ -143,6 +149,8 @@ def _batch(base: Path | None, folder: Path, plan: Plan, given: dict[str, Any], *
         raise click.UsageError("a batch takes --count or --boards, and --csv for its manifest")
     if given["invite"] or given["identity"] is not None:
         raise click.UsageError("each board of a batch gets a claim of its own: leave out --invite and --identity")
+    if given["issue"] and base is None:
+        raise click.UsageError("--issue needs a medium for each board: leave out --identity-only")
     if given["count"] is not None:
         boards = numbered(given["count"], given["name"], given["serial"])
     else:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msrt.process import default_state
-from msrt_device.flash.identity.medium import write_identity
+from msrt_device.flash.identity.issued import issue
+from msrt_device.flash.identity.medium import find_volume, write_identity
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.flash.writing.errors import MediumRefused, NotVerified
 from msrt_device.flash.writing.image import Image
@@ -29,6 +30,8 @@ class Plan:
     force_non_removable: bool = False
     resume: bool = True
     bmap: Path | None = None
+    issue: bool = False
+    """The claim is spent here, once the image is verified, and the medium gets keys and a certificate instead."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def flash(
         sink.sync()
         _verify(written, sink, journal, progress)
         if settings is not None:
-            write_identity(sink, max(written.size, medium.size), settings)
+            _give(sink, max(written.size, medium.size), settings, plan)
     return Flashed(written.size, written.wrote, resumed, len(written.ranges))
 
 
@@ -88,7 +91,15 @@ def give_identity(target: Path, settings: IdentitySettings, plan: Plan, machine:
     check(medium, 0, force_non_removable=plan.force_non_removable)
     plan.confirm(medium)
     with OpenMedium.open(medium) as sink:
-        write_identity(sink, medium.size, settings)
+        _give(sink, medium.size, settings, plan)
+
+
+def _give(sink: OpenMedium, size: int, settings: IdentitySettings, plan: Plan) -> None:
+    if plan.issue:
+        find_volume(sink, size)  # before the claim is spent for nothing
+        write_identity(sink, size, settings.without_claim(), issue(settings))
+    else:
+        write_identity(sink, size, settings)
 
 
 def _verify(written: Written, sink: OpenMedium, journal: Journal, progress: Progress) -> None:

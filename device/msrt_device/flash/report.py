@@ -22,10 +22,17 @@ from rich.progress import (
 
 from msrt.operator.show import console
 
-__all__ = ["Report", "report"]
+__all__ = ["Report", "report", "size"]
 
 EVERY_S: Final = 0.5
+BYTES: Final = ("write", "verify", "pack")
+"""Stages that count bytes; others count steps, or boards."""
 WORDS: Final = {"write": "written", "verify": "verified", "build": "built", "pack": "packed"}
+
+
+def size(count: int) -> str:
+    """Bytes, for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 class Report(Protocol):
@@ -112,7 +119,7 @@ class _Stages:
         if self._stage:
             rate = self._pace.facts(self._done, self._done)["mb_s"]
             word = WORDS.get(self._stage, self._stage)
-            said = f"{self._done}" if self._stage == "boards" else f"{self._done / 1e6:.1f} MB at {rate:g} MB/s"
+            said = f"{size(self._done)} at {rate:g} MB/s" if self._stage in BYTES else f"{self._done}"
             click.echo(f"{word} {said}", err=True)
         self._stage = ""
 

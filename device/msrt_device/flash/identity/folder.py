@@ -57,17 +57,18 @@ class IdentityFolder:
             raise IdentityUnusable(f"cannot wipe the claim in {self._file}: {error.strerror}") from error
         return True
 
-    def wipe(self) -> bool:
-        """Overwrite and remove the file, durably: whether there was one. Raises IdentityUnusable."""
+    def wipe(self, name: str = IDENTITY_FILE) -> bool:
+        """Overwrite and remove a file, durably: whether there was one. Raises IdentityUnusable."""
+        file = self.path / name
         try:
-            with self._file.open("r+b", buffering=0) as old:
+            with file.open("r+b", buffering=0) as old:
                 _zero(old.fileno())
-                self._file.unlink()
+                file.unlink()
             _sync_folder(self.path)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise IdentityUnusable(f"cannot wipe {self._file}: {error.strerror}") from error
+            raise IdentityUnusable(f"cannot wipe {file}: {error.strerror}") from error
         return True
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from msrt.errors import LocalError, NotFound
+from msrt_device.flash.identity.issued import ISSUED
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IDENTITY_LABEL, IdentitySettings, InvalidIdentity
 from msrt_device.flash.volumes.fat import FatVolume
 from msrt_device.flash.volumes.partitions import Partition, partitions
@@ -45,13 +47,23 @@ def find_volume(medium: Sink, size: int) -> FatVolume:
     )
 
 
-def write_identity(medium: Sink, size: int, settings: IdentitySettings) -> None:
-    """Put the settings onto the medium, and see that it has them.
+def write_identity(
+    medium: Sink, size: int, settings: IdentitySettings, issued: Mapping[str, bytes] | None = None
+) -> None:
+    """Put the settings onto the medium, and what was issued for them beside, and see that it has them.
 
     Raises NotFound, SettingNotTaken (names each that did not take), VolumeFull, MediumFailed.
     """
-    find_volume(medium, size).write(IDENTITY_FILE, settings.render().encode())
+    volume, files = find_volume(medium, size), issued or {}
+    for name in ISSUED:
+        volume.remove(name)
+    for name, data in {**files, IDENTITY_FILE: settings.render().encode()}.items():
+        volume.write(name, data)
     medium.sync()
+    again = find_volume(medium, size)
+    lost = [name for name, data in files.items() if name not in again.names() or again.read(name) != data]
+    if lost:
+        raise SettingNotTaken(dict.fromkeys(lost, "all of it"), {})
     try:
         found = read_identity(medium, size).flat()
     except (InvalidIdentity, NotFound):  # not even a file of ours

@@ -74,7 +74,9 @@ def describe(path: Path, machine: Machine) -> Medium:
         disk = machine.disk(os.major(found.st_rdev), os.minor(found.st_rdev))
         return Medium(path, disk, disk.size)
     if not stat.S_ISREG(found.st_mode):
-        raise MediumRefused("kind", f"{path} is neither a file nor a disk", hint="name a file, or a disk of lsblk")
+        serial = stat.S_ISCHR(found.st_mode) and path.name.startswith("tty")
+        hint = "boards on a serial line have tools of their own: msrt device targets" if serial else "see lsblk"
+        raise MediumRefused("kind", f"{path} is neither a file nor a disk", hint=hint)
     if loop := machine.loop_over(path):
         raise MediumRefused("in_use", f"{path} is in use by {loop}", hint=f"losetup -d {loop}")
     return Medium(path, None, found.st_size)
@@ -187,20 +189,30 @@ class OpenMedium:
     def read(self, offset: int, length: int) -> bytes:
         """Past the page cache (O_DIRECT) where the file system can, else after the cache was told to forget."""
         try:
-            if self._direct < 0:
-                self._direct = self._open_direct()
-            first = offset // ALIGN * ALIGN
-            size = -(-(offset + length - first) // ALIGN) * ALIGN
-            with mmap.mmap(-1, size) as buffer:  # page-aligned, as O_DIRECT wants it
-                have = 0
-                while have < offset + length - first:
-                    got = os.preadv(self._direct, [memoryview(buffer)[have:]], first + have)
-                    have += got
-                    if got % ALIGN or not got:
-                        break  # the end
-                return buffer[offset - first : min(have, offset - first + length)]
+            try:
+                return self._read(offset, length)
+            except OSError as error:
+                if error.errno != errno.EINVAL or self._direct < 0:
+                    raise
+            os.close(self._direct)  # a file system that takes O_DIRECT when opening, and refuses it when reading
+            self._direct = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+            return self._read(offset, length)
         except OSError as error:
             raise self._failed("read", offset, error) from error
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._direct < 0:
+            self._direct = self._open_direct()
+        first = offset // ALIGN * ALIGN
+        size = -(-(offset + length - first) // ALIGN) * ALIGN
+        with mmap.mmap(-1, size) as buffer:  # page-aligned, as O_DIRECT wants it
+            have = 0
+            while have < offset + length - first:
+                got = os.preadv(self._direct, [memoryview(buffer)[have:]], first + have)
+                have += got
+                if got % ALIGN or not got:
+                    break  # the end
+            return buffer[offset - first : min(have, offset - first + length)]
 
     def _open_direct(self) -> int:
         path = f"/proc/self/fd/{self._fd}"  # the same thing, whatever its name means by now
