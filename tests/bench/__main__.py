@@ -19,7 +19,7 @@ from tests.bench.table import Row, cells, commit, machine, markdown, row_of
 
 PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
-    "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "journal", "forks",
+    "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "delta", "journal", "forks",
     "quantise", "mcu", "training", "rounds", "aggregation", "hierarchy", "datacentre", "secure", "federated",
     "parameters", "flash", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
