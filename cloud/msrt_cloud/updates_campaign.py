@@ -158,7 +158,7 @@ class Campaign:
             if known and not (last and not total):
                 return passed, "nobody is in this group"
             return Verdict.WAITING, ""
-        if done >= fact.success * members:
+        if done >= fact.success * (members - min(wrong, fact.forgiven)):
             self._good_since = now if self._good_since is None else self._good_since
             if now - self._good_since < fact.soak_s:
                 return Verdict.WAITING, ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 
 import pytest
 
@@ -53,3 +55,27 @@ def test_a_device_is_looked_at_through_its_edge(tree):
     with pytest.raises(RuntimeError, match="d1 is away"):
         until("it is away", lambda: tree.cli("node", "diagnose", "d1") == "", 15)
     assert site.in_force() == "1"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_the_machine_may_lose_its_power_at_any_moment_of_an_update(tree, version):
+    """Launcher and agent are killed at sampled moments, from the offer to the commit: an agent is always there, one
+    that was in force before or the new one proven; what became of it is told once, and the next update goes through."""
+    site = Site(tree)
+    name, draw = site.push(version), random.Random(version)
+    site.ask("update.rollout", name=name, errors=1.0, success=0.5)
+    for _ in range(5):
+        time.sleep(draw.uniform(0.1, 3.5))  # that is the fault: any moment will do
+        site.power_cut()
+        assert site.in_force() in {"1", version}
+        site.start()
+    until("what became of it is told", site.outcomes, 60)
+    told = [(one["version"], one["outcome"]) for one in site.outcomes()]
+    assert len(told) == 1
+    assert told[0] == (version, "done" if site.in_force() == version else "failed")
+    last = site.push("9")
+    site.ask("update.rollout", name=last)
+    assert site.ended(last)["state"] == "done"
+    assert (site.in_force(), site.running()) == ("9", "9")

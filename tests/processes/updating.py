@@ -15,7 +15,7 @@ from msrt_device.updater.command import COPY, install
 from msrt_device.updater.packing import pack_agent
 from tests.bench.tree import Proc, Tree, until
 
-QUICK = ("--set", "update_trial_s=12", "--set", "update_idle_s=0.2")
+QUICK = ("--set", "update_trial_s=20", "--set", "update_idle_s=0.2")
 
 BROKEN = {
     "crashes": "import sys; sys.exit(3)\n",
@@ -47,7 +47,15 @@ class Site:
         argv += ["--state", str(self.tree.path / "d1"), *QUICK, *self.flags]
         proc = self.tree.procs["d1"] = Proc(argv, self.tree.path / f"d1-{len(self.tree.procs)}.log")
         self.arguments = ["device", "join"]
-        return proc.ready()
+        return proc.ready(90)
+
+    def power_cut(self) -> None:
+        """Launcher and agent are gone at once; the agent's end follows from the launcher's, by the kernel."""
+        proc = self.tree.procs["d1"]
+        children = Path(f"/proc/{proc.pid}/task/{proc.pid}/children").read_text().split()
+        proc.popen.kill()
+        proc.popen.wait()
+        until("the agent ended with it", lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
     def made(self, version: str, how: str = "") -> Path:
         """An image of another version, with a fault of that name."""

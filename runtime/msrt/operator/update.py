@@ -26,7 +26,7 @@ def update() -> None:
 @update.command()
 @click.argument("file", type=FILE)
 @click.option("--kind", required=True, type=click.Choice([kind.value for kind in Kind]), help="What it replaces.")
-@click.option("--version", required=True, help="Its version: letters, digits and . _ + ~ -")
+@click.option("--version", required=True, help="Its version: letters, digits and . _ + -")
 @click.option(
     "--class", "classes", default="*", show_default=True, metavar="PATTERN",
     help="Device classes that it is for (see msrt node list), such as 'x86_64-*'. A version may have one for each.",
