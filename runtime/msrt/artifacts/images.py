@@ -15,7 +15,7 @@ __all__ = ["Image", "Kind", "fits", "pack_image", "read_image"]
 
 LIMIT: Final = 4096
 """Bytes of a packed image's description."""
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+~-]*$")]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
