@@ -18,6 +18,10 @@ typedef struct {
     const int32_t *bias, *multipliers, *shifts;
 } constants_t;
 
+static int8_t requantised(int32_t sum, const constants_t *c, int32_t o, const op_t *op) {
+    return scaled((int64_t)sum * c->multipliers[o], c->shifts[o], op);
+}
+
 static constants_t constants_of(const op_t *op, const uint8_t *blob) {
     constants_t found = {
         (const int8_t *)(blob + op->weights),
@@ -30,30 +34,35 @@ static constants_t constants_of(const op_t *op, const uint8_t *blob) {
 
 static int32_t dot(const int8_t *x, const int8_t *w, int32_t count, int32_t zero) {
     int32_t sum = 0;
-    if (!zero) { /* the compiler moved it into the bias where it could */
-        for (; count >= 8; count -= 8, x += 8, w += 8) {
-            sum += x[0] * w[0] + x[1] * w[1] + x[2] * w[2] + x[3] * w[3];
-            sum += x[4] * w[4] + x[5] * w[5] + x[6] * w[6] + x[7] * w[7];
-        }
-        for (; count > 0; count--) sum += *x++ * *w++;
-        return sum;
-    }
-    for (; count >= 4; count -= 4, x += 4, w += 4) {
-        sum += (x[0] - zero) * w[0] + (x[1] - zero) * w[1] + (x[2] - zero) * w[2] + (x[3] - zero) * w[3];
-    }
     for (; count > 0; count--) sum += (*x++ - zero) * *w++;
     return sum;
 }
 
+/* The same with four filters, `apart` bytes from each other: an input is loaded once for all of them. */
+static void dot_four(const int8_t *x, const int8_t *w, int32_t apart, int32_t count, int32_t zero, int32_t *sums) {
+    const int8_t *w1 = w + apart, *w2 = w1 + apart, *w3 = w2 + apart;
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+    for (const int8_t *end = x + count; x < end;) {
+        int32_t value = *x++ - zero;
+        s0 += value * *w++;
+        s1 += value * *w1++;
+        s2 += value * *w2++;
+        s3 += value * *w3++;
+    }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
 static void dense(const op_t *op, const uint8_t *blob, int8_t *arena) {
     constants_t c = constants_of(op, blob);
-    int32_t size = op->in_h * op->in_w * op->in_c;
+    int32_t size = op->in_h * op->in_w * op->in_c, o = 0;
     const int8_t *x = arena + op->first, *w = c.weights;
     int8_t *y = arena + op->out;
-    for (int32_t o = 0; o < op->out_c; o++, w += size) {
-        int32_t sum = c.bias[o] + dot(x, w, size, op->zero);
-        y[o] = scaled((int64_t)sum * c.multipliers[o], c.shifts[o], op);
+    for (; o + 4 <= op->out_c; o += 4, w += 4 * size) {
+        int32_t sums[4] = {c.bias[o], c.bias[o + 1], c.bias[o + 2], c.bias[o + 3]};
+        dot_four(x, w, size, size, op->zero, sums);
+        for (int32_t k = 0; k < 4; k++) y[o + k] = requantised(sums[k], &c, o + k, op);
     }
+    for (; o < op->out_c; o++, w += size) y[o] = requantised(c.bias[o] + dot(x, w, size, op->zero), &c, o, op);
 }
 
 /* The part of a window that lies inside: taps first..last-1 of one axis. */
@@ -84,25 +93,32 @@ static const int8_t *tap(const op_t *op, const int8_t *x, const view_t *v, int32
     return x + ((v->top + i * op->dilation_h) * op->in_w + v->left + j * op->dilation_w) * op->in_c;
 }
 
+/* One filter, or four, at one place: rows of the window, each in one piece where its taps lie beside each other. */
+static void conv_at(const op_t *op, const int8_t *x, const int8_t *w, const view_t *v, int32_t filters, int32_t *sums) {
+    int32_t channels = op->in_c, beside = op->dilation_w == 1;
+    int32_t filter = op->kernel_h * op->kernel_w * channels, run = beside ? (v->j1 - v->j0) * channels : channels;
+    for (int32_t i = v->i0; i < v->i1; i++) {
+        for (int32_t j = v->j0; j < v->j1; j += beside ? op->kernel_w : 1) {
+            const int8_t *seen = tap(op, x, v, i, j), *taps = w + (i * op->kernel_w + j) * channels;
+            if (filters == 4) dot_four(seen, taps, filter, run, op->zero, sums);
+            else sums[0] += dot(seen, taps, run, op->zero);
+        }
+    }
+}
+
 static void conv(const op_t *op, const uint8_t *blob, int8_t *arena) {
     constants_t c = constants_of(op, blob);
     const int8_t *x = arena + op->first;
     int8_t *y = arena + op->out;
-    int32_t channels = op->in_c, filter = op->kernel_h * op->kernel_w * channels;
+    int32_t filter = op->kernel_h * op->kernel_w * op->in_c;
     for (int32_t row = 0; row < op->out_h; row++) {
         for (int32_t column = 0; column < op->out_w; column++) {
             view_t v = view_of(op, row, column);
-            int32_t run = op->dilation_w == 1 ? (v.j1 - v.j0) * channels : channels; /* taps beside each other */
-            for (int32_t o = 0; o < op->out_c; o++) {
-                const int8_t *w = c.weights + o * filter;
-                int32_t sum = c.bias[o];
-                for (int32_t i = v.i0; i < v.i1; i++) {
-                    for (int32_t j = v.j0; j < v.j1; j++) {
-                        sum += dot(tap(op, x, &v, i, j), w + (i * op->kernel_w + j) * channels, run, op->zero);
-                        if (op->dilation_w == 1) break;
-                    }
-                }
-                *y++ = scaled((int64_t)sum * c.multipliers[o], c.shifts[o], op);
+            for (int32_t o = 0; o < op->out_c;) {
+                int32_t filters = o + 4 <= op->out_c ? 4 : 1, sums[4];
+                for (int32_t k = 0; k < filters; k++) sums[k] = c.bias[o + k];
+                conv_at(op, x, c.weights + o * filter, &v, filters, sums);
+                for (int32_t k = 0; k < filters; k++, o++) *y++ = requantised(sums[k], &c, o, op);
             }
         }
     }
@@ -128,7 +144,7 @@ static void depthwise(const op_t *op, const uint8_t *blob, int8_t *arena) {
                             w += op->out_c;
                         }
                     }
-                    *y++ = scaled((int64_t)sum * c.multipliers[o], c.shifts[o], op);
+                    *y++ = requantised(sum, &c, o, op);
                 }
             }
         }
