@@ -24,6 +24,8 @@ from msrt.learning.optimise import moved
 from msrt.learning.vector import Vector, load, save
 from msrt.protocol.messages import Change
 from msrt.training.settings import JobConfig
+from msrt.training.weights import carries
+from msrt.world.world import by_size
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -45,10 +47,17 @@ class Checkpoint:
         self.data: Buffer = b""
         self._weights: Buffer = b""
         """What `weights` names, where that is at hand."""
-        self._next: tuple[Buffer, Buffer] = b"", b""
-        """`data` and weights of the version that waits for the journal."""
+        self._delta: Buffer = b""
+        """The last change, where it is at hand."""
+        self._next: tuple[Buffer, Buffer, Buffer] = b"", b"", b""
+        """`data`, weights and change of the version that waits for the journal."""
         self.counted: dict[str, int] = {}
         """Where late updates count: the newest round that was counted of each node."""
+
+    @property
+    def carried(self) -> tuple[Buffer, ...]:
+        """What rides with a round's opening; without the last change at hand, after a restart, nothing does."""
+        return () if self.chain and not self._delta else carries(self.data, self._delta)
 
     @property
     def travels(self) -> int:
@@ -82,13 +91,14 @@ class Checkpoint:
         before, state = await self._exact(), await t.artifacts.read(self.memory) if self.memory else b""
         rate = server.rate(number - 1, self._config.rounds)
         step = moved if shares is None else partial(moved_with_control, shares=shares)
-        new, state = await t.world.offload(step, server.recipe, before, state, mean, rate)
-        keep, chain, data = t.artifacts.put_bytes, self.chain, new
+        size = len(before) + len(state)
+        new, state = await by_size(t.world.offload, size, step, server.recipe, before, state, mean, rate)
+        keep, chain, data, delta = t.artifacts.put_bytes, self.chain, new, b""
         if down == "fp32":
             weights, memory = await asyncio.gather(keep(new), self._maybe(state))
             served = weights
         else:
-            delta, data = await t.world.offload(_change, self.data, new, down, number)
+            delta, data = await by_size(t.world.offload, size, _change, self.data, new, down, number)
             weights, memory, digest, served = await asyncio.gather(
                 keep(new), self._maybe(state), keep(delta), keep(data)
             )
@@ -99,7 +109,7 @@ class Checkpoint:
             "" if served == weights else served, (self.weights, *self.older)[: self._config.checkpoints - 1], chain,
             memory, await self._count(number, outcome),
         )  # fmt: skip
-        self._next = data, new
+        self._next = data, new, delta if chain else b""
         return fact
 
     async def _maybe(self, state: Buffer) -> str:
@@ -126,7 +136,7 @@ class Checkpoint:
     async def commit(self, fact: JobAdvanced) -> None:
         """The journal has it: what came before is no longer needed."""
         held = self._digests()
-        data, self._weights = self._next
+        data, self._weights, self._delta = self._next
         self._take(fact, data)
         for digest in held - self._digests():
             await self._t.artifacts.drop(digest)

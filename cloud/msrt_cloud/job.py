@@ -202,7 +202,7 @@ class RunningJob:
         machine = self._machine(number, participants, checkpoint)
         rule = self._config.aggregate.opened
         self._round = current = OpenRound(
-            self._t, message, machine, participants, self._layout, self._durations, rule
+            self._t, message, machine, participants, self._layout, self._durations, rule, checkpoint.carried
         )  # fmt: skip
         self.waiting = ""
         try:

@@ -22,6 +22,7 @@ from msrt.learning.rules import Rule, Total
 from msrt.learning.vector import Layout
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
+from msrt.world.world import UNCOUNTED, by_size
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -33,16 +34,19 @@ AWAY_S: Final = 3.0
 """The devices of a dead edge have that long to come back at another one."""
 TOLD_AT_ONCE: Final = 6000
 """Participants in one message: their ids take half of a header."""
+TOLD_WITH_WEIGHTS: Final = 1000
+"""Participants in a message that carries weights as well: both fit the smallest packet."""
 TICK_S: Final = 0.05
 
 
 class OpenRound:
-    """`training` is the coordinator, `participants` are node ids with their index."""
+    """`training` is the coordinator, `participants` are node ids with their index, `carried` rides with the opening."""
 
     def __init__(
         self, training: Training, message: RoundOpen, machine: GlobalRound, participants: dict[str, int],
-        layout: Layout, durations: Durations, rule: Rule,
+        layout: Layout, durations: Durations, rule: Rule, carried: tuple[Buffer, ...] = (),
     ) -> None:  # fmt: skip
+        self._carried = carried
         self._t, self.message, self.machine, self.indices = training, message, machine, participants
         self.opened = training.world.now()
         self.deadline = self.opened + message.deadline_s
@@ -96,7 +100,8 @@ class OpenRound:
         while fresh and peer.live:
             some, fresh = fresh[:TOLD_AT_ONCE], fresh[TOLD_AT_ONCE:]
             indices = {node: self.indices[node] for node in some}
-            peer.send(msgspec.structs.replace(self.message, deadline_s=left, participants=indices))
+            frames = self._carried if len(some) <= TOLD_WITH_WEIGHTS else ()
+            peer.send(msgspec.structs.replace(self.message, deadline_s=left, participants=indices), frames)
             told.update(some)
 
     def say_closed(self, outcome: e.Finish, since: int) -> None:
@@ -152,7 +157,7 @@ class OpenRound:
             try:
                 codec = self.codec(meta)
                 codec.named(meta.encoding)
-                norm = await self._t.world.offload(check, payload, codec)
+                norm = await by_size(self._t.world.offload, len(payload), check, payload, codec)
             except errors.BadUpdate as error:
                 fault = error.text
         self._keys += 1
@@ -208,7 +213,8 @@ class OpenRound:
         meta, payload = self._payloads.pop(key)
         add = partial(self.total.add, is_sum=meta.is_sum)
         async with self._lock:
-            done = await self._t.world.offload(add, payload, self.codec(meta), weight, scale)
+            size = 4 * self.machine.size if meta.is_sum else UNCOUNTED  # singles lie on the disk
+            done = await by_size(self._t.world.offload, size, add, payload, self.codec(meta), weight, scale)
         if done:
             self._spool.drop(key)
 

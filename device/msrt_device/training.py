@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -22,9 +22,9 @@ from msrt.protocol.messages import PrivatePlan, RoundClosed, RoundOpen, UpdateMe
 from msrt.training.pipe import Asked, Trained
 from msrt.training.task import Node
 from msrt.training.trainer import Trainer
-from msrt.training.weights import bring
+from msrt.training.weights import AtHand, bring
 from msrt.trust.tuf.claims import Vouch, bundle_claim
-from msrt.world.world import Store, World
+from msrt.world.world import Store, World, by_size
 from msrt_device.secure import PLAIN, Masking
 
 __all__ = ["Training"]
@@ -32,6 +32,7 @@ __all__ = ["Training"]
 log = structlog.get_logger()
 T = TypeVar("T")
 RESEND_S: Final = 2.0
+LATER_S: Final = 0.5
 COUNTED: Final = "counted/"
 PASSING: Final = (
     errors.DiskFull, errors.Disconnected, errors.DeadlineExceeded, errors.StreamCancelled, errors.Unavailable,
@@ -82,6 +83,9 @@ class Training:
         self._pushing: set[str] = set()
         self._masking = Masking(world, store, me, artifacts, self._keep)
         self._rooms = Rooms(1)
+        self._at_hand = AtHand()
+        self._due: asyncio.Task[None] | None = None
+        """Commits what is not urgent."""
         self._told: dict[str, RoundOpen] = {}
         """By job: what was opened last."""
         self.paused = False
@@ -101,8 +105,9 @@ class Training:
         """The edge is away; training goes on."""
         self._peer = None
 
-    def opened(self, message: RoundOpen) -> None:
-        """A round begins, or is announced again."""
+    def opened(self, message: RoundOpen, frames: Sequence[Buffer] = ()) -> None:
+        """A round begins, or is announced again. `frames`: what of its weights came along."""
+        self._at_hand.find(message, frames)
         this, here = (message.round, message.plan.step), False
         self._told[message.job] = message
         secure = message.plan.secure
@@ -134,7 +139,8 @@ class Training:
         self._masking.said(message)
 
     def _begin(self, message: RoundOpen) -> None:
-        task = asyncio.get_running_loop().create_task(self._train(message))
+        weights = self._at_hand.find(message)  # others may be by the time that its process has started
+        task = asyncio.get_running_loop().create_task(self._train(message, weights))
         self._training[message.job] = (message, task)
 
     async def closed(self, message: RoundClosed) -> None:
@@ -147,7 +153,7 @@ class Training:
         self._remember(message, me, ended=ended)
         if gone:
             self._pin()
-            await self._commit()
+            self._commit_later(0.0 if ended else LATER_S)
         await self._masking.closed(message)
         running = self._training.get(message.job)
         round_ = running[0].round if running is not None else 0
@@ -157,7 +163,21 @@ class Training:
             for table in (self._next, self._training, self._told):
                 table.pop(message.job, None)
             self._rooms.clear()
+            self._at_hand.forget(message.job)
             await self._drop_trainer(message.job)
+
+    def _commit_later(self, seconds: float) -> None:
+        """What the end of a round changed, with the next update, or by itself: a device that dies before that is one
+        that has not heard of the end, and hears it again.
+        """
+        if self._due is None:
+            self._due = asyncio.get_running_loop().create_task(self._commit_due(seconds))
+            self._due.add_done_callback(lambda done: done.cancelled() or done.result())
+
+    async def _commit_due(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._due = None
+        await self._commit()
 
     def _remember(self, message: RoundClosed, me: str, *, ended: bool) -> None:
         """Which update of this node is in the model: made durable with the update's end."""
@@ -182,14 +202,14 @@ class Training:
         for trainer in self._trainers.values():
             (trainer.pause if paused else trainer.resume)()
 
-    async def _train(self, message: RoundOpen) -> None:
-        await self._one_round(message)
+    async def _train(self, message: RoundOpen, weights: Buffer | None) -> None:
+        await self._one_round(message, weights)
         later, since = self._next.pop(message.job, (None, 0.0))
         if later is not None:
             left = max(1.0, later.deadline_s - (self._world.now() - since))
             self._begin(msgspec.structs.replace(later, deadline_s=left))
 
-    async def _one_round(self, message: RoundOpen) -> None:
+    async def _one_round(self, message: RoundOpen, weights: Buffer | Path | None) -> None:
         rounds = message.round - message.plan.since + 1 if message.plan.since else 1
         opened = self._world.now()
         deadline = opened + message.deadline_s * rounds
@@ -197,9 +217,12 @@ class Training:
         meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
         try:
             trainer = await self._trainer(message, deadline)
-            async with self._artifacts.keeping(message.weights):
-                await self._patient(deadline, lambda: self._bring(message))
-                done = await self._run(trainer, message, opened, deadline)
+            if weights is None:
+                async with self._artifacts.keeping(message.weights):
+                    weights = await self._patient(deadline, lambda: self._bring(message))
+                    done = await self._run(trainer, message, weights, opened, deadline)
+            else:
+                done = await self._run(trainer, message, weights, opened, deadline)
         except errors.MsrtError as error:
             log.warning("training.failed", job=message.job, round=message.round, error=str(error))
             await self._drop_trainer(message.job)
@@ -217,8 +240,13 @@ class Training:
         except errors.LocalError as error:
             await self._keep(msgspec.structs.replace(meta, nodes={self._node.id: 1}, metrics={}, error=str(error)), b"")
 
-    async def _bring(self, message: RoundOpen) -> None:
+    async def _bring(self, message: RoundOpen) -> Buffer | Path:
+        """Where the weights lie, or themselves."""
         await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
+        weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
+        if message.chain and self._at_hand.takes(self._artifacts.size(message.weights) or 0):
+            self._at_hand.keep(message, await self._artifacts.read(message.weights))
+        return weights
 
     def _stamp(self, key: str) -> str:
         """The parent that an update goes to first, or went to before it was lost."""
@@ -227,7 +255,9 @@ class Training:
             return lost.meta.first_parent
         return f"{parent.node}/{parent.session.peer_boot}" if parent is not None else ""
 
-    async def _run(self, trainer: Trainer, message: RoundOpen, opened: float, deadline: float) -> Trained:
+    async def _run(
+        self, trainer: Trainer, message: RoundOpen, weights: Buffer | Path, opened: float, deadline: float
+    ) -> Trained:
         index = message.participants.get(self._node.id, 0)
         node = Node(self._node.id, self._node.labels, index, message.count, self._node.data)
         now = self._world.now()
@@ -236,7 +266,6 @@ class Training:
         private = message.plan.private or PrivatePlan()
         asked = Asked(left, private.noise, private.releases, self._counted.get(message.job, 0))
         turn = (message.round - 1) * message.plan.steps + message.plan.step + 1
-        weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
         encoding = PLAIN if message.plan.secure else message.compression
         return await trainer.train(node, turn, weights, encoding, within, asked)
 
@@ -347,7 +376,7 @@ class Training:
     async def _send(self, peer: Peer, kept: _Kept) -> None:
         meta = msgspec.to_builtins(kept.meta)
         if not kept.digest:
-            digest = await self._world.offload(_sha256, kept.payload)
+            digest = await by_size(self._world.offload, len(kept.payload), _sha256, kept.payload)
             await peer.push("update", meta, kept.payload, size=len(kept.payload), digest=digest)
             return
         async with self._artifacts.lend(kept.digest) as lent:

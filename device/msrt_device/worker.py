@@ -277,7 +277,7 @@ class Device:
             case UpdateOffers():
                 self.updater.offered(message)
             case RoundOpen() if self.training is not None:
-                self.training.opened(message)
+                self.training.opened(message, frames)
             case RoundClosed() if self.training is not None and self.workers is not None:
                 self.workers.closed(message)
                 peer.spawn(self.training.closed(message))

@@ -11,7 +11,7 @@ from msrt import errors
 from msrt.buffers import Buffer
 from msrt.learning.compress import Codec, ErrorFeedback
 from msrt.learning.vector import Vector
-from msrt.world.world import Store, World
+from msrt.world.world import UNCOUNTED, Store, World, by_size
 
 __all__ = ["Feedbacks"]
 
@@ -34,7 +34,9 @@ class Feedbacks:
 
     async def encode(self, job: str, round_: int, codec: Codec, mean: Vector) -> Buffer:
         """The payload of a region's mean. What it leaves out is on disk before this returns."""
-        payload: Buffer = await self._world.offload(self._encode, job, round_, codec, mean)
+        kept = codec.biased or codec.memory_size  # on the disk
+        size = mean.nbytes if job in self._of and not kept else UNCOUNTED
+        payload: Buffer = await by_size(self._world.offload, size, self._encode, job, round_, codec, mean)
         return payload
 
     def _encode(self, job: str, round_: int, codec: Codec, mean: Vector) -> Buffer:

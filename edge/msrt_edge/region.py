@@ -17,6 +17,7 @@ from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Layout
 from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
+from msrt.world.world import UNCOUNTED
 from msrt_edge.secure import Exchange
 
 __all__ = ["Model", "OpenRound", "guard_of", "terms_of"]
@@ -55,11 +56,15 @@ class OpenRound:
     """What the steps before this one did, where a region does several."""
     exchange: Exchange | None = None
     """Of keys, where updates are masked."""
+    carried: tuple[Buffer, ...] = ()
+    """What rides with its opening: the weights, or what changed of them, where they are small."""
     payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what was received and not yet added, refused or counted."""
     outbox: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what the cloud should have; kept until it closed the round."""
     delivered: set[str] = field(default_factory=set)
+    said: tuple[float, int] = (0.0, 0)
+    """When the cloud heard last how many updates are here, and how many."""
 
     def __post_init__(self) -> None:
         message, layout = self.message, self.model.layout
@@ -72,6 +77,11 @@ class OpenRound:
         self.sum: RunningSum | Robust | MaskedSum = Robust(rule, size, release) if rule.robust else RunningSum(size)
         if self.exchange is not None:
             self.sum = self.exchange.sum
+
+    @property
+    def read_for_mean(self) -> int:
+        """Bytes: of the sum, or beyond count where a rule reads what lies on the disk."""
+        return 4 * self.round.size if isinstance(self.sum, RunningSum) else UNCOUNTED
 
     def joined(self, node: str, now: float) -> None:
         """One of its participants is (again) here."""

@@ -90,16 +90,16 @@ class Above:
             case InferCancel():
                 edge.service.cancelled(peer, message)
             case RoundOpen():
-                peer.spawn(self._round(message))
+                peer.spawn(self._round(message, frames))
             case RoundClosed():
                 peer.spawn(edge.training.closed(message, list(edge.device_peers().values())))
             case _:
                 log.warning("edge.unexpected_message", type=type(message).__name__)
 
-    async def _round(self, message: RoundOpen) -> None:
+    async def _round(self, message: RoundOpen, frames: list[Buffer]) -> None:
         try:
             await self._edge.trust.vouch(bundle_claim(message.job, message.bundle, message.signature))
-            await self._edge.training.opened(message)
+            await self._edge.training.opened(message, frames)
         except errors.MsrtError as error:
             log.warning("round.not_opened", job=message.job, round=message.round, error=str(error))
 

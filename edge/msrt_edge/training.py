@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,8 +24,8 @@ from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.spool import Spool
-from msrt.training.weights import bring
-from msrt.world.world import World
+from msrt.training.weights import AtHand, bring, carries
+from msrt.world.world import World, by_size
 from msrt_edge.feedback import Feedbacks
 from msrt_edge.region import Model, OpenRound, guard_of, terms_of
 from msrt_edge.secure import Exchange, Said, named
@@ -42,6 +43,7 @@ MOVED_S: Final = 5.0
 SETTLE_S: Final = 3.0
 """After its start an edge waits so long for its devices before it puts them on a ring for masks."""
 UPDATE_LIMIT: Final = 1 << 30
+TICK_S: Final = 0.1
 
 
 class RegionTraining:
@@ -66,6 +68,7 @@ class RegionTraining:
         self._upward = Upward(world)
         self._slots = asyncio.Semaphore(streams)
         self._rooms = Rooms(streams)
+        self._at_hand = AtHand()
         self._locks: dict[str, asyncio.Lock] = {}
         self._came: dict[str, float] = {}
         """When a device joined."""
@@ -80,15 +83,15 @@ class RegionTraining:
 
     # --- rounds --------------------------------------------------------------------------------------------------
 
-    async def opened(self, message: RoundOpen) -> None:
-        """The cloud opened a round, or says so again after it was away."""
+    async def opened(self, message: RoundOpen, frames: Sequence[Buffer] = ()) -> None:
+        """The cloud opened a round, or says so again after it was away. `frames`: what of its weights came along."""
         lock = self._locks.setdefault(message.job, asyncio.Lock())
         async with lock:
             known = self._open.get(message.job)
             if known is None or known.message.round != message.round or is_anew(known.message, message):
                 if known is not None:
                     await self._perform(known, known.round.handle(e.Closed(), self._world.now()))
-                await self._begin(message)
+                await self._begin(message, frames)
                 return
         await self._again(known, message)
 
@@ -106,26 +109,29 @@ class RegionTraining:
             known.delivered.clear()
         self._upward.send(known)
 
-    async def _begin(self, message: RoundOpen) -> None:
-        known = self._models.get(message.job)
-        if known is not None and message.chain and message.plan.steps == 1:  # weights are rarely asked for
-            await self._artifacts.ensure(message.chain[-1].delta, self._fetch, sync=False)
-        else:
+    async def _begin(self, message: RoundOpen, frames: Sequence[Buffer]) -> None:
+        known, weights = self._models.get(message.job), self._at_hand.find(message, frames)
+        if known is not None and message.plan.steps == 1 and (frames or message.chain):  # they are rarely asked for
+            if not frames:
+                await self._artifacts.ensure(message.chain[-1].delta, self._fetch, sync=False)
+        elif weights is None:
             await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
         closed = self._closed.get(message.job)
         if closed is not None and (closed.state != "running" or closed.round >= message.round):
             return  # meanwhile
         stretch = None
         if known is None or message.plan.steps > 1:
-            weights = await self._artifacts.read(message.weights)
+            weights = weights or await self._artifacts.read(message.weights)
             guard = await self._world.offload(guard_of, message.plan, weights)
             known = self._models.setdefault(
                 message.job, Model(peek(weights)[0], guard, Durations(message.plan.deviations))
             )
             stretch = Stretch(weights) if message.plan.steps > 1 else None
-        self._open_up(message, known, message.deadline_s, stretch)
+        self._open_up(message, known, message.deadline_s, stretch, tuple(frames))
 
-    def _open_up(self, message: RoundOpen, model: Model, left: float, stretch: Stretch | None) -> None:
+    def _open_up(
+        self, message: RoundOpen, model: Model, left: float, stretch: Stretch | None, carried: tuple[Buffer, ...]
+    ) -> None:
         """A round, or the next of this region's own; `left` seconds of it remain."""
         job, now, here = message.job, self._world.now(), self._devices()
         mine = [node for node in message.participants if node in here]
@@ -144,7 +150,7 @@ class RegionTraining:
         spool = Spool(self._world, open_codec(message.compression, model.layout).bytes)
         exchange = self._exchange(message, model, mine, left / (message.plan.steps - message.plan.step))
         model.ask(message)
-        opened = OpenRound(message, now, now + left, one, model, spool, stretch, exchange)
+        opened = OpenRound(message, now, now + left, one, model, spool, stretch, exchange, carried)
         if job in self._open:
             self._open[job].spool.close()
         self._open[job] = opened
@@ -182,7 +188,8 @@ class RegionTraining:
         for node, peer in peers.items():
             index = opened.message.participants.get(node)
             if index is not None and peer.live:
-                peer.send(msgspec.structs.replace(opened.message, deadline_s=left, participants={node: index}))
+                told = msgspec.structs.replace(opened.message, deadline_s=left, participants={node: index})
+                peer.send(told, opened.carried)
 
     async def closed(self, message: RoundClosed, peers: Iterable[Peer]) -> None:
         """The cloud checkpointed the round, or gave it up."""
@@ -195,6 +202,7 @@ class RegionTraining:
         if ended:
             for table in (self._models, self._locks):
                 table.pop(message.job, None)
+            self._at_hand.forget(message.job)
             await self._feedback.forget(message.job)
             self._rooms.clear()
         for peer in peers:
@@ -230,9 +238,10 @@ class RegionTraining:
     async def run(self) -> None:
         """The rounds' clocks, for ever."""
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(TICK_S)
             now = self._world.now()
             for opened in list(self._open.values()):
+                self._say_progress(opened)
                 if opened.exchange is not None:
                     opened.exchange.tick(now)
                 wake = opened.round.wake
@@ -295,7 +304,7 @@ class RegionTraining:
         if not fault:
             try:
                 opened.codec.named(meta.encoding)
-                norm = await self._world.offload(check, payload, opened.codec)
+                norm = await by_size(self._world.offload, len(payload), check, payload, opened.codec)
             except errors.BadUpdate as error:
                 fault = error.text
         self._keys += 1
@@ -307,14 +316,21 @@ class RegionTraining:
         opened.payloads[key] = (meta, payload)
         actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
         await self._perform(opened, actions)
-        cloud = self._upward.cloud
-        if cloud is not None and cloud.live:
-            now = opened.round
-            told = TrainProgress(meta.job, meta.round, now.reported, len(now.expected), now.missing)
-            cloud.send(told)
+        self._say_progress(opened)
         refused = [a for a in actions if isinstance(a, e.Refuse)]
         if refused and not meta.error:
             raise errors.BadUpdate(refused[0].error)
+
+    def _say_progress(self, opened: OpenRound) -> None:
+        """To the cloud, not more often than somebody looks; the rest of it with the rounds' clock."""
+        cloud, one, now = self._upward.cloud, opened.round, self._world.now()
+        if cloud is None or not cloud.live or opened.said[1] == one.reported or now - opened.said[0] < TICK_S:
+            return
+        opened.said = (now, one.reported)
+        message = opened.message
+        told = TrainProgress(message.job, message.round, one.reported, len(one.expected), one.missing)
+        with contextlib.suppress(errors.Overloaded):
+            cloud.send(told)
 
     async def _perform(self, opened: OpenRound, actions: list[e.RoundAction]) -> None:
         for action in actions:
@@ -345,14 +361,15 @@ class RegionTraining:
     async def _add(self, opened: OpenRound, payload: Buffer, weight: float, scale: float) -> None:
         lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
         async with lock:
-            await self._world.offload(opened.sum.add, payload, opened.codec, weight, scale)
+            size = 4 * opened.round.size
+            await by_size(self._world.offload, size, opened.sum.add, payload, opened.codec, weight, scale)
 
     async def _seal(self, opened: OpenRound, meta: UpdateMeta) -> None:
         """The region's mean: where updates are masked it takes their senders' help, and nobody waits for that here."""
         if not isinstance(opened.sum, MaskedSum):
             lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
             async with lock:
-                mean = await self._world.offload(opened.sum.mean)
+                mean = await by_size(self._world.offload, opened.read_for_mean, opened.sum.mean)
             await self._go_on(opened, meta, mean)
         elif opened.exchange is not None:
             task = asyncio.get_running_loop().create_task(self._unmask(opened, opened.exchange, meta))
@@ -379,10 +396,10 @@ class RegionTraining:
         if opened.message.plan.step + 1 == opened.message.plan.steps:
             await self._to_cloud(opened, stretch.meta(), await self._world.offload(stretch.whole))
         elif self._open.get(opened.message.job) is opened:
-            weights = await self._artifacts.put_bytes(stretch.weights)
+            weights, carried = await self._artifacts.put_bytes(stretch.weights), carries(stretch.weights)
             plan = msgspec.structs.replace(opened.message.plan, step=opened.message.plan.step + 1)
             message = msgspec.structs.replace(opened.message, weights=weights, chain=(), plan=plan)
-            self._open_up(message, opened.model, opened.deadline - self._world.now(), stretch)
+            self._open_up(message, opened.model, opened.deadline - self._world.now(), stretch, carried)
 
     async def _to_cloud(self, opened: OpenRound, meta: UpdateMeta, mean: Vector) -> None:
         """Compressed for the way up."""

@@ -44,7 +44,8 @@ class Upward:
             digest = await opened.spool.digest(payload)
             try:
                 await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
-                await self._world.offload(opened.spool.release)
+                if opened.spool.used:
+                    await self._world.offload(opened.spool.release)
             except (errors.BadUpdate, errors.StreamCancelled) as error:
                 log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
                 return

@@ -44,13 +44,13 @@ class Job:
     def __init__(self, rig, bundle):
         self.rig, self.bundle = rig, bundle
 
-    async def open(self, number, edge=None, signature=None, **more):
+    async def open(self, number, edge=None, signature=None, along=False, **more):
         edge = edge or self.rig.edge
         for data in (self.bundle, await SimulatedTrainer().initial(1)):
             weights = await edge.artifacts.put_bytes(data)
         signature = CLOUD.sign(digest(self.bundle).encode(), Purpose.BUNDLE) if signature is None else signature
         message = RoundOpen("job", number, digest(self.bundle), signature, weights, 30.0, {ME: 0}, 1, "fp32", **more)
-        edge.peer.send(message)
+        edge.peer.send(message, (await edge.artifacts.read(weights),) if along else ())
 
     def updates(self, edge="p"):
         """(round, first parent's node, error) of the updates that came whole."""
@@ -77,6 +77,19 @@ def test_a_round_is_trained_and_its_update_sent(bundle):
         assert job.updates() == [(1, P, "")]
         assert meta["nodes"] == {ME: known_update("job", 1, ME)[1]}
         assert meta["metrics"]["update_bytes"] == len(sink.data)
+
+    simulate(scenario, trainer=trainers)
+
+
+def test_weights_that_came_along_are_not_fetched(bundle):
+    """They lie on no disk of the device."""
+    trainers = Trainers()
+
+    async def scenario(rig):
+        job = Job(rig, bundle)
+        await job.open(1, along=True)
+        await until(job.updates)
+        assert rig.device.artifacts.digests() == [digest(bundle)]
 
     simulate(scenario, trainer=trainers)
 

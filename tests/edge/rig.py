@@ -150,8 +150,8 @@ class Cloud:
             await self.artifacts.put_bytes(data)
         await self.writer.append(pushed(version, model, files), RolloutSet(model, version, **more))
 
-    def say(self, message):
-        self.peer.send(message)
+    def say(self, message, frames=()):
+        self.peer.send(message, frames)
 
     def told(self, kind):
         return [message for message in self.heard if isinstance(message, kind)]
@@ -366,15 +366,16 @@ class Rig:
         self.sim.restart(name)
         await until(lambda: self.sim.node(name) is not None, seconds)
 
-    def opened(self, number=1, *devices, weights, deadline_s=30.0, job="job", compression="fp32", **more):
-        """The cloud opens a round for these devices."""
+    def opened(self, number=1, *devices, weights, deadline_s=30.0, job="job", compression="fp32", along=(), **more):
+        """The cloud opens a round for these devices; `along`: what rides with it."""
         participants = {identity(name).node: index for index, name in enumerate(devices or self.devices)}
         bundle = "b" * 64
         self.cloud.say(
             RoundOpen(
                 job, number, bundle, BUNDLE(bundle), weights, deadline_s, participants, len(participants),
                 compression, **more,
-            )
+            ),
+            along,
         )  # fmt: skip
 
     def closed(self, number=1, state="running", job="job"):

@@ -63,13 +63,32 @@ def test_a_region_sends_one_weighted_mean():
         await begun(rig)
         await sends(rig, "d1", 1.0, 10)
         assert rig.edge.training.progress == {"job": (1, 1, 2)}
+        await until(lambda: rig.cloud.told(TrainProgress))
         await sends(rig, "d2", 4.0, 30)
         await until(lambda: sums(rig))
         [(told, mean)] = sums(rig)
         assert told.nodes == nodes(rig, d1=10, d2=30)
         assert told.first_parent == rig.edge.training._me
         assert mean == pytest.approx(3.25)
-        assert [p.reported for p in rig.cloud.told(TrainProgress)] == [1, 2]
+        await until(lambda: [p.reported for p in rig.cloud.told(TrainProgress)] == [1, 2])
+
+    simulate(scenario)
+
+
+def test_weights_that_came_along_are_passed_on():
+    """Nobody fetches them, and they lie on no disk."""
+
+    async def scenario(rig):
+        weights = bytes(save(Layout.of({"w": np.zeros(SIZE, np.float32)}), np.zeros(SIZE, np.float32)))
+        digest = hashlib.sha256(weights).hexdigest()
+        rig.opened(1, weights=digest, along=(weights,))
+        await until(lambda: all(getattr(rig, name).told(RoundOpen) for name in rig.devices))
+        carried = [frames for message, frames in rig.d1.heard if isinstance(message, RoundOpen)]
+        assert [bytes(frame) for frame in carried[0]] == [weights]
+        await sends(rig, "d1", 1.0)
+        await sends(rig, "d2", 2.0)
+        await until(lambda: sums(rig))
+        assert not rig.edge.artifacts.has(digest)
 
     simulate(scenario)
 

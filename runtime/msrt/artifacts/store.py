@@ -24,7 +24,9 @@ from msrt.artifacts.room import Room
 from msrt.artifacts.sink import BlobSink
 from msrt.buffers import SLICE, Buffer, room_for
 from msrt.errors import Corrupt, DiskFull, LocalError, MsrtError, NotFound, Unavailable
-from msrt.world.world import Blobs, World
+from msrt.hop.halves import Reader
+from msrt.protocol.stream import INLINE
+from msrt.world.world import Blobs, World, by_size
 
 __all__ = ["ArtifactStore", "BlobSink", "Fetch", "Lent"]
 
@@ -50,6 +52,10 @@ class Lent:
     async def whole(self) -> Buffer:
         """All of it, without a copy where it is mapped."""
         return await self.read(0, self.size)
+
+    async def source(self) -> Reader | Buffer:
+        """For `Peer.push`: what is small rides with the opening of its stream."""
+        return self.read if self.size > INLINE else await self.whole()
 
 
 class ArtifactStore:
@@ -97,8 +103,8 @@ class ArtifactStore:
 
     async def put_bytes(self, data: Buffer, *, sync: bool = True) -> str:
         """Store; the digest. Without `sync` a power failure may undo it. Raises DiskFull."""
-        digest: str = await self.offload(lambda: hashlib.sha256(data).hexdigest())
         view = memoryview(data).cast("B")
+        digest: str = await by_size(self.offload, len(view), lambda: hashlib.sha256(view).hexdigest())
         return await self._put(digest, len(view), lambda: self._write(digest, slices_of(view), sync=sync))
 
     async def put_file(self, path: Path) -> str:

@@ -50,7 +50,7 @@ async def serve(store: ArtifactStore, peer: Peer, params: dict[str, object], fet
                     await store.ensure(digest, fetch)
                 async with store.lend(digest, suspect=suspect) as lent:
                     meta: dict[str, object] = {"digest": digest}
-                    await peer.push(ARTIFACT, meta, lent.read, size=lent.size, digest=digest, answers=call)
+                    await peer.push(ARTIFACT, meta, await lent.source(), size=lent.size, digest=digest, answers=call)
                     store.sent_bytes += lent.size
                     return {"size": lent.size}
         except (Corrupt, NotFound):
@@ -62,7 +62,7 @@ async def serve(store: ArtifactStore, peer: Peer, params: dict[str, object], fet
 async def send(store: ArtifactStore, peer: Peer, digest: str) -> None:
     """Push an artifact up or down unasked; returns when the peer has it whole. Raises NotFound, Corrupt."""
     async with store.lend(digest) as lent:
-        await peer.push(ARTIFACT, {"digest": digest}, lent.read, size=lent.size, digest=digest)
+        await peer.push(ARTIFACT, {"digest": digest}, await lent.source(), size=lent.size, digest=digest)
 
 
 def receive(store: ArtifactStore, opened: StreamOpen) -> IncomingArtifact:

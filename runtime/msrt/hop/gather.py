@@ -10,6 +10,7 @@ import structlog
 
 from msrt.buffers import SLICE, Buffer, Rooms, joined, room_for
 from msrt.errors import Corrupt
+from msrt.world.world import by_size
 
 __all__ = ["Gather"]
 
@@ -49,9 +50,9 @@ class Gather:
             self._room = self._rooms.take(self._size) if self._rooms else room_for(self._size)
         self._room[offset : offset + len(data)] = data
 
-    async def complete(self, _size: int, digest: str) -> None:
+    async def complete(self, size: int, digest: str) -> None:
         """Raises Corrupt, and what `use` raises to refuse it."""
-        payload: Buffer = await self._offload(_verified, self._room, self._pieces, digest, self._what)
+        payload: Buffer = await by_size(self._offload, size, _verified, self._room, self._pieces, digest, self._what)
         self._pieces, self._room = [], None
         await self._use(payload)
 

@@ -54,10 +54,13 @@ class Streams:
         self, kind: str, meta: dict[str, object], data: Reader | Buffer, *, size: int, digest: str, answers: int
     ) -> None:
         """Send one stream and wait until the peer has verified it."""
-        reader = data if callable(data) else _slices(data)
+        reader, whole = (data, None) if callable(data) else (_slices(data), data)
         ident = self._next
         self._next += 1
-        sender = s.StreamSender(ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers)
+        sender = s.StreamSender(
+            ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers,
+            whole=whole if size <= s.INLINE else None,
+        )  # fmt: skip
         out = self._out[ident] = Outgoing(self.peer, sender, reader)
         try:
             out.perform(sender.tick(self.peer.world.now()))
@@ -105,7 +108,7 @@ class Streams:
         """A stream message of the peer. What is of no stream here is told so, that its sender does not wait in vain."""
         match message:
             case StreamOpen():
-                self._opened(message)
+                self._opened(message, frames[0] if frames else b"")
             case StreamCredit() | StreamDone() | StreamCancel(from_sender=False):
                 out = self._out.get(message.stream)
                 if out is not None:
@@ -123,10 +126,10 @@ class Streams:
         code = errors.StreamCancelled.code
         say(self.peer, StreamCancel(stream, from_sender=from_sender, code=code, text="there is no such stream"))
 
-    def _opened(self, message: StreamOpen) -> None:
+    def _opened(self, message: StreamOpen, frame: Buffer) -> None:
         known = self._in.get(message.stream)
         if known is not None:
-            known.received(message, b"")
+            known.received(message, frame)
             return
         fetch = self._fetches.get(message.answers)
         try:
@@ -145,7 +148,7 @@ class Streams:
         incoming.done.add_done_callback(lambda _done: self._forget_later(self._in, message.stream, incoming))
         if fetch:
             fetch[1].set_result(incoming)
-        incoming.received(message, b"")
+        incoming.received(message, frame)
 
     def _forget_later(self, table: dict[int, _H], ident: int, half: _H) -> None:
         """A later session numbers its streams anew: only this very half is forgotten."""

@@ -1,6 +1,7 @@
 """What is larger than a message, or grows: ordered chunks under the receiver's credit, verified at the end. Pure.
 
-The sender says `StreamOpen` until `StreamCredit` names where the receiver stands and how far it may go; then chunks,
+Few bytes ride with the opening, and the receiver answers with its verdict at once. Of others the sender says
+`StreamOpen` until `StreamCredit` names where the receiver stands and how far it may go; then chunks,
 go-back-N by byte offset (RFC 9293's cumulative acknowledgement and RFC 6298's timer, with bytes for segments);
 `StreamEnd`; and `StreamDone` once the receiver has verified the whole. All of it may be lost, doubled or reordered.
 Either side may cancel; the one that gave up says so again to whatever still comes.
@@ -17,6 +18,7 @@ from __future__ import annotations
 from msrt.protocol.stream_half import (
     DEFAULT_PATIENCE_S,
     DEFAULT_WINDOW,
+    INLINE,
     Action,
     Complete,
     FailedStream,
@@ -31,6 +33,7 @@ from msrt.protocol.stream_sender import StreamSender
 __all__ = [
     "DEFAULT_PATIENCE_S",
     "DEFAULT_WINDOW",
+    "INLINE",
     "Action",
     "Complete",
     "FailedStream",

@@ -15,6 +15,8 @@ DEFAULT_WINDOW: Final = 4 << 20
 """Bytes a receiver lets a sender be ahead."""
 CHUNK_FIRST: Final = (256 << 10) - (1 << 10)
 """Bytes of a chunk before the link is known to be quick: a larger one would hold messages up on a slow link."""
+INLINE: Final = 64 << 10
+"""Bytes that travel with the opening, where they are all that the stream brings."""
 CHUNK_S: Final = 0.02
 """A chunk grows while it would take no longer than this on its way."""
 DEFAULT_PATIENCE_S: Final = 30.0

@@ -48,7 +48,7 @@ class StreamReceiver(Half):
         return self._credit_at if self._verifying else min(self._credit_at, self._progress_at + self.patience)
 
     def handle(self, message: Message, frame: Buffer, now: float) -> list[Action]:
-        """A StreamOpen, StreamChunk (with its frame), StreamEnd or StreamCancel of this stream."""
+        """A StreamOpen or StreamChunk (each with its frame), StreamEnd or StreamCancel of this stream."""
         if isinstance(message, StreamCancel):
             return self._cancelled(message)
         if not isinstance(message, (StreamOpen, StreamChunk, StreamEnd)):
@@ -58,7 +58,7 @@ class StreamReceiver(Half):
         self._progress_at = now
         match message:
             case StreamOpen():
-                return self._opened(message)
+                return self._opened(message, frame)
             case StreamChunk():
                 return self._chunk(message, frame, now)
             case _:
@@ -91,7 +91,7 @@ class StreamReceiver(Half):
 
     # --- inside ----------------------------------------------------------------------------------------------
 
-    def _opened(self, message: StreamOpen) -> list[Action]:
+    def _opened(self, message: StreamOpen, frame: Buffer) -> list[Action]:
         mine = self.open
         if (message.kind, message.size, message.digest) != (mine.kind, mine.size, mine.digest):
             return self.cancel(OutOfOrder(f"stream {self.stream} was opened twice, as different things"))
@@ -100,7 +100,16 @@ class StreamReceiver(Half):
         if message.attempt < mine.attempt:
             return []
         self.open = message
-        return self._credit()
+        if len(frame) != message.size or not message.digest or self._verifying:
+            return self._credit()
+        return self._whole(message, frame)
+
+    def _whole(self, message: StreamOpen, frame: Buffer) -> list[Action]:
+        """All of it came with the opening: the verdict says that there is no more to send."""
+        start, self.offset, self._verifying = self.offset, message.size, True
+        self._end = StreamEnd(self.stream, message.size, message.digest)
+        rest: list[Action] = [Write(start, memoryview(frame)[start:])] if start < message.size else []
+        return [*rest, Complete(message.size, message.digest)]
 
     def _chunk(self, message: StreamChunk, frame: Buffer, now: float) -> list[Action]:
         start, size = message.offset, len(frame)

@@ -28,8 +28,8 @@ __all__ = ["StreamSender"]
 class StreamSender(Half):
     """The sending half. `size` and `digest` (SHA-256 hex) of the whole; size -1 for a source that grows, whose shell
     calls `end` with both. `chunk_limit`: most bytes of one chunk (see wire.chunk_limit); it begins with CHUNK_FIRST at
-    most and grows where the link is quick. `patience`: seconds without progress after which it fails with
-    DeadlineExceeded; a growing source that has nothing to say is not counted.
+    most and grows where the link is quick. `whole`: all its bytes, to ride with the opening. `patience`: seconds
+    without progress after which it fails with DeadlineExceeded; a growing source with nothing to say is not counted.
     """
 
     from_sender = True
@@ -45,9 +45,11 @@ class StreamSender(Half):
         now: float,
         *,
         answers: int = 0,
+        whole: Buffer | None = None,
         patience: float = DEFAULT_PATIENCE_S,
     ) -> None:
         super().__init__(stream, patience, now)
+        self._frames = () if whole is None else (whole,)
         self.open = StreamOpen(stream, kind, meta, size, digest, answers=answers)
         self.acked = 0
         """The receiver has everything below."""
@@ -138,7 +140,7 @@ class StreamSender(Half):
         self._timer = now + self._rto
         self._rto = min(self._rto * 2, RTO_MAX_S)
         if self._opening:
-            return [Send(self.open)]
+            return [Send(self.open, self._frames)]
         if self.sent > self.acked:
             return self._go_back(now)
         if self._ended:
@@ -158,7 +160,7 @@ class StreamSender(Half):
         self._opening, self._ended, self._timed = True, False, None
         self._rto = RTO_FIRST_S
         self._timer = now + self._rto
-        return [Send(self.open)]
+        return [Send(self.open, self._frames)]
 
     # --- inside ----------------------------------------------------------------------------------------------
 

@@ -120,15 +120,17 @@ class TrainerHost:
         """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed."""
         began = self.world.now()
         async with self._turn:
-            source, target = self._path("weights"), self._path("update")
+            source, target, data = self._path("weights"), self._path("update"), b""
             if isinstance(weights, Path):
                 source = weights
+            elif len(weights) <= pipe.INLINE:
+                data = bytes(weights)
             else:
                 await self.world.offload(write_file, source, weights)
-            command = pipe.DoTrain(round_, node, str(source), str(target), encoding, asked)
+            command = pipe.DoTrain(round_, node, str(source), str(target), encoding, asked, data)
             trained = await self._ask(command, pipe.Trained, within)
         metrics = trained.metrics | {"seconds": self.world.now() - began}
-        return msgspec.structs.replace(trained, payload=target, metrics=metrics)
+        return msgspec.structs.replace(trained, payload=trained.data or target, data=b"", metrics=metrics)
 
     def room(self, name: str, size: int) -> memoryview:
         """A file of this job's directory, mapped by this process and by the runner. Raises OSError."""

@@ -1,4 +1,6 @@
-"""What crosses the pipes between host and runner: u32 length, JSON. Large things lie in files of the work directory."""
+"""What crosses the pipes between host and runner: u32 length, JSON. Large things lie in files of the work directory,
+weights and updates of few bytes are in the command and its answer.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from msrt.training.task import Node
 
 __all__ = [
     "FRAME_LIMIT",
+    "INLINE",
     "WHOLE",
     "Answer",
     "Asked",
@@ -35,6 +38,8 @@ __all__ = [
 ]  # fmt: skip
 
 FRAME_LIMIT: Final = 1 << 20
+INLINE: Final = 64 << 10
+"""Bytes of weights, or of an update, that cross the pipe themselves."""
 
 
 class _Tagged(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True): ...
@@ -78,6 +83,8 @@ class DoTrain(_Tagged, frozen=True):
     update: str
     encoding: str
     asked: Asked = WHOLE
+    data: bytes = b""
+    """The weights themselves, where they are small."""
 
 
 class DoStep(_Tagged, frozen=True):
@@ -133,6 +140,8 @@ class Trained(_Tagged, frozen=True):
     """loss and accuracy of the weights it was given, train_loss, seconds; work: the share of its epochs it has done."""
     payload: Any = b""
     """A Buffer, or the Path of a file that holds it. Filled in by the host; never crosses the pipe."""
+    data: bytes = b""
+    """The payload itself, where it is small: then there is no file."""
 
 
 class Stepped(_Tagged, frozen=True):

@@ -122,14 +122,14 @@ class Runner:
         self.shelf = Shelf(Path(command.work))
         return pipe.Done(self.local.layout.size)
 
-    def _weights(self, local: Local, path: str) -> vector.Vector:
-        layout, flat = vector.load(_mapped(Path(path)))
+    def _weights(self, local: Local, path: str, data: bytes = b"") -> vector.Vector:
+        layout, flat = vector.load(data or _mapped(Path(path)))
         if layout != local.layout:
             raise InvalidJob("the weights are those of another model than the task's")
         return flat
 
     def _train(self, local: Local, shelf: Shelf, command: pipe.DoTrain) -> pipe.Trained:
-        weights = self._weights(local, command.weights)
+        weights = self._weights(local, command.weights, command.data)
         asked, residuals = command.asked, Residuals(shelf)
         local.noise = asked.noise
         delta, samples, metrics = local.train(
@@ -144,8 +144,10 @@ class Runner:
         feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
         payload = feedback.encode(delta, command.round, lent=True)
         residuals.keep(command.round, feedback)
-        Path(command.update).write_bytes(payload)
-        return pipe.Trained(samples, delta.size, command.encoding, metrics)
+        data = bytes(payload) if len(payload) <= pipe.INLINE else b""
+        if not data:
+            Path(command.update).write_bytes(payload)
+        return pipe.Trained(samples, delta.size, command.encoding, metrics, data=data)
 
     def _step(self, local: Local, command: pipe.DoStep) -> pipe.Stepped:
         if self.steps is None:

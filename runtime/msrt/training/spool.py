@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from msrt.buffers import Buffer
-from msrt.world.world import Scratch, World
+from msrt.world.world import UNCOUNTED, Scratch, World, by_size
 
 __all__ = ["Spool"]
 
@@ -17,6 +17,11 @@ class Spool:
         self._world, self._each = world, each
         self._scratch: Scratch | None = None
         self._closed = False
+
+    @property
+    def used(self) -> bool:
+        """Did anything ever wait here?"""
+        return self._scratch is not None
 
     async def keep(self, key: str, payload: Buffer) -> Buffer:
         """The same bytes as they lie on the disk. Raises DiskFull: its sender still has it, and may send it again."""
@@ -41,7 +46,8 @@ class Spool:
             self.release()
             return found
 
-        found: str = await self._world.offload(work)
+        size = UNCOUNTED if self.used else len(payload)
+        found: str = await by_size(self._world.offload, size, work)
         return found
 
     def drop(self, key: str) -> None:

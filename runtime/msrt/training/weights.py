@@ -5,7 +5,9 @@ Decoding a change is float32 arithmetic element by element, so every machine get
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import structlog
@@ -18,9 +20,61 @@ from msrt.learning.vector import peek
 from msrt.protocol.messages import Change, RoundOpen
 from msrt.world.world import World
 
-__all__ = ["bring", "changed"]
+__all__ = ["AtHand", "bring", "carries", "changed"]
 
 log = structlog.get_logger()
+CARRIED: Final = 64 << 10
+"""Bytes that ride with a round's opening."""
+MOST: Final = 256 << 10
+"""Bytes of weights that nodes keep in memory, to follow them by changes."""
+
+
+def carries(weights: Buffer, change: Buffer = b"") -> tuple[Buffer, ...]:
+    """What rides with a round's opening: the weights, or where they go by changes the last one; nothing if large."""
+    data = change or weights
+    return (data,) if len(data) <= CARRIED and len(weights) <= MOST else ()
+
+
+class AtHand:
+    """The newest weights of each job, where they are small: as they came with a round's opening, or follow from what
+    changed since the last one. They never lie on the disk: whoever lost them fetches them.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[str, Buffer]] = {}
+        """Job to digest and bytes."""
+
+    def find(self, message: RoundOpen, frames: Sequence[Buffer] = ()) -> Buffer | None:
+        """Of that round, verified."""
+        digest, known = self._of.get(message.job, ("", b""))
+        if digest == message.weights:
+            return known
+        last = message.chain[-1] if message.chain else None
+        for frame in frames[:1]:
+            whole, came = frame, hashlib.sha256(frame).hexdigest()
+            if last is not None and (last.delta, last.base) == (came, digest):
+                try:
+                    whole = changed(known, [(last.codec, frame)], Rooms(0))
+                except MsrtError as error:
+                    log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
+                    return None
+                came = hashlib.sha256(whole).hexdigest()
+            if came == message.weights:
+                self._of[message.job] = (came, whole)
+                return whole
+        return None
+
+    def takes(self, size: int) -> bool:
+        """Weights of so many bytes?"""
+        return size <= MOST
+
+    def keep(self, message: RoundOpen, weights: Buffer) -> None:
+        """They were fetched: the next ones may follow from them."""
+        self._of[message.job] = (message.weights, weights)
+
+    def forget(self, job: str) -> None:
+        """It is over."""
+        self._of.pop(job, None)
 
 
 def changed(weights: Buffer, deltas: Sequence[tuple[str, Buffer]], rooms: Rooms) -> memoryview:

@@ -6,12 +6,21 @@ import random  # noqa: TID251 - the type of World.random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msrt.buffers import Buffer
 from msrt.links.link import Credentials, Link
 
 T = TypeVar("T")
+FEW: Final = 64 << 10
+"""Bytes that are hashed, checked or added sooner than a thread takes the work over."""
+UNCOUNTED: Final = 1 << 62
+"""For `by_size`, of what waits for the disk as well."""
+
+
+async def by_size(offload: Callable[..., Awaitable[Any]], size: int, work: Callable[..., Any], *args: Any) -> Any:
+    """Work that goes through so many bytes: off the loop, or at once where they are few."""
+    return work(*args) if size <= FEW else await offload(work, *args)
 
 
 class Store(Protocol):

@@ -29,13 +29,13 @@ class Hop:
         self.sink = sink
         return await serve(self.parent, self, {**params, "_call": 7}, self.upstream)
 
-    async def push(self, kind, meta, reader, *, size, digest, answers=0):
+    async def push(self, kind, meta, source, *, size, digest, answers=0):
         self.opened.append(StreamOpen(1, kind, meta, size, digest, answers=answers))
         sink = self.sink or receive(self.child, self.opened[-1])
         try:
             at = sink.have
             while at < size:
-                data = bytearray(await reader(at, 1000))
+                data = bytearray(await source(at, 1000) if callable(source) else source[at : at + 1000])
                 if self.flips:
                     self.flips -= 1
                     data[0] ^= 1

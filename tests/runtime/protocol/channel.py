@@ -39,6 +39,7 @@ class Channel:
         chunk: int = 10,
         have: int = 0,
         grows: bool = False,
+        inline: bool = False,
         patience: float = 30.0,
         digest: str | None = None,
     ) -> None:
@@ -55,6 +56,7 @@ class Channel:
             "" if grows else self.digest,
             chunk,
             0.0,
+            whole=body if inline else None,
             patience=patience,
         )
         self.receiver: StreamReceiver | None = None

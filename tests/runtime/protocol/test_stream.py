@@ -44,10 +44,18 @@ cuts = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 3), st.booleans()), max
 
 
 @settings(max_examples=250, deadline=None)
-@given(faults, cuts, st.integers(0, 2**32), st.integers(0, 300), st.booleans(), st.sampled_from([1, 7, 64, 5000]))
-def test_any_bad_weather_that_ends_is_survived(faults, cuts, seed, size, grows, window):
+@given(
+    faults,
+    cuts,
+    st.integers(0, 2**32),
+    st.integers(0, 300),
+    st.sampled_from(["whole", "known", "grows"]),
+    st.sampled_from([1, 7, 64, 5000]),
+)
+def test_any_bad_weather_that_ends_is_survived(faults, cuts, seed, size, source, window):
     """Loss, duplication, reordering, reconnects and restarts of the receiver: every byte once, in order, verified."""
-    channel = Channel(BODY[:size], seed=seed, faults=faults, grows=grows, window=window, patience=60.0)
+    grows, inline = source == "grows", source == "whole"
+    channel = Channel(BODY[:size], seed=seed, faults=faults, grows=grows, inline=inline, window=window, patience=60.0)
     for at, seconds, restart in sorted(cuts):
         channel.run(until=at)
         if channel.over or channel.completed:
@@ -88,6 +96,29 @@ def test_a_silent_sender_is_given_up_by_the_receiver():
     send, failed = receiver.tick(3.0)
     assert isinstance(send.message, StreamCancel)
     assert isinstance(failed.error, DeadlineExceeded)
+
+
+@pytest.mark.parametrize("have", [0, 9, 10])
+def test_few_bytes_cost_two_messages(have):
+    """They ride with the opening, and the verdict answers it, whatever of them was here before."""
+    channel = Channel(BODY[:10], inline=True, have=have).run()
+    assert delivered(channel)
+    assert [type(message) for message in channel.sent] == [StreamOpen, StreamDone]
+
+
+def test_a_receiver_that_looks_for_no_bytes_in_an_opening_gets_them_in_chunks():
+    """One of before: it answers with credit."""
+    sender = StreamSender(1, "k", {}, 9, "d", 4, 0.0, whole=b"x" * 9)
+    assert sender.tick(0.0) == [Send(sender.open, (b"x" * 9,))]
+    assert sender.handle(StreamCredit(1, 0, 64), 0.1) == [Read(0, 4)]
+
+
+def test_bytes_beside_an_opening_that_are_not_all_of_it_are_not_taken():
+    """Nor those of a stream without a digest to judge them by."""
+    for size, digest in ((10, "d"), (9, "")):
+        opened = StreamOpen(1, "k", {}, size, digest)
+        receiver = StreamReceiver(opened, 0, 64, 0.0)
+        assert receiver.handle(opened, b"x" * 9, 0.0) == [Send(StreamCredit(1, 0, 64))]
 
 
 def test_a_stream_resumes_where_the_receiver_stands():
@@ -294,7 +325,7 @@ def test_done_before_the_end_finishes_a_stream_of_known_bytes():
         ),
         max_size=30,
     ),
-    st.binary(max_size=8),
+    st.binary(max_size=9),
 )
 def test_no_message_of_a_peer_breaks_a_half(messages, frame):
     """Any sequence of well-formed messages ends in actions, never in an exception, and never writes out of order."""
