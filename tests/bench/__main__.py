@@ -20,7 +20,7 @@ from tests.bench.table import Row, cells, commit, machine, markdown, row_of
 PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "delta", "journal", "forks",
-    "quantise", "mcu", "training", "rounds", "aggregation", "hierarchy", "datacentre", "secure", "federated",
+    "quantise", "mcu", "training", "rounds", "crowd", "aggregation", "hierarchy", "datacentre", "secure", "federated",
     "parameters", "flash", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"

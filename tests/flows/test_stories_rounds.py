@@ -173,8 +173,9 @@ def _steps(tree, job):
 
 
 @pytest.mark.parametrize("codec", ["int8", "fp16", "topk:0.1"])
-def test_weights_travel_as_what_changed(codec, seed):
+def test_weights_travel_as_what_changed(codec, seed, monkeypatch):
     """After the first round nobody fetches weights: devices add changes and get the bytes the cloud names."""
+    monkeypatch.setattr("msrt.training.weights.CARRIED", 0)  # as if they were large
 
     async def story(tree):
         compression = {"device": "fp32", "region": "fp32", "down": codec}
@@ -193,6 +194,28 @@ def test_weights_travel_as_what_changed(codec, seed):
         had = load(tree[next(iter(tree.devices))].artifacts.blobs.read(served))[1]
         off = np.abs(had - weights(tree, facts[-2].weights)).max()
         assert off < (0.1 if codec != "topk:0.1" else 3.0)
+
+    grown(story, seed, edges=TREE)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8", "topk:0.1"])
+def test_small_weights_ride_with_the_round(codec, seed):
+    """Or what changed of them does: nobody fetches anything but the job."""
+
+    async def story(tree):
+        compression = {"device": "fp32", "region": "fp32", "down": codec}
+        job = await tree.train(rounds=4, quorum=0.5, deadline_s=30.0, compression=compression)
+        await until(lambda: tree.job(job).round >= 2, 100, "two rounds")
+        gone = min(tree.devices)
+        tree.sim.crash(gone)
+        await until(lambda: tree.job(job).round >= 3, 100, "a round without it")
+        tree.sim.restart(gone)
+        await until(lambda: tree.ended(job), 300, "the job ended")
+        assert tree.job(job).ended.state == "finished", tree.job(job).ended
+        invariants.check_training(tree)
+        others = [name for name in tree.devices if name != gone]  # where changes travel it asks for what it lacks
+        for name in [*tree.edges, *tree.devices] if codec == "fp32" else others:
+            assert tree[name].artifacts.digests() in ([], [tree.job(job).created.bundle]), name
 
     grown(story, seed, edges=TREE)
 

@@ -14,6 +14,7 @@ import pytest
 from msrt.errors import InvalidJob, JobFailed
 from msrt.learning.compress import open_codec
 from msrt.learning.vector import load
+from msrt.training import pipe
 from msrt.training.bundle import pack
 from msrt.training.forks import ForkServer
 from msrt.training.host import TrainerHost
@@ -29,7 +30,8 @@ from msrt import training
 
 class Toy(training.Task):
     def model(self):
-        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        width = 20_000 if self.options.get("trick") == "wide" else 8
+        return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
 
     def data(self, node):
         print("loading", node.id, flush=True)
@@ -96,10 +98,10 @@ def test_a_job_lives_through_its_whole_life(tmp_path: Path, *, forked: bool) -> 
         second = await host.train(NODE, 2, weights, "int8", 30)
         assert (first.samples, first.size) == (30, layout.size)
         assert {"loss", "accuracy", "train_loss", "seconds"} <= first.metrics.keys()
-        assert open_codec("int8", flat.size).decode(first.payload.read_bytes()).any()
+        assert open_codec("int8", flat.size).decode(first.payload).any()
         await host.stop()
         again = await host.train(NODE, 2, weights, "int8", 30)
-        assert again.payload.read_bytes() == second.payload.read_bytes()
+        assert again.payload == second.payload
         judged = await host.evaluate(weights, [NODE, Node("n1", index=1, count=2)], 30)
         assert judged.samples == 20
         baseline = await host.baseline([NODE, Node("n1", index=1, count=2)], 30)
@@ -119,6 +121,21 @@ def _same_answers(model: bytes, flat: np.ndarray) -> None:
     w1, b1, w2, b2 = np.split(flat, [32, 40, 56])
     expected = np.maximum(x @ w1.reshape(8, 4).T + b1, 0) @ w2.reshape(2, 8).T + b2
     assert np.allclose(session.run(None, {"input": x})[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_update_lies_in_a_file(tmp_path: Path) -> None:
+    """As its weights do; trained again it is the same."""
+
+    async def scenario(host: TrainerHost) -> None:
+        await host.start(_bundle(tmp_path, "wide", "rounds = 3"))
+        weights = await host.initial(30)
+        assert len(weights) > pipe.INLINE
+        first = (await host.train(NODE, 1, weights, "int8", 30)).payload.read_bytes()
+        assert open_codec("int8", load(weights)[1].size).decode(first).any()
+        again = await host.train(NODE, 1, weights, "int8", 30)
+        assert again.payload.read_bytes() == first
+
+    _run(tmp_path, scenario)
 
 
 @pytest.mark.parametrize("forked", [True, False], ids=["forked", "alone"])
@@ -253,8 +270,6 @@ async def _killed(script: str, tmp_path: Path) -> None:
 
 
 def test_answers_are_small_messages() -> None:
-    """The payload never crosses the pipe: a trained answer without it is short."""
-    from msrt.training import pipe  # noqa: PLC0415
-
+    """A large payload never crosses the pipe: a trained answer without it is short."""
     answer = pipe.Trained(10, 20, "int8", {"loss": 1.0})
     assert msgspec.json.decode(pipe.encode(answer)[4:], type=pipe.Answer) == answer
