@@ -21,7 +21,7 @@ PARTS = (
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "delta", "journal", "forks",
     "quantise", "mcu", "training", "rounds", "crowd", "aggregation", "hierarchy", "datacentre", "secure", "federated",
-    "parameters", "flash", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
+    "parameters", "flash", "trust", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900

@@ -49,6 +49,8 @@ ACCEPTED_LIMIT: Final = 1 << 14
 ROLES_LIMIT: Final = 160
 """Targets files held in memory."""
 POLL_S: Final = (1.0, 3600.0)
+ASK_S: Final = 3600.0
+"""So soon every floor knows of keys that were replaced, while it is in touch."""
 LOOK_S: Final = 1.0
 """A floor asks its parent for its children's sake at most so often."""
 _DAMAGE: Final = (BadSignature, NotTrusted, MalformedFrame)
@@ -307,8 +309,10 @@ class Floor:
         return stamp.expires.timestamp() - stamp.signed_at if stamp is not None else 16 * POLL_S[1]
 
     def _stale(self) -> bool:
+        """It is time to ask: a quarter of the timestamp's time has passed, or keys may have been replaced."""
         stamp = self._trusted.timestamp if self._trusted is not None else None
-        return stamp is not None and self.now > stamp.signed_at + self._period() / 4
+        since = self._world.now() - self._asked_at
+        return stamp is not None and (since > ASK_S or self.now > stamp.signed_at + self._period() / 4)
 
     # --- what others hear --------------------------------------------------------------------------------------
 
