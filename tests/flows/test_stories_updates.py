@@ -107,6 +107,7 @@ def test_a_device_fetches_only_what_it_has_not_and_goes_on_where_it_was_cut_off(
         assert (await over(tree, three))["state"] == "done"
         assert tree.banks[victim].bytes["a"] == new
         assert sent(tree) - before < 0.15 * 6 * 600_000
+        assert tree.cloud.artifacts.sent_bytes < 1.1 * 2 * 2 * 600_000  # each edge fetched each image once
 
     def sent(tree):
         """Bytes that edges have sent to devices as parts of artifacts."""
