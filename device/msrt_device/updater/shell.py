@@ -112,7 +112,7 @@ class Updater:
     def welcomed(self) -> None:
         """An edge has taken this process in."""
         for one in self._kinds.values():
-            one.say(lambda machine, wall: machine.welcomed(wall))
+            one.say(lambda machine, now: machine.welcomed(now))
 
     def _pin(self) -> None:
         self._means.artifacts.pin((one.pinned for one in self._kinds.values() if one.pinned), OWNER)
@@ -151,7 +151,7 @@ class _Kind:
         return UpdateState(self._kind, running.version, target, stage, record.reason, record.token)
 
     def offered(self, proposal: u.Proposal | None) -> None:
-        self.say(lambda machine, wall: machine.offered(proposal, wall))
+        self.say(lambda machine, now: machine.offered(proposal, now))
 
     def say(self, event: Callable[[u.Updating, float], list[u.Action]]) -> None:
         """Tell the machine; what follows is done in turn."""
@@ -160,13 +160,13 @@ class _Kind:
     async def run(self) -> None:
         world = self._means.world
         await self._told_before()
-        self.say(lambda machine, wall: machine.started(world.now(), wall))
+        self.say(lambda machine, now: machine.started(now))
         ticking = asyncio.create_task(self._tick())
         try:
             while True:
                 event = await self._said.get()
                 before = self.machine.record
-                actions = event(self.machine, world.wall())
+                actions = event(self.machine, world.now())
                 if actions:
                     await self._perform(actions)
                 if self.machine.record != before:
@@ -182,13 +182,13 @@ class _Kind:
         while True:
             await asyncio.sleep(TICK_S)
             now = world.now()
-            self.say(lambda machine, wall: machine.tick(world.now(), wall))
+            self.say(lambda machine, now: machine.tick(now))
             if self.machine.record.stage is not u.Stage.WAITING or self.machine.paused:
                 self._waits_since = None
                 continue
             self._waits_since = now if self._waits_since is None else self._waits_since
             if self._means.quiet(now - self._waits_since):
-                self.say(lambda machine, wall: machine.quiet(self._means.answering(), wall))
+                self.say(lambda machine, now: machine.quiet(self._means.answering(), now))
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class _Kind:
                 await means.world.offload(slots.commit)
 
     def _broken(self, error: errors.MsrtError) -> None:
-        self.say(lambda machine, wall: machine.broken(error.text, wall))
+        self.say(lambda machine, now: machine.broken(error.text, now))
 
     def _begin(self, work: Any) -> None:
         self._stop_work()
@@ -262,7 +262,7 @@ class _Kind:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_S[1])
             else:
-                self.say(lambda machine, wall: machine.fetched(wall))
+                self.say(lambda machine, now: machine.fetched(now))
                 return
 
     async def _write(self, image: Image) -> None:
@@ -285,7 +285,7 @@ class _Kind:
             else:
                 break
         state = await means.world.offload(self._slots.state)
-        self.say(lambda machine, wall: machine.written(state, wall))
+        self.say(lambda machine, now: machine.written(state, now))
 
     async def _to_slot(self, image: Image) -> None:
         """One write at a time: a thread that nobody waits for any more has to end before the next one begins."""
@@ -312,13 +312,14 @@ class _Kind:
 
     async def _test(self, models: tuple[str, ...]) -> None:
         fault = await self._means.test(models)
-        self.say(lambda machine, wall: machine.tested(fault, wall))
+        self.say(lambda machine, now: machine.tested(fault, now))
 
     # --- what is kept -----------------------------------------------------------------------------------------------
 
     async def _keep(self, record: u.Record, outcome: u.Outcome | None) -> None:
         """The record first, with the number that its event will have: a crash between them is seen. Raises DiskFull."""
         means = self._means
+        record = msgspec.structs.replace(record, left_s=max(0.0, self.machine.until - means.world.now()))
         if outcome is None:
             means.store.put(self._key, wire.pack(record))
             await means.events.flush()

@@ -117,8 +117,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str = ""
     base: str = ""
     """The version that it began from."""
-    until: float = 0.0
-    """Wall clock of its deadline."""
+    left_s: float = 0.0
+    """Seconds to its deadline when this was written."""
     reason: str = ""
     models: tuple[str, ...] = ()
     """NAME@VERSION of those that answered before the restart, and must answer after it."""
@@ -210,6 +210,9 @@ class Updating:
         self.kind, self.record, self.slots = kind, record, slots
         self._trial_s = trial_s
         self._trial_ends = 0.0
+        self.until = 0.0
+        """When its time is up, by this process's clock: one that counts seconds, whatever time of day a board without a
+        battery believes in."""
         self._welcomed = self._tested = False
         self._proposal: Proposal | None = None
 
@@ -219,62 +222,62 @@ class Updating:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def started(self, now: float, wall: float) -> list[Action]:
+    def started(self, now: float) -> list[Action]:
         """The process runs, from the slot that `slots` calls active."""
-        self._trial_ends = now + self._trial_s
+        self._trial_ends, self.until = now + self._trial_s, now + self.record.left_s
         image, record = self.record.image, self.record
         if image is None or record.stage in RESTING:
             return []
         if self.slots.running.digest == image.digest:
-            return self._say(Said.STARTED_NEW if self.slots.trial else Said.IN_FORCE, wall)
+            return self._say(Said.STARTED_NEW if self.slots.trial else Said.IN_FORCE, now)
         if self.slots.fallen.digest == image.digest or record.starts >= MOST_STARTS:
-            return self._say(Said.STARTED_OLD, wall, record.reason or self.slots.why or "it did not stay up")
-        return self._say(Said.NOT_TRIED, wall, record.reason)
+            return self._say(Said.STARTED_OLD, now, record.reason or self.slots.why or "it did not stay up")
+        return self._say(Said.NOT_TRIED, now, record.reason)
 
-    def offered(self, proposal: Proposal | None, wall: float) -> list[Action]:
+    def offered(self, proposal: Proposal | None, now: float) -> list[Action]:
         """What the edge says that should run: the proposal of this kind, None: nothing."""
         self._proposal = proposal
-        return self._look(wall)
+        return self._look(now)
 
-    def fetched(self, wall: float) -> list[Action]:
-        return self._say(Said.FETCHED, wall)
+    def fetched(self, now: float) -> list[Action]:
+        return self._say(Said.FETCHED, now)
 
-    def written(self, slots: SlotState, wall: float) -> list[Action]:
+    def written(self, slots: SlotState, now: float) -> list[Action]:
         self.slots = slots
-        return self._say(Said.WRITTEN, wall)
+        return self._say(Said.WRITTEN, now)
 
-    def broken(self, reason: str, wall: float) -> list[Action]:
+    def broken(self, reason: str, now: float) -> list[Action]:
         """What was begun cannot be done, and trying again will not help."""
-        return self._say(Said.BROKEN, wall, reason)
+        return self._say(Said.BROKEN, now, reason)
 
-    def quiet(self, models: tuple[str, ...], wall: float) -> list[Action]:
+    def quiet(self, models: tuple[str, ...], now: float) -> list[Action]:
         """Nobody would miss this device for a moment; `models`: those that answer now."""
         if self.paused or self.record.stage is not Stage.WAITING:
             return []
         self.record = msgspec.structs.replace(self.record, models=models, starts=self.record.starts + 1)
-        return self._say(Said.QUIET, wall)
+        return self._say(Said.QUIET, now)
 
-    def welcomed(self, wall: float) -> list[Action]:
+    def welcomed(self, now: float) -> list[Action]:
         """An edge has taken this process in."""
         self._welcomed = True
-        return self._judge(wall)
+        return self._judge(now)
 
-    def tested(self, fault: str, wall: float) -> list[Action]:
+    def tested(self, fault: str, now: float) -> list[Action]:
         """The models answered, or what is wrong with one."""
         if fault:
-            return self._say(Said.BROKEN, wall, fault)
+            return self._say(Said.BROKEN, now, fault)
         self._tested = True
-        return self._judge(wall)
+        return self._judge(now)
 
-    def tick(self, now: float, wall: float) -> list[Action]:
+    def tick(self, now: float) -> list[Action]:
         """Time passes."""
         stage = self.record.stage
         if stage is Stage.TRIAL and now > self._trial_ends:
             missing = "no edge welcomed it" if not self._welcomed else "its self-test did not end"
-            return self._say(Said.LATE, wall, f"{missing} within {self._trial_s:g} s")
-        if stage in (*_EARLY, Stage.STARTING) and wall > self.record.until:
+            return self._say(Said.LATE, now, f"{missing} within {self._trial_s:g} s")
+        if stage in (*_EARLY, Stage.STARTING) and now > self.until:
             why = f"it was still {stage.value} at its deadline"
-            return self._say(Said.LATE, wall, f"{why} ({self.record.reason})" if self.record.reason else why)
+            return self._say(Said.LATE, now, f"{why} ({self.record.reason})" if self.record.reason else why)
         return []
 
     def note(self, reason: str) -> None:
@@ -283,29 +286,29 @@ class Updating:
 
     # --- what follows ----------------------------------------------------------------------------------------------
 
-    def _judge(self, wall: float) -> list[Action]:
-        return self._say(Said.PROVEN, wall) if self._welcomed and self._tested else []
+    def _judge(self, now: float) -> list[Action]:
+        return self._say(Said.PROVEN, now) if self._welcomed and self._tested else []
 
-    def _look(self, wall: float) -> list[Action]:
+    def _look(self, now: float) -> list[Action]:
         proposal, record = self._proposal, self.record
         same = proposal is not None and proposal.token == record.token
         if proposal is None or proposal.state == "stopped":
             # Silence may be an edge that is behind: only a clear word ends a trial.
             if record.stage is Stage.TRIAL and not (same and proposal is not None):
                 return []
-            return self._say(Said.WITHDRAWN, wall, "stopped by the operator" if proposal else "no longer offered")
+            return self._say(Said.WITHDRAWN, now, "stopped by the operator" if proposal else "no longer offered")
         if proposal.state == "paused" or (same and record.stage is not Stage.CANCELLED):
             return []
         if (record.stage, Said.OFFERED) not in TABLE:
             return []  # on trial, or close to it: looked at again when that is over
-        return self._take(proposal, wall)
+        return self._take(proposal, now)
 
-    def _take(self, proposal: Proposal, wall: float) -> list[Action]:
+    def _take(self, proposal: Proposal, now: float) -> list[Action]:
         """Another campaign than the last one: is there anything to do, and can it be done?"""
         image, running = proposal.image, self.slots.running
         stop = [] if self.record.stage in RESTING else [StopWork(), *self._rest(Stage.CANCELLED, "another one came")]
         fresh = Record(
-            image=image, token=proposal.token, base=running.version, until=wall + proposal.deadline_s,
+            image=image, token=proposal.token, base=running.version, left_s=proposal.deadline_s,
             failed=self.record.failed,
         )  # fmt: skip
         if running.digest == image.digest or (not running.digest and running.version == image.version):
@@ -314,10 +317,10 @@ class Updating:
         refused = proposal.unfit or (before and f"it failed here before: {before}")
         if refused:
             return [*stop, self._kept(msgspec.structs.replace(fresh, stage=Stage.FAILED, reason=refused))]
-        self.record = fresh
+        self.record, self.until = fresh, now + proposal.deadline_s
         return [*stop, *self._enter(Stage.FETCHING)]
 
-    def _say(self, said: Said, wall: float, reason: str = "") -> list[Action]:
+    def _say(self, said: Said, now: float, reason: str = "") -> list[Action]:
         stage = self.record.stage
         following = TABLE.get((stage, said))
         if following is None:
@@ -332,7 +335,7 @@ class Updating:
         before: list[Action] = [Commit()] if following is Stage.DONE else [StopWork(), Disarm()]
         # On trial, or when it could not even be written, the image is at fault; before that perhaps only the way to it.
         guilty = following is Stage.FAILED and said is not Said.LATE and stage is not Stage.FETCHING
-        return [*before, *self._rest(following, reason, guilty=guilty), *self._look(wall)]
+        return [*before, *self._rest(following, reason, guilty=guilty), *self._look(now)]
 
     def _enter(self, stage: Stage) -> list[Action]:
         """Go on: on disk first, then done."""

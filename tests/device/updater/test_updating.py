@@ -44,7 +44,7 @@ class Machine:
         self.welcomed = self.tested = self.left = False
         if record.told > len(self.told):
             self.told.append(_outcome(record))
-        self.say(self.updating.started(self.now, self.now))
+        self.say(self.updating.started(self.now))
 
     def leave(self) -> None:
         self.left = True
@@ -71,6 +71,7 @@ class Machine:
     def do(self, action) -> None:
         match action:
             case u.Keep(record, outcome):
+                record = msgspec.structs.replace(record, left_s=max(0.0, self.updating.until - self.now))
                 if outcome is not None:
                     record = msgspec.structs.replace(record, told=len(self.told) + 1)
                 self.kept = wire.pack(record)
@@ -138,7 +139,7 @@ class Machine:
 
     def late(self):
         self.now += TRIAL_S + 1
-        self.say(self.updating.tick(self.now, self.now))
+        self.say(self.updating.tick(self.now))
 
     def crash(self):
         self.budget = 0
