@@ -42,7 +42,7 @@ def test_what_was_flashed_joins_a_real_edge(tree, tmp_path):
     done = subprocess.run([str(one) for one in argv], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["verified"] is True
     mounted.mkdir()
-    run("mcopy", "-i", f"{out}@@9M", f"::{IDENTITY_FILE}", mounted)
+    run("mcopy", "-i", f"{out}@@3M", f"::{IDENTITY_FILE}", mounted)
     tree.start("d1", "device", "join", "--identity", str(mounted))
     assert "ready oven-8" in tree.procs["d1"].log.read_text()
     assert IdentityFolder(mounted).read().spent
@@ -60,7 +60,7 @@ def test_a_certificate_that_was_issued_beforehand_is_taken_over_and_wiped(tree, 
     subprocess.run([str(one) for one in argv], capture_output=True, text=True, timeout=60, check=True)
     tree.procs["cloud"].stop()
     mounted.mkdir()
-    run("mcopy", "-i", f"{out}@@9M", "::*", mounted)
+    run("mcopy", "-i", f"{out}@@3M", "::*", mounted)
     assert len(list(mounted.iterdir())) == 3
     tree.start("d1", "device", "join", "--identity", str(mounted))
     assert "ready oven-9" in tree.procs["d1"].log.read_text()

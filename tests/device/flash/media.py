@@ -13,9 +13,23 @@ import zstandard
 from msrt_device.flash.writing.blockmap import BLOCK
 from msrt_device.flash.writing.image import HEAD
 
-__all__ = ["MIB", "Medium", "PowerCut", "boots", "disk", "noise", "packed", "run", "tools", "volume_file"]
+__all__ = [
+    "IDENTITY_AT",
+    "MIB",
+    "Medium",
+    "PowerCut",
+    "boots",
+    "disk",
+    "noise",
+    "packed",
+    "run",
+    "tools",
+    "volume_file",
+]
 
 MIB = 1 << 20
+IDENTITY_AT = 3 * MIB
+"""Where `disk` has its MSRTID."""
 tools = pytest.mark.skipif(
     not all(shutil.which(tool) for tool in ("mkfs.vfat", "mcopy", "fsck.vfat", "sfdisk")),
     reason="needs dosfstools, mtools and fdisk",
@@ -99,7 +113,7 @@ def run(*argv, **more):
 
 
 def volume_file(path, bits, label="MSRTID"):
-    sizes = {12: MIB, 16: 16 * MIB, 32: 34 * MIB}
+    sizes = {12: MIB, 16: 5 * MIB, 32: 34 * MIB}
     path.write_bytes(b"")
     with path.open("r+b") as file:
         file.truncate(sizes[bits])
@@ -112,12 +126,12 @@ def disk(tmp_path, label="gpt"):
     path = tmp_path / "disk.img"
     path.write_bytes(b"")
     with path.open("r+b") as file:
-        file.truncate(40 * MIB)
+        file.truncate(9 * MIB)
     table = (
-        f"label: {label}\nstart=2048, size=16384, type={'uefi' if label == 'gpt' else 'ef'}\nstart=18432, size=32768\n"
+        f"label: {label}\nstart=2048, size=2048, type={'uefi' if label == 'gpt' else 'ef'}\nstart=6144, size=10240\n"
     )
     run("sfdisk", "-q", path, input=table.encode())
-    for start, name in ((1, "ESP"), (9, "MSRTID")):
+    for start, name in ((1, "ESP"), (3, "MSRTID")):
         data = volume_file(tmp_path / "part", 12 if name == "ESP" else 16, name).read_bytes()
         with path.open("r+b") as file:
             file.seek(start * MIB)

@@ -21,7 +21,7 @@ from msrt_device.flash.targets import MissingTools
 from msrt_device.flash.writing.errors import MediumRefused
 from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
-from tests.device.flash.media import MIB, disk, noise, packed, tools
+from tests.device.flash.media import IDENTITY_AT, MIB, disk, noise, packed, tools
 
 PIECE = 128 << 10
 CLOUD = Identity(b"1" * 32, b"2" * 32)
@@ -75,7 +75,7 @@ def test_an_image_and_its_identity_end_verified(tmp_path):
     assert done.exit_code == 0, done.output
     assert lines[-1]["verified"] is True
     assert {line["stage"] for line in lines} == {"write", "verify", "done"}
-    assert [line for line in lines if line["stage"] == "verify"][-1]["done"] == 40 * MIB
+    assert [line for line in lines if line["stage"] == "verify"][-1]["done"] == 9 * MIB
     found = on(out)
     assert (found.invite, found.name, found.region, found.labels, found.wifi.ssid) == (
         text, "oven-7", "north", {"site": "a"}, "hall",
@@ -92,7 +92,7 @@ def test_an_identity_can_be_changed_where_the_base_is_already(tmp_path):
     assert done.exit_code == 0, done.output
     assert lines[-1]["verified"] is True
     assert on(out).serial == "SN-9"
-    assert out.read_bytes()[: 9 * MIB] == before[: 9 * MIB]
+    assert out.read_bytes()[:IDENTITY_AT] == before[:IDENTITY_AT]
 
 
 def test_without_an_invite_no_identity_is_written(tmp_path):
@@ -155,8 +155,8 @@ class Board:
         data = noise(PIECE, seed=int(options.get("size", 0)))
         with out.open("wb") as file:
             file.write(data)
-            file.truncate(9 * MIB)
-            file.seek(9 * MIB)
+            file.truncate(3 * MIB)
+            file.seek(3 * MIB)
             file.write(data)
         progress("build", 1, 1)
 
@@ -166,11 +166,11 @@ def test_what_image_makes_flash_writes(tmp_path, suffix):
     """Packed as its name says, with a block map: only what is mapped is written."""
     out, medium = tmp_path / f"base.img{suffix}", tmp_path / "medium"
     built = build_image(Board(), {}, out, lambda *_: None)
-    assert (built.image_size, built.mapped) == (9 * MIB + PIECE, 2 * PIECE)
+    assert (built.image_size, built.mapped) == (3 * MIB + PIECE, 2 * PIECE)
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, f"{out.name}.bmap"]
     done = flash(out, medium, None, Plan(confirm=lambda _: None), lambda *_: None)
     assert done.wrote == 2 * PIECE
-    assert medium.read_bytes() == noise(PIECE) + bytes(9 * MIB - PIECE) + noise(PIECE)
+    assert medium.read_bytes() == noise(PIECE) + bytes(3 * MIB - PIECE) + noise(PIECE)
 
 
 def test_a_target_says_what_it_lacks_and_takes_no_unknown_option(tmp_path):

@@ -14,7 +14,7 @@ from msrt_device.flash.identity.settings import IdentitySettings, Wifi
 from msrt_device.flash.volumes.fat import FatVolume, VolumeFull
 from msrt_device.flash.volumes.partitions import Partition, partitions
 from msrt_device.flash.writing.errors import BadImage
-from tests.device.flash.media import MIB, Medium, disk, run, tools, volume_file
+from tests.device.flash.media import IDENTITY_AT, MIB, Medium, disk, run, tools, volume_file
 
 SETTINGS = IdentitySettings(
     invite="msrt1-" + "b" * 100, name="oven-7", serial="SN-1", labels={"site": "a"},
@@ -38,7 +38,7 @@ class Live(Medium):
         self.sync()
 
 
-@pytest.fixture(params=[12, 16, 32])
+@pytest.fixture(params=[12, 16, pytest.param(32, marks=pytest.mark.slow)])
 def volume(request, tmp_path):
     """Each width of FAT, as mkfs.vfat makes it."""
     path = volume_file(tmp_path / "volume", request.param)
@@ -88,7 +88,7 @@ def test_what_mtools_writes_we_read_and_remove(volume, tmp_path):
 
 
 @tools
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["a.txt", "a much longer name.toml", "A Much.Longer", "b"]), st.integers(-1, 9000)),
@@ -128,6 +128,7 @@ def fill(ours, count):
 
 
 @tools
+@pytest.mark.slow
 def test_fat32_grows_its_root_directory(tmp_path):
     """By clusters, which no file has."""
     data = volume_file(tmp_path / "volume", 32).read_bytes()
@@ -157,12 +158,12 @@ def test_the_identity_is_found_by_its_label_and_read_back(tmp_path, label):
     """In either kind of partition table; the other volume is left alone."""
     data = disk(tmp_path, label)
     medium = Live(len(data), content=data)
-    assert [one.offset for one in partitions(medium)] == [MIB, 9 * MIB]
+    assert [one.offset for one in partitions(medium)] == [MIB, IDENTITY_AT]
     write_identity(medium, len(data), SETTINGS)
     assert read_identity(medium, len(data)) == SETTINGS
-    assert medium.held[: 9 * MIB] == data[: 9 * MIB]
+    assert medium.held[:IDENTITY_AT] == data[:IDENTITY_AT]
     (tmp_path / "out").write_bytes(bytes(medium.held))
-    assert b'name = "oven-7"' in run("mtype", "-i", f"{tmp_path / 'out'}@@9M", "::identity.toml")
+    assert b'name = "oven-7"' in run("mtype", "-i", f"{tmp_path / 'out'}@@3M", "::identity.toml")
 
 
 @tools

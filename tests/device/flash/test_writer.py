@@ -45,7 +45,7 @@ def test_the_medium_holds_the_image_whatever_it_held_before(images, kind, zeroes
     verify(written.ranges, medium, quiet)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cut=st.integers(0, 1200), seed=st.integers(0, 1 << 30), spare=st.sampled_from([0, 65_536]), data=st.data())
 def test_whenever_the_power_goes_half_an_image_does_not_boot(images, cut, seed, spare, data):
     """Nothing of what was there before boots either, nor a backup of its partition table: all or nothing."""
@@ -70,7 +70,7 @@ def written(images):
     return medium, write_image(Image.open(images[""]), medium, quiet, Forgetful()).ranges
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(at=st.integers(0, SIZE - 1), bit=st.integers(0, 7))
 def test_verification_finds_a_flipped_bit_anywhere(written, at, bit):
     """In data and in holes; the error names the range."""
@@ -85,7 +85,7 @@ def test_verification_finds_a_flipped_bit_anywhere(written, at, bit):
 
 
 @pytest.mark.parametrize("kind", [".zst", ".xz"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(at=st.integers(0, 1 << 30), how=st.sampled_from(["flip", "cut"]))
 def test_a_damaged_image_never_becomes_bootable(images, tmp_path_factory, kind, at, how):
     """Cut off or with a flipped byte, it is refused by a sentence, or the medium stays without a beginning."""
@@ -162,7 +162,7 @@ def test_a_regular_file_is_always_a_medium(images, tmp_path, kind):
 def test_a_second_try_goes_on_where_the_first_was_cut(images, tmp_path, monkeypatch):
     """What was committed is not written again, and all of it is verified."""
     monkeypatch.setattr("msrt_device.flash.writing.writer.COMMIT", 1)
-    data = noise(HEAD + (24 << 20), seed=3)
+    data = noise(HEAD + (16 << 20), seed=3)
     image, target = tmp_path / "base.img", tmp_path / "out.img"
     image.write_bytes(data)
 
@@ -181,9 +181,9 @@ def test_a_second_try_goes_on_where_the_first_was_cut(images, tmp_path, monkeypa
             return written.wrote
 
     with pytest.raises(PowerCut):
-        once(16 << 20)
+        once(10 << 20)
     assert not any(target.read_bytes()[:HEAD])
-    assert 0 < once(0) < len(data) - (8 << 20)
+    assert 0 < once(0) < len(data) - (4 << 20)
     assert target.read_bytes() == data
     assert not list((tmp_path / "journal").iterdir())
 

@@ -126,8 +126,7 @@ class Chunks:
     def __init__(self, image: Image) -> None:
         self._image = image
         self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(BUFFERS):
-            self._free.put(bytearray(CHUNK))
+        self._made = 0
         self._ready: queue.Queue[Chunk | BaseException | None] = queue.Queue(BUFFERS * 4)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="image", daemon=True)
@@ -218,6 +217,9 @@ class Chunks:
         return at
 
     def _buffer(self) -> bytearray:
+        if self._made < BUFFERS and self._free.empty():
+            self._made += 1
+            return bytearray(CHUNK)
         while not self._stop.is_set():
             try:
                 return self._free.get(timeout=WAIT_S)
