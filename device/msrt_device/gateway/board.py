@@ -12,8 +12,19 @@ from typing import Final, TypeVar
 
 import structlog
 
-from msrt.errors import Disconnected, InvalidModel, ModelFailed, MsrtError, PeerError, Unavailable, VersionMismatch
+from msrt.errors import (
+    Disconnected,
+    InvalidAddress,
+    InvalidModel,
+    MalformedFrame,
+    ModelFailed,
+    MsrtError,
+    PeerError,
+    Unavailable,
+    VersionMismatch,
+)
 from msrt.protocol import mcu
+from msrt.protocol.address import check_serial
 from msrt.world.world import World
 from msrt_device.gateway.line import Line
 
@@ -59,11 +70,16 @@ class Board:
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def start(self, line: Line) -> mcu.Hello:
-        """Greet it and give it a lease. Raises Disconnected, VersionMismatch."""
+        """Greet it and give it a lease. Raises Disconnected, VersionMismatch, MalformedFrame."""
         self._line = line
         hello = await self._ask(mcu.Ask(), mcu.Hello)
         if hello.version != mcu.VERSION:
             raise VersionMismatch(f"the board speaks version {hello.version}, not {mcu.VERSION}", hint="flash it again")
+        try:
+            check_serial(hello.serial)
+            check_serial(hello.board)
+        except InvalidAddress as error:
+            raise MalformedFrame(f"the board calls itself what nothing is called: {error.text}") from error
         self._hello, self.holds = hello, hello.digest
         await self._lease()
         self._renewing = asyncio.ensure_future(self._renew())
@@ -139,6 +155,20 @@ class Board:
         self.holds = digest
         log.info("board.model_loaded", serial=hello.serial, bytes=len(blob), arena=arena)
         return digest
+
+    async def forget(self) -> None:
+        """It has no model afterwards. Raises Disconnected."""
+        self.holds = bytes(mcu.DIGEST)
+        await self._ask(mcu.Load(0, 0), mcu.Done)
+
+    def known(self) -> dict[str, object]:
+        """What there is to say of it."""
+        hello = self.hello
+        return {
+            "board": hello.board, "serial": hello.serial, "firmware": hello.firmware, "sensor": hello.sensor,
+            "flash": hello.flash, "ram": hello.ram, "model": self.holds.hex() if any(self.holds) else "",
+            "damaged_frames": self._decoder.damaged,
+        }  # fmt: skip
 
     async def infer(self, tag: int, row: bytes) -> mcu.Inferred:
         """One row. Raises ModelFailed, Disconnected."""

@@ -16,6 +16,7 @@ from msrt.telemetry import logs
 from msrt.telemetry.metrics import Metrics
 from msrt_device.gateway.gateway import Gateway
 from msrt_device.gateway.line import parse_serial
+from msrt_device.wiping import begun, wipe
 from msrt_device.worker import DeviceSetup
 
 __all__ = ["serve"]
@@ -35,6 +36,8 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
         parse_serial(config.serial)
     folder = (Path(config.state) if config.state else default_state("gateway")).absolute()
     with StateDir.open(folder, "device"):
+        if begun(folder):
+            wipe(folder)
         world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
         setup = DeviceSetup(
             identity=identity, membership=membership, config=_as_device(config), tell=tell(folder, config)
@@ -48,6 +51,9 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
                 click.echo(f"ready {device.certificate.name} ({device.certificate.node}) at {where} over {config.link}")
 
         await live(node, stop, world, Metrics("device", identity.node, process=True), started)
+        if node.decommissioned:
+            await world.offload(wipe, folder)
+            click.echo("decommissioned: keys, models and state are wiped, and the board's model is gone")
 
 
 def _as_device(config: GatewayConfig) -> DeviceConfig:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -39,6 +40,8 @@ class Gateway:
         self.ready = asyncio.Event()
         self.device: Device | None = None
         """While the board is there."""
+        self.decommissioned = False
+        """The cloud has ordered that everything here is wiped; the board has forgotten its model."""
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -83,7 +86,10 @@ class Gateway:
         hello = board.hello
         labels = {"board": hello.board, "serial": hello.serial, **self.setup.config.labels}
         config = msgspec.structs.replace(self.setup.config, labels=labels)
-        setup = replace(self.setup, config=config, device_class=MCU, engine=engine, budget=OneModel())
+        setup = replace(
+            self.setup, config=config, device_class=MCU, serial=hello.serial, engine=engine, budget=OneModel(),
+            tell=self._telling(board),
+        )  # fmt: skip
         device = self.device = Device(self.world, setup)
         findings = Findings(self.world, device, board, engine)
         board.on_event(findings.heard)
@@ -97,6 +103,8 @@ class Gateway:
                 log.warning("gateway.board_lost", serial=hello.serial, why=board.why)
             device.close()
             await asyncio.wait({running}, timeout=GOODBYE_S)
+            if device.decommissioned:
+                await self._decommission(board)
         finally:
             self.device = None
             board.close()
@@ -106,6 +114,21 @@ class Gateway:
             await asyncio.gather(running, *sides, return_exceptions=True)
         if not running.cancelled() and (error := running.exception()) is not None:
             raise error
+
+    async def _decommission(self, board: Board) -> None:
+        self.decommissioned = True
+        self._stopped.set()
+        with contextlib.suppress(errors.MsrtError):  # a board that is away has no identity to lose
+            await board.forget()
+
+    def _telling(self, board: Board) -> Callable[[str], Any]:
+        """What `logs` and `diagnose` say: this process's, and what is known of the board."""
+
+        def tell(what: str) -> Any:
+            said = self.setup.tell(what)
+            return {**said, "board": board.known()} if what == "diagnose" else said
+
+        return tell
 
     async def _say_ready(self, device: Device) -> None:
         await device.ready.wait()
