@@ -187,7 +187,8 @@ def test_a_serial_port_is_a_line_as_well(house, tmp_path):
 def test_a_decommissioned_board_is_wiped_with_its_gateway(house):
     """The last one: the identity is gone, the board has forgotten its model, and the process ends by itself."""
     before = json.loads(house.tree.cli("node", "diagnose", "board", "--json"))
-    assert (before["board"]["serial"], bool(before["board"]["model"])) == ("mps2-1", True)
+    assert before["board"]["serial"] in ("mps2-1", "wasm-1")
+    assert before["board"]["model"]
     house.tree.cli("node", "decommission", "board", "--yes")
     house.tree.procs["gateway"].popen.wait(30)
     assert house.told("the board's model is gone")
