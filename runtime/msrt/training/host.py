@@ -68,7 +68,8 @@ class TrainerHost:
     ) -> None:  # fmt: skip
         self.world, self.directory, self.data, self._forks = world, directory, data, forks
         self._door = Door(meet) if meet is not None else None
-        """Where a group of several nodes asks for the others."""
+        """Where a group of several nodes asks for the others: who only makes or judges models needs none."""
+        self._grouped = False
         self.tail = tail or Tail()
         """Every line, over the lives of all its runners: for who asks."""
         self.lines: deque[str] = deque(maxlen=LINES)
@@ -92,9 +93,8 @@ class TrainerHost:
         async with self._turn:
             await self._end()
             config: JobConfig = await self.world.offload(self._unpack, bundle)
-            if config.cluster is not None and config.cluster.nodes > 1:
-                if self._door is None:
-                    raise InvalidJob("[cluster] nodes: this node has no way to others")
+            self._grouped = config.cluster is not None and config.cluster.nodes > 1
+            if self._grouped and self._door is not None:
                 await self._door.open(self.directory / "cluster")
             await self._spawn()
         return config
@@ -117,8 +117,10 @@ class TrainerHost:
         within: float,
         asked: pipe.Asked = pipe.WHOLE,
     ) -> pipe.Trained:
-        """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed."""
+        """One round on this node's data; `seconds` is added to the metrics. Raises JobFailed, InvalidJob."""
         began = self.world.now()
+        if self._grouped and self._door is None:
+            raise InvalidJob("[cluster] nodes: this node has no way to others")
         async with self._turn:
             source, target, data = self._path("weights"), self._path("update"), b""
             if isinstance(weights, Path):
