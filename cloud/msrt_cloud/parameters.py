@@ -41,6 +41,8 @@ log = structlog.get_logger()
 WATCH_S: Final = 0.25
 AWAY_S: Final = 5.0
 """A dead edge has that long to come back with its shards before others get them."""
+STAYS_S: Final = 10.0
+"""An edge that came later has been there for so long before it gets shards of others."""
 RETRIES: Final = 5
 """Rounds' deadlines without a step, after which the job fails."""
 
@@ -69,6 +71,8 @@ class ParameterJob:
         self._at = (0, 0)
         """... where: round, steps of the next one."""
         self._away: dict[str, float] = {}
+        self._here: dict[str, float] = {}
+        """Living edges, since when."""
 
     @property
     def _job(self) -> Job:
@@ -188,6 +192,7 @@ class ParameterJob:
         placed, now = self._job.placed, self._t.world.now()
         assert placed is not None
         alive = self._edges()
+        self._here = {edge: self._here.get(edge, now) for edge in alive}
         for owner in dict.fromkeys(placed.owners):
             if owner in alive:
                 self._away.pop(owner, None)
@@ -206,9 +211,31 @@ class ParameterJob:
         generation = placed.generation + (owners != placed.owners)
         if owners != placed.owners:
             log.warning("shards.moved", job=self.name, generation=generation, lost=sorted(lost))
-            self._away.clear()
-            self._shards.clear()
+            self._forget_owners()
         await self._t.writer.append(JobPlaced(self.name, generation, owners, workers, self._t.world.wall()))
+
+    async def _share(self) -> None:
+        """Right after a checkpoint, when a move costs the least: edges that came later take shards of those that have
+        more than their part.
+        """
+        placed, now = self._job.placed, self._t.world.now()
+        assert placed is not None
+        stay = {edge for edge, since in self._here.items() if now - since > STAYS_S}
+        if self._job.round >= self._config.rounds or not set(placed.owners) < stay:
+            return
+        owners = place(placed.owners, stay, len(placed.owners))
+        if owners == placed.owners:
+            return
+        log.info("shards.shared", job=self.name, generation=placed.generation + 1, edges=len(stay))
+        self._forget_owners()
+        await self._t.writer.append(
+            JobPlaced(self.name, placed.generation + 1, owners, placed.workers, self._t.world.wall())
+        )
+
+    def _forget_owners(self) -> None:
+        """What they said and sent is of an earlier generation."""
+        self._away.clear()
+        self._shards.clear()
 
     def _check_moving(self) -> None:
         """Raises JobFailed when no step has come of it for long."""
@@ -285,6 +312,7 @@ class ParameterJob:
         self._moved, self.waiting = t.world.now(), ""
         log.info("round.closed", job=self.name, round=number, nodes=len(included), **metrics)
         await self._forget(before, fact, set(digests))
+        await self._share()
 
     def _row(self, number: int, notes: list[RoundNote], last: int) -> dict[str, object]:
         """A round's line. Metrics are those of the first shard's server: every push comes to each of them."""

@@ -51,6 +51,13 @@ def mean_step(job, clock, nodes):
     return -RATE * mean_gradient(job, clock, nodes)
 
 
+def made_of(tree, clocks, atol=1e-5):
+    """The weights are those after so many clocks of everybody, each counted once."""
+    nodes = [tree.node_id(name) for name in tree.devices]
+    expected = sum(mean_step("job", clock, nodes) for clock in range(clocks))
+    np.testing.assert_allclose(weights(tree), expected, atol=atol)
+
+
 def placed(tree, job="job"):
     return tree.job(job).placed
 
@@ -83,9 +90,7 @@ def test_synchronous_steps_are_those_of_one_process(seed):
     async def story(tree):
         job = await begin(tree)
         await finished(tree, job)
-        nodes = [tree.node_id(name) for name in tree.devices]
-        expected = sum(mean_step("job", clock, nodes) for clock in range(8))
-        np.testing.assert_allclose(weights(tree), expected, atol=1e-5)
+        made_of(tree, 8)
 
     grown(story, seed, edges={"edge-n": 2}, sources=0)
 
@@ -221,6 +226,26 @@ def test_an_edge_that_restarts_goes_on_from_its_own_disk(seed):
     grown(story, seed, edges=TREE, sources=0)
 
 
+def test_an_edge_that_comes_later_takes_its_part_of_the_shards():
+    """After a checkpoint, under another generation; everybody works on, and nobody moves a shard back."""
+
+    async def story(tree):
+        tree.sim.crash("edge-s")
+        await until(lambda: not tree.cloud.fleet.edges[tree.node_id("edge-s")].alive, 60, "it is away")
+        job = await begin(tree, rounds=20, steps=10, shards=4)
+        await until(lambda: tree.job(job).round >= 1, 120, "a checkpoint")
+        assert set(placed(tree).owners) == {tree.node_id("edge-n")}
+        tree.sim.restart("edge-s")
+        await until(lambda: placed(tree).generation == 2, 60, "its part is given to it")
+        owners = [tree.node_id(edge) for edge in tree.edges]
+        assert sorted(placed(tree).owners) == sorted(2 * owners)
+        await finished(tree, job)
+        assert placed(tree).generation == 2
+        await everyone_pushes(tree, job, 20)
+
+    grown(story, 1, edges=TREE, sources=0)
+
+
 def test_nothing_stops_while_the_cloud_is_away(seed):
     """Workers step on, rounds end; the cloud that comes back checkpoints the newest and has a line for each."""
 
@@ -233,9 +258,7 @@ def test_nothing_stops_while_the_cloud_is_away(seed):
         tree.sim.restart("cloud")
         await until(lambda: tree.cloud is not None and tree.job(job) is not None, what="the cloud is back")
         await finished(tree, job)
-        nodes = [tree.node_id(name) for name in tree.devices]
-        expected = sum(mean_step("job", clock, nodes) for clock in range(48))
-        np.testing.assert_allclose(weights(tree), expected, atol=1e-4)
+        made_of(tree, 48, 1e-4)
         await everyone_pushes(tree, job, 8)
 
     grown(story, seed, edges=TREE, sources=0)
@@ -249,9 +272,7 @@ def test_rounds_may_end_faster_than_they_are_checkpointed(seed):
             tree.trainers[name] = SimulatedTrainer(lambda _node, _clock: 0.02)
         job = await begin(tree, rounds=60, steps=1)
         await finished(tree, job)
-        nodes = [tree.node_id(name) for name in tree.devices]
-        expected = sum(mean_step("job", clock, nodes) for clock in range(60))
-        np.testing.assert_allclose(weights(tree), expected, atol=1e-4)
+        made_of(tree, 60, 1e-4)
         await everyone_pushes(tree, job, 60)
 
     grown(story, seed, edges=TREE, sources=0)
@@ -318,8 +339,6 @@ def test_what_fits_no_packet_goes_as_a_stream(seed, monkeypatch):
     async def story(tree):
         job = await begin(tree)
         await finished(tree, job)
-        nodes = [tree.node_id(name) for name in tree.devices]
-        expected = sum(mean_step("job", clock, nodes) for clock in range(8))
-        np.testing.assert_allclose(weights(tree), expected, atol=1e-5)
+        made_of(tree, 8)
 
     grown(story, seed, edges=TREE, sources=0)
