@@ -1,4 +1,5 @@
-"""A microcontroller: the C firmware in QEMU against onnxruntime's int8 on real data, what it needs, what it costs.
+"""Microcontrollers: C firmware in QEMU and the agent in MicroPython (WebAssembly) against onnxruntime's int8 on real
+data, what they need, what they cost.
 
 `python -m tests.bench mcu` prints the rows. All of it is emulated (mps2-an385, TCG): instructions are counted with
 `-icount`, rates are those of the emulator on this machine. The keywords are read from $MSRT_DATA.
@@ -29,7 +30,8 @@ from msrt_device.gateway.line import open_line
 from tests.bench.keywords import DATA, samples
 from tests.bench.table import Row
 from tests.bench.tree import MSRT, Proc, Tree, until
-from tests.processes.board import QEMU, Board, firmware
+from tests.device.micropython.wasm import WasmBoard, lacking
+from tests.processes.board import QEMU, Board, firmware, free_port
 from tests.runtime.inference.micro.graphs import compiled, quantised
 from tests.runtime.inference.models import model_of
 
@@ -76,7 +78,7 @@ def rows() -> list[Row]:
             table += of_case(case, image, folder)
         if len(made) == 1:
             table.append(Row("DS-CNN of kws", None, "", peer="skipped: MSRT_DATA has no kws"))
-        return [*table, through_the_tree(made[0], image, folder)]
+        return [*table, through_the_tree(made[0], image, folder), *of_micropython(made[0], folder)]
 
 
 def digits(folder: Path) -> Case:
@@ -114,15 +116,11 @@ def of_case(case: Case, image: Path, folder: Path) -> list[Row]:
     blob = compiled(case.file)
     session = ort.InferenceSession(case.file)
     wanted = session.run(None, {session.get_inputs()[0].name: case.rows})[0].argmax(1)
-    seen = asked(blob, case.rows, image, folder, None)
-    counted = asked(blob, case.rows[:20], image, folder, SHIFT)
-    found = seen.outputs.argmax(1)
-    points = 100 * float(np.mean(wanted == case.labels) - np.mean(found == case.labels))
-    said = f"of {len(wanted)} inputs; onnxruntime int8 is right on {np.mean(wanted == case.labels):.4f}"
+    seen = asked(blob, case.rows, Board(image, folder), folder)
+    counted = asked(blob, case.rows[:20], Board(image, folder, icount=SHIFT), folder)
     name = f"{case.name}, C in QEMU"
     return [
-        Row(f"{name}: same label as onnxruntime int8", float(np.mean(found == wanted)), "", ">=", SAME, said),
-        Row(f"{name}: accuracy less than onnxruntime int8's", points, "points", "<=", POINTS),
+        *agreement(name, case, wanted, seen),
         Row(
             f"{name}: flash for the model", float(blob.board_bytes), "bytes", peer=f"the ONNX file has {len(case.file)}"
         ),
@@ -138,9 +136,34 @@ def of_case(case: Case, image: Path, folder: Path) -> list[Row]:
     ]
 
 
-def asked(blob: Blob, given: np.ndarray, image: Path, folder: Path, icount: int | None) -> Seen:
-    """Every row, through the gateway's own session with the board."""
-    board = Board(image, folder, icount=icount)
+def agreement(name: str, case: Case, wanted: np.ndarray, seen: Seen) -> list[Row]:
+    """With onnxruntime's labels, and with the true ones."""
+    found = seen.outputs.argmax(1)
+    points = 100 * float(np.mean(wanted == case.labels) - np.mean(found == case.labels))
+    said = f"of {len(wanted)} inputs; onnxruntime int8 is right on {np.mean(wanted == case.labels):.4f}"
+    return [
+        Row(f"{name}: same label as onnxruntime int8", float(np.mean(found == wanted)), "", ">=", SAME, said),
+        Row(f"{name}: accuracy less than onnxruntime int8's", points, "points", "<=", POINTS),
+    ]
+
+
+def of_micropython(case: Case, folder: Path) -> list[Row]:
+    """The same inputs, asked of the agent in the official WebAssembly build."""
+    name = f"{case.name}, MicroPython in WebAssembly"
+    if why := lacking():
+        return [Row(name, None, "", peer=f"skipped: {why}")]
+    session = ort.InferenceSession(case.file)
+    wanted = session.run(None, {session.get_inputs()[0].name: case.rows})[0].argmax(1)
+    seen = asked(compiled(case.file), case.rows, WasmBoard(free_port(), folder / "wasm.log"), folder)
+    return [
+        *agreement(name, case, wanted, seen),
+        Row(f"{name}: compute, bytecode on this machine", seen.compute_us / 1000, "ms"),
+        Row(f"{name}: asked over TCP", len(wanted) / seen.seconds, "/s"),
+    ]
+
+
+def asked(blob: Blob, given: np.ndarray, board: Board | WasmBoard, folder: Path) -> Seen:
+    """Every row, through the gateway's own session with the board, which ends with it."""
     try:
         return asyncio.run(_asked(blob, given, board.port, folder))
     finally:

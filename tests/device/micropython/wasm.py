@@ -16,16 +16,24 @@ PACKAGE = "@micropython/micropython-webassembly-pyscript"
 HOST = Path(__file__).with_name("host.mjs")
 
 
+def package() -> Path:
+    """Where `.ci/run` puts it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "msrt", "npm", "node_modules", PACKAGE)
+
+
+def lacking() -> str:
+    """What is missing here to run it; empty: nothing."""
+    if shutil.which("node") is None:
+        return "no node here"
+    return "" if package().is_dir() else f"no {PACKAGE} here: .ci/run installs it"
+
+
 def command(*argv: str) -> list[str]:
     """Of `host.mjs`, or a visible skip."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no node here")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    package = Path(cache, "msrt", "npm", "node_modules", PACKAGE)
-    if not package.is_dir():
-        pytest.skip(f"no {PACKAGE} in {package.parents[2]}: .ci/run installs it")
-    return [node, str(HOST), str(package), str(SOURCES), *argv]
+    if why := lacking():
+        pytest.skip(why)
+    return ["node", str(HOST), str(package()), str(SOURCES), *argv]
 
 
 def run(folder: Path, board: bytes, rows: np.ndarray, outputs: int) -> np.ndarray:
