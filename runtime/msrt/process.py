@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from msrt.errors import LocalError, MsrtError
 from msrt.statedir import StateDir, default_state, split_address
+from msrt.supervisor import Supervisor
 
 __all__ = ["StateDir", "child_argv", "default_state", "run", "spawn_child", "split_address", "stop_child"]
 
@@ -49,6 +50,8 @@ async def _live(main: Callable[[asyncio.Event], Awaitable[None]], drain_s: float
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    supervisor = Supervisor(os.environ)
+    supervisor.watch(loop)
     work = asyncio.ensure_future(main(stop))
     told = asyncio.ensure_future(stop.wait())
     try:
@@ -63,6 +66,7 @@ async def _live(main: Callable[[asyncio.Event], Awaitable[None]], drain_s: float
             await work
         raise DrainTimeout(f"did not stop within {drain_s:g} s and was cut off")
     finally:
+        supervisor.close()
         told.cancel()
 
 

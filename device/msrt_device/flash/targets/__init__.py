@@ -19,6 +19,8 @@ __all__ = ["TARGETS", "MissingTools", "Progress", "Target", "load_target", "targ
 TARGETS: Final[dict[str, str]] = {
     "cortex-m": "msrt_device.flash.targets.cortex_m:TARGET",
     "micropython": "msrt_device.flash.targets.micropython:TARGET",
+    "linux-amd64-uefi": "msrt_device.flash.targets.linux_uefi:AMD64",
+    "linux-arm64-uefi": "msrt_device.flash.targets.linux_uefi:ARM64",
 }
 """Name to MODULE:OBJECT of what makes it, in the order in which they are listed."""
 

@@ -1,0 +1,256 @@
+"""Slots of a whole system: two root partitions, two boot entries, and systemd-boot that counts a trial's starts.
+
+What changes lies on the ESP, a FAT file system, which has no journal. So each step is one file that comes, goes or is
+renamed, and all of it is on the medium before the next one begins:
+
+    loader/entries/msrt-SLOT*.conf   see `entries`; without one a slot is never started
+    msrt/SLOT/linux, initrd          of the slot's kernel
+    msrt/SLOT.json                   what is in the slot; written last, removed first
+    msrt/trial.json                  what is on trial, and how long each of its starts may take
+
+An image is a tar with system.json, linux, initrd and root.img (an ext4 file system), in this order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+from msrt.artifacts.images import Image, Kind
+from msrt.errors import Conflict, DiskFull, InvalidImage, LocalError
+from msrt_device.updater.agent import ImageFile
+from msrt_device.updater.entries import BootEntry, in_force, parse_entries
+from msrt_device.updater.slots import Held, ReadAt, SlotState
+
+__all__ = ["MEMBERS", "SystemSlots", "system_slots"]
+
+SLOTS: Final = ("a", "b")
+MEMBERS: Final = ("system.json", "linux", "initrd", "root.img")
+PIECE: Final = 1 << 20
+ESP: Final = Path("/efi")
+PARTITIONS: Final = Path("/dev/disk/by-partlabel")
+REBOOT: Final = Path("/run/msrt/reboot")
+"""A unit of the image watches for this file: the agent itself may not reboot the machine."""
+
+
+def system_slots(cmdline: Path = Path("/proc/cmdline"), esp: Path = ESP) -> dict[Kind, SystemSlots]:
+    """Those of this machine, if it was started from one of our images."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"\bmsrt\.slot=([ab])\b", cmdline.read_text())
+        if found is not None and (esp / "loader/entries").is_dir():
+            return {Kind.SYSTEM: SystemSlots(found[1], esp)}
+    return {}
+
+
+class SystemSlots:
+    """Implements `Slots`."""
+
+    def __init__(self, active: str, esp: Path = ESP, partitions: Path = PARTITIONS, reboot: Path = REBOOT) -> None:
+        self._active, self._inactive = active, SLOTS[1 - SLOTS.index(active)]
+        self._entries, self._own = esp / "loader/entries", esp / "msrt"
+        self._partitions, self._reboot = partitions, reboot
+
+    def state(self) -> SlotState:
+        entries, trial = self._all(), _read(self._own / "trial.json")
+        held = {slot: _held(said) for slot in SLOTS if (said := _read(self._own / f"{slot}.json"))}
+        held.setdefault(self._active, Held("factory"))
+        force = self._in_force(entries)
+        tried = next((one for one in entries if one.slot == trial.get("slot") and one.left is not None), None)
+        waits = tried is not None and bool(tried.left) and tried.slot != self._active
+        fell = bool(trial) and trial["slot"] not in {force, self._active} and not waits
+        return SlotState(
+            self._active, self._inactive, held, trial=force != self._active,
+            armed=trial["slot"] if waits else "", fallen=_held(trial) if fell else Held(""),
+            why=_why(trial, tried) if fell else "",
+        )  # fmt: skip
+
+    def write(self, image: Image, read: ReadAt) -> None:
+        slot = self._inactive
+        if slot == self._in_force(self._all()):
+            raise Conflict(f"slot {slot} is the one to fall back to", hint="commit this system, or restart, first")
+        try:
+            self._drop_entries(slot)
+            _gone(self._own / "trial.json")
+            _gone(self._own / f"{slot}.json")
+            with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), PIECE), mode="r|") as archive:
+                self._unpack(image, archive)
+            _put(self._own / f"{slot}.json", json.dumps({"version": image.version, "digest": image.digest}))
+        except tarfile.TarError as error:
+            raise InvalidImage(f"{image.name} cannot be unpacked: {error}") from error
+        except OSError as error:
+            raise _disk(error, slot) from error
+
+    def arm(self, tries: int, trial_s: float) -> None:
+        slot, running = self._inactive, self._active
+        try:
+            entries = self._all()
+            if tries <= 0:
+                self._drop_entries(running if self._in_force(entries) != running else slot, counted=True)
+                return
+            said = _read(self._own / f"{slot}.json")
+            if not said or slot == self._in_force(entries):
+                raise Conflict(f"slot {slot} holds nothing that could be tried", hint="write it first")
+            self._drop_entries(slot)
+            _put(self._own / "trial.json", json.dumps({**said, "slot": slot, "tries": tries, "trial_s": trial_s}))
+            _put(self._own / "trial.seconds", f"{trial_s:.0f}\n")  # for a shell
+            text = self._entry(slot, 1 + max(self._versions().values(), default=0))
+            _put(self._entries / BootEntry(slot, tries).name, text)
+        except OSError as error:
+            raise _disk(error, slot) from error
+
+    def commit(self) -> None:
+        slot = self._active
+        try:
+            entries = self._all()
+            if self._in_force(entries) != slot:
+                mine = [one for one in entries if one.slot == slot]
+                if not mine:
+                    raise Conflict(f"slot {slot} is not on trial any more", hint="it goes back at the next start")
+                (self._entries / mine[0].name).replace(self._entries / BootEntry(slot).name)
+                _sync(self._entries)
+            self._drop_entries(slot, counted=True)  # a rename that the power cut in two
+            _gone(self._own / "trial.json")
+        except OSError as error:
+            raise _disk(error, slot) from error
+
+    def restart(self) -> None:
+        self._reboot.parent.mkdir(parents=True, exist_ok=True)
+        self._reboot.touch()
+
+    def seed(self) -> tuple[str, ReadAt] | None:
+        return None
+
+    # --- boot entries ----------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[BootEntry]:
+        return parse_entries(path.name for path in self._entries.iterdir())
+
+    def _versions(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for entry in self._all():
+            text = (self._entries / entry.name).read_text(errors="replace")
+            number = re.search(r"^version (\d+)$", text, re.MULTILINE)
+            found[entry.slot] = max(found.get(entry.slot, 0), int(number[1]) if number else 0)
+        return found
+
+    def _in_force(self, entries: list[BootEntry]) -> str:
+        return in_force(entries, self._versions()) or self._active
+
+    def _entry(self, slot: str, version: int) -> str:
+        """The running system's entry, for the other slot: its console and whatever else was added stay."""
+        mine = next(one for one in self._all() if one.slot == self._active)
+        text = (self._entries / mine.name).read_text()
+        old = self._active
+        for before, after in (
+            (r"^version .*$", f"version {version}"), (r"^title .*$", f"title msrt ({slot})"),
+            (rf"/msrt/{old}/", f"/msrt/{slot}/"), (rf"\broot-{old}\b", f"root-{slot}"),
+            (rf"\bmsrt\.slot={old}\b", f"msrt.slot={slot}"),
+        ):  # fmt: skip
+            text = re.sub(before, after, text, flags=re.MULTILINE)
+        return text
+
+    def _drop_entries(self, slot: str, *, counted: bool = False) -> None:
+        for entry in self._all():
+            if entry.slot == slot and (entry.left is not None or not counted):
+                _gone(self._entries / entry.name)
+
+    # --- what a slot holds -----------------------------------------------------------------------------------------
+
+    def _unpack(self, image: Image, archive: tarfile.TarFile) -> None:
+        slot, missing = self._inactive, set(MEMBERS)
+        for member in archive:
+            if member.name not in missing or not member.isfile():
+                raise InvalidImage(f"{image.name} holds {member.name!r}, which no system has")
+            missing.remove(member.name)
+            data = archive.extractfile(member)
+            assert data is not None, "it is a file"
+            if member.name == "root.img":
+                self._write_root(image, data, member.size)
+            elif member.name != "system.json":
+                folder = self._own / slot
+                folder.mkdir(exist_ok=True)
+                _put(folder / member.name, data.read())
+        if missing:
+            raise InvalidImage(f"{image.name} has no {min(missing)}", hint="make it by msrt device image")
+
+    def _write_root(self, image: Image, data: IO[bytes], size: int) -> None:
+        """Onto the partition, then read back from the medium."""
+        wanted, found = hashlib.sha256(), hashlib.sha256()
+        fd = os.open(self._partitions / f"root-{self._inactive}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if size > os.lseek(fd, 0, os.SEEK_END):
+                raise InvalidImage(f"{image.name} is larger than the partition", hint="flash the medium anew")
+            os.lseek(fd, 0, os.SEEK_SET)
+            while piece := data.read(PIECE):
+                wanted.update(piece)
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(fd, view) :]
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            for offset in range(0, size, PIECE):
+                found.update(os.pread(fd, min(PIECE, size - offset), offset))
+        finally:
+            os.close(fd)
+        if wanted.digest() != found.digest():
+            raise LocalError(f"slot {self._inactive} does not read back as written", hint="the medium is worn out")
+
+
+def _why(trial: Mapping[str, Any], tried: BootEntry | None) -> str:
+    if tried is None:
+        return str(trial.get("why") or "its boot entry is gone")
+    return f"{tried.done} of {trial['tries']} starts ended before it was committed"
+
+
+def _held(said: Mapping[str, Any]) -> Held:
+    return Held(str(said.get("version", "")), str(said.get("digest", "")))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _put(path: Path, content: str | bytes) -> None:
+    """A file that is whole under its name, on the medium when this returns."""
+    draft = path.with_name(path.name + ".new")
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def _gone(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """All of the file system: FAT keeps its table apart from its folders."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.sync()
+
+
+def _disk(error: OSError, slot: str) -> LocalError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull(f"no room for the kernel of slot {slot} on the ESP")
+    return LocalError(f"slot {slot}: {error.filename or ''} {error.strerror or error}")
