@@ -32,7 +32,7 @@ def test_a_watchdog_hears_of_the_loop_more_often_than_it_asks_for(tmp_path):
 
 
 def test_an_abstract_address_is_understood():
-    """systemd writes its zero byte as @."""
+    """Its zero byte is written as @."""
     with listening(f"\0msrt-test-{os.getpid()}") as heard:
         Supervisor({"NOTIFY_SOCKET": f"@msrt-test-{os.getpid()}"}).say("READY=1")
         assert heard.recv(100) == b"READY=1"

@@ -42,7 +42,7 @@ REBOOT: Final = Path("/run/msrt/reboot")
 """A unit of the image watches for this file: the agent itself may not reboot the machine."""
 
 
-def system_slots(cmdline: Path = Path("/proc/cmdline"), esp: Path = ESP) -> dict[Kind, SystemSlots]:
+def system_slots(cmdline: Path = Path("/proc/cmdline"), esp: Path = ESP) -> Mapping[str, SystemSlots]:
     """Those of this machine, if it was started from one of our images."""
     with contextlib.suppress(OSError):
         found = re.search(r"\bmsrt\.slot=([ab])\b", cmdline.read_text())

@@ -22,10 +22,11 @@ initrd /msrt/a/initrd
 options root=PARTLABEL=root-a msrt.slot=a ro console=ttyS0
 """
 ROOT_BYTES = 64 * 1024
+REPLACE, UNLINK = Path.replace, Path.unlink
 
 
 class PowerCut(BaseException):
-    pass
+    """Nothing is written from here on."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,8 @@ def slots(board, active="a"):
 
 def system(version, root=b"2" * 5000):
     """A system's image, and its bytes."""
-    files = {"system.json": b"{}", "linux": b"L" + version.encode(), "initrd": b"I" + version.encode(), "root.img": root}
+    mark = version.encode()
+    files = {"system.json": b"{}", "linux": b"L" + mark, "initrd": b"I" + mark, "root.img": root}
     data = tar(files)
     return described(data, version, Kind.SYSTEM), data
 
@@ -60,7 +62,7 @@ def system(version, root=b"2" * 5000):
 def boot(board):
     """What systemd-boot does: the highest version that has starts left, counted down before it starts."""
     folder = board / "esp/loader/entries"
-    entries = [entry for entry in parse_entries(os.listdir(folder)) if entry.left != 0]
+    entries = [entry for entry in parse_entries(path.name for path in folder.iterdir()) if entry.left != 0]
     chosen = max(entries, key=lambda e: int((folder / e.name).read_text().split("version ")[1].split()[0]))
     text = (folder / chosen.name).read_text()
     if chosen.left is not None:
@@ -146,9 +148,8 @@ def test_the_power_may_go_at_any_change_of_the_medium(board, monkeypatch):
             return real(self) if target is None else real(self, target)
 
         with monkeypatch.context() as patch:
-            replace, unlink = Path.replace, Path.unlink
-            patch.setattr(Path, "replace", lambda self, target: cut(self, target, replace))
-            patch.setattr(Path, "unlink", lambda self, missing_ok=False: cut(self, None, unlink))
+            patch.setattr(Path, "replace", lambda self, target, cut=cut: cut(self, target, REPLACE))
+            patch.setattr(Path, "unlink", lambda self, missing_ok=False, cut=cut: cut(self, None, UNLINK))
             try:
                 installed(board)
                 whole = True

@@ -6,10 +6,11 @@ Written into the file itself by tools that take an offset: no mount, no loop dev
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -101,7 +102,7 @@ def make_system(tree: Path, folder: Path, architecture: str) -> System:
     for gone in (loaders, *(tree / "boot").iterdir()):
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     (tree / "usr/bin/busybox").unlink()
-    _ext4(system.root, 0, _room(tree), "root", tree, "^has_journal")
+    _ext4(system.root, _room(tree), "root", tree, "^has_journal")
     return system
 
 
@@ -139,7 +140,7 @@ def write_image(system: System, out: Path, architecture: str, progress: Callable
         lambda: _esp(out, starts["esp"], table[0].size, system, architecture),
         lambda: _fat(out, starts["msrtid"], table[1].size, "MSRTID", 16),
         lambda: _copy(system.root, out, starts["root-a"]),
-        lambda: _ext4(out, starts["data"], table[-1].size, "data", None, "has_journal"),
+        lambda: _data(out, starts["data"], table[-1].size),
     )
     for done, step in enumerate(steps):
         progress(done, len(steps))
@@ -147,9 +148,28 @@ def write_image(system: System, out: Path, architecture: str, progress: Callable
     progress(len(steps), len(steps))
 
 
-def _copy(part: Path, out: Path, start: int) -> None:
-    """Into the image, what holds something."""
-    run(["dd", f"if={part}", f"of={out}", f"seek={start // MIB}", "bs=1M", "conv=notrunc,sparse"])
+def _copy(part: Path, out: Path, start: int, *, zeros: bool = False) -> None:
+    """Into the image, but for the holes: the writer leaves those as the medium was. `zeros`: holes become zeros that
+    are written."""
+    size = part.stat().st_size
+    with part.open("rb") as source, out.open("r+b") as image:
+        for begin, end in [(0, size)] if zeros else _written(source.fileno(), size):
+            source.seek(begin)
+            image.seek(start + begin)
+            for at in range(begin, end, MIB):
+                image.write(source.read(min(MIB, end - at)))
+
+
+def _written(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of what is no hole."""
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # no more
+            return
+        at = os.lseek(fd, begin, os.SEEK_HOLE)
+        yield begin, at
 
 
 def _table(out: Path, table: tuple[Partition, ...]) -> dict[str, int]:
@@ -193,8 +213,16 @@ def _esp(out: Path, start: int, size: int, system: System, architecture: str) ->
         run(["mcopy", "-i", at, str(draft), f"::{name}"])
 
 
-def _ext4(out: Path, start: int, size: int, label: str, tree: Path | None, journal: str) -> None:
+def _data(out: Path, start: int, size: int) -> None:
+    """Zeros and all: what a medium had in a journal's place could be taken for a part of the journal."""
+    with tempfile.NamedTemporaryFile(dir=out.parent, prefix="msrt-data-") as draft:
+        _ext4(Path(draft.name), size, "data", None, "has_journal")
+        _copy(Path(draft.name), out, start, zeros=True)
+
+
+def _ext4(out: Path, size: int, label: str, tree: Path | None, journal: str) -> None:
+    """Unused inodes are not zeroed (their checksummed group says so); the kernel does it when there is time."""
     script = '[ -z "$1" ] || chown -R 0:0 "$1"; shift; mke2fs "$@"'
     features = ["-q", "-F", "-t", "ext4", "-b", "4096", "-L", label, "-m", "0", "-O", f"{journal},metadata_csum"]
-    place = ["-E", f"offset={start},nodiscard", *(["-d", str(tree)] if tree else []), str(out), f"{size // 1024}k"]
+    place = ["-E", "nodiscard,lazy_itable_init=1", *(["-d", str(tree)] if tree else []), str(out), f"{size // 1024}k"]
     as_root(script, str(tree or ""), *features, *place)
