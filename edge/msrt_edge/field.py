@@ -142,15 +142,6 @@ class _Accounts:
 
 def _started(node: Edge, state: StateDir, front: Front) -> None:
     state.remember("listen", int(node.address.zmq.rpartition(":")[2]))
-    advertise = node.setup.config.advertise
-    if advertise:
-        for kind in ("zmq", "mqtt"):
-            url = getattr(node.address, kind)
-            if url:
-                scheme, _, rest = url.partition("://")
-                at = f"{scheme}://{advertise}:{rest.rpartition(':')[2]}"
-                node.address = msgspec.structs.replace(node.address, **{kind: at})
-        node.uplink.say_address(node.address)
     click.echo(f"edge {node.certificate.name} ({node.node}) region {node.region}")
     click.echo(f"  zmq        {node.address.zmq}")
     click.echo(f"  mqtt       {node.address.mqtt or '-'}")

@@ -197,8 +197,14 @@ class Edge:
             link = self.world.links.listen(url, credentials, lambda _principal: True)
             await self.downlink.listen(link)
             kind = "mqtt" if link.address.startswith("mqtt") else "zmq"
-            self.address = msgspec.structs.replace(self.address, **{kind: link.address})
+            self.address = msgspec.structs.replace(self.address, **{kind: self._advertised(link.address)})
         self.uplink.say_address(self.address)
+
+    def _advertised(self, url: str) -> str:
+        """As others are told it: before the first greeting, so that no invite ever names another address."""
+        scheme, _, rest = url.partition("://")
+        host = self.setup.config.advertise
+        return f"{scheme}://{host}:{rest.rpartition(':')[2]}" if host else url
 
     @property
     def links(self) -> list[Link]:

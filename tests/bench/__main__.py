@@ -18,6 +18,7 @@ import msgspec
 from tests.bench.table import Row, cells, commit, machine, markdown, row_of
 
 PARTS = (
+    "images",
     "serving", "keywords", "pinned", "watching", "client", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "delta", "journal", "forks",
     "quantise", "mcu", "training", "rounds", "crowd", "aggregation", "hierarchy", "datacentre", "secure", "federated",

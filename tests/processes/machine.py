@@ -94,14 +94,6 @@ class Machine:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def copy_image(image: Path, to: Path, size: int) -> Path:
-    """A medium of `size` bytes with the image on it."""
-    run(["cp", "--sparse=always", "--reflink=auto", str(image), str(to)])
-    with to.open("r+b") as file:
-        file.truncate(size)
-    return to
-
-
 def read_file(image: Path, partition: int, name: str, to: Path) -> str:
     """A file of one of the FAT partitions."""
     run(["mcopy", "-n", "-o", "-i", f"{image}@@{partition}", f"::{name}", str(to)])
@@ -114,7 +106,7 @@ def write_file(image: Path, partition: int, name: str, text: str, scratch: Path)
     run(["mcopy", "-o", "-i", f"{image}@@{partition}", str(draft), f"::{name}"])
 
 
-def add_options(image: Path, entry: str, options: str, scratch: Path) -> None:
-    """More for a boot entry's kernel command line."""
-    text = read_file(image, ESP, f"loader/entries/{entry}", scratch / "entry")
-    write_file(image, ESP, f"loader/entries/{entry}", text.replace("options ", f"options {options} "), scratch)
+def names(image: Path, partition: int, folder: str) -> set[str]:
+    """The files of a folder of one of the FAT partitions."""
+    listed = run(["mdir", "-b", "-i", f"{image}@@{partition}", f"::{folder}"])
+    return {line.rpartition("/")[2] for line in listed.split()}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from msrt_device.flash.targets import load_target
-from tests.bench.tree import BODY, MSRT, post, until
-from tests.processes.machine import HOST, MSRTID, Machine, need, read_file
+from tests.bench.tree import BODY, MSRT, Proc, post, until
+from tests.processes.machine import ESP, HOST, MSRTID, Machine, names, need, read_file, write_file
 
 GIB = 2**30
 BOOT_S = 600
@@ -41,6 +41,11 @@ def built(architecture: str, folder: Path) -> Path:
     return folder / "base.img"
 
 
+def loopback(edge: Proc) -> str:
+    """The edge's HTTP for us: what it advertises is for the machine in the emulator."""
+    return edge.field("http").replace(HOST, "127.0.0.1")
+
+
 def answered(url: str, machine: Machine, deadline_s: float = BOOT_S) -> float:
     """Seconds until the edge answers by that machine's worker."""
     began = time.monotonic()
@@ -53,8 +58,16 @@ def answered(url: str, machine: Machine, deadline_s: float = BOOT_S) -> float:
     return time.monotonic() - began
 
 
+def a_system_that_panics(medium: Path, scratch: Path) -> None:
+    """On trial in slot b, once; by the kernel of slot a."""
+    entry = read_file(medium, ESP, "loader/entries/msrt-a.conf", scratch / "entry")
+    broken = entry.replace("version 1", "version 2").replace("options ", "options rdinit=/broken ")
+    write_file(medium, ESP, "loader/entries/msrt-b+1.conf", broken, scratch)
+
+
 def test_a_flashed_amd64_image_boots_enrols_and_answers(tree, tmp_path):
-    """The claim is spent at its edge and gone from the medium; a second boot needs none."""
+    """The claim is spent at its edge and gone from the medium. A second boot needs none: not even one that first tries
+    a new system whose kernel panics, which the boot loader counts and passes over."""
     base = built("amd64", tmp_path)
     edge = tree.edge("e1", "north", "--set", f"advertise={HOST}", "--set", "lease_s=20.0")
     tree.push()
@@ -64,9 +77,12 @@ def test_a_flashed_amd64_image_boots_enrols_and_answers(tree, tmp_path):
     invite = tree.invite("device", "--region", "north")
     msrt("device", "flash", str(base), str(medium), "--invite", invite, "--name", "board-1", "--yes")
     with Machine("amd64", medium, tmp_path) as machine:
-        answered(edge.field("http"), machine)
+        answered(loopback(edge), machine)
         said = tomllib.loads(read_file(medium, MSRTID, "identity.toml", tmp_path / "identity"))
         assert said == {"spent": True, "name": "board-1"}
         machine.cut_power()
+        a_system_that_panics(medium, tmp_path)
         machine.power_on()
-        answered(edge.field("http"), machine)
+        answered(loopback(edge), machine)
+        assert "Kernel panic" in machine.said()
+        assert names(medium, ESP, "loader/entries") == {"msrt-a.conf", "msrt-b+0-1.conf"}

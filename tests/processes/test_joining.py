@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from msrt.trust.invite import Invite
 from tests.bench.tree import MSRT
 
 
@@ -75,6 +76,14 @@ def test_a_state_directory_has_one_owner(tree):
     owner.write_text(json.dumps({**json.loads(owner.read_text()), "version": 99}))
     assert "newer" in refused("edge", "join", state=tree.path / "e1")
     assert tree.procs["cloud"].popen.poll() is None
+
+
+def test_an_edge_that_advertises_a_host_is_invited_to_there_from_its_first_moment(tree):
+    """Behind a translated address nobody could reach where it listens."""
+    edge = tree.edge("e1", "north", "--set", "advertise=198.51.100.7")
+    (parent,) = Invite.parse(tree.invite("device", "--region", "north"), time.time()).parents
+    assert parent.zmq == edge.field("zmq")
+    assert parent.zmq.startswith("tcp://198.51.100.7:")
 
 
 @pytest.mark.parametrize("flag", ["--listen", "--http"])

@@ -63,7 +63,7 @@ class GenericSystemd:
             install_agent(tree / "opt/msrt", architecture, wheel)
             _files(tree, architecture)
             progress("agent", 1, 2)
-            as_root('chown -R 0:0 "$1"; dpkg-deb --build "$1" "$2" >/dev/null', str(tree), str(out))
+            as_root('chown -R 0:0 "$1"; dpkg-deb -Zzstd -z10 --build "$1" "$2" >/dev/null', str(tree), str(out))
             progress("agent", 2, 2)
 
 
