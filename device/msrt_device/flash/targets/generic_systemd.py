@@ -38,10 +38,7 @@ class GenericSystemd:
 
     name = "generic-systemd"
     title = "a machine that runs Debian 12 (or its like, with Python 3.11 and systemd) already: a .deb"
-    verified = (
-        "Installed by dpkg into a Debian 12 root (x86-64), whose agent then joined an edge and answered; "
-        "not started by systemd, and on no real board. There is no installation over SSH."
-    )
+    verified = "Built, and installed nowhere yet. There is no installation over SSH."
     options: Mapping[str, str] = {
         "architecture": "amd64 (default) or arm64",
         "wheel": "the msrt to put in, a wheel; default: one of the msrt that runs here",

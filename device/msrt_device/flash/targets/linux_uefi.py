@@ -72,10 +72,10 @@ class LinuxUefi:
 AMD64: Final = LinuxUefi(
     "amd64",
     "PC, server, virtual machine: x86-64 with UEFI; Debian 12",
-    "booted in QEMU (q35, OVMF) from power-on to an answered inference; on no real machine. No Secure Boot.",
+    "Booted in QEMU (q35, OVMF) from power-on to an answered inference; on no real machine. No Secure Boot.",
 )
 ARM64: Final = LinuxUefi(
     "arm64",
     "64-bit Arm board or server with UEFI; Debian 12",
-    "booted in QEMU (virt, AAVMF) from power-on to an answered inference; on no real board.",
+    "Built, and booted nowhere yet.",
 )
