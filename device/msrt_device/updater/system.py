@@ -29,7 +29,7 @@ from msrt.artifacts.images import Image, Kind
 from msrt.errors import Conflict, DiskFull, InvalidImage, LocalError
 from msrt_device.updater.agent import ImageFile
 from msrt_device.updater.entries import BootEntry, in_force, parse_entries
-from msrt_device.updater.slots import Held, ReadAt, SlotState
+from msrt_device.updater.slots import Held, ReadAt, Slots, SlotState
 
 __all__ = ["MEMBERS", "SystemSlots", "system_slots"]
 
@@ -42,7 +42,7 @@ REBOOT: Final = Path("/run/msrt/reboot")
 """A unit of the image watches for this file: the agent itself may not reboot the machine."""
 
 
-def system_slots(cmdline: Path = Path("/proc/cmdline"), esp: Path = ESP) -> Mapping[str, SystemSlots]:
+def system_slots(cmdline: Path = Path("/proc/cmdline"), esp: Path = ESP) -> Mapping[str, Slots]:
     """Those of this machine, if it was started from one of our images."""
     with contextlib.suppress(OSError):
         found = re.search(r"\bmsrt\.slot=([ab])\b", cmdline.read_text())
@@ -126,8 +126,8 @@ class SystemSlots:
         self._reboot.parent.mkdir(parents=True, exist_ok=True)
         self._reboot.touch()
 
-    def seed(self) -> tuple[str, ReadAt] | None:
-        return None
+    def seed(self) -> tuple[int, ReadAt] | None:
+        return None  # the running root is for root alone to read
 
     # --- boot entries ----------------------------------------------------------------------------------------------
 
