@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
@@ -32,6 +33,8 @@ __all__ = ["ImagePush", "UpdateBegin", "UpdateName", "Updates"]
 
 log = structlog.get_logger()
 EVERY_S: Final = 0.5
+SELDOM: Final = 20
+"""One that stands still is looked at in one pass of so many."""
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -84,9 +87,10 @@ class Updates:
 
     async def run(self) -> None:
         """Watch for ever."""
-        while True:
+        for number in itertools.count():
             for fact in list(self._writer.state.updates.values()):
-                await self._watch(fact)
+                if fact.state == Standing.RUNNING or not number % SELDOM:
+                    await self._watch(fact)
             await asyncio.sleep(EVERY_S)
 
     # --- watching ----------------------------------------------------------------------------------------------------

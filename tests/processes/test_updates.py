@@ -26,7 +26,7 @@ def test_an_agent_is_updated_and_says_so_once(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["crashes", "dies", "hangs", "deaf"])
+@pytest.mark.parametrize("how", ["crashes", "hangs", "deaf"])
 def test_an_agent_that_does_not_prove_itself_is_left_again(tree, how):
     """The old version is back, said so once, and the same image is refused until another one ran."""
     site = Site(tree)
@@ -59,12 +59,12 @@ def test_a_device_is_looked_at_through_its_edge(tree):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("version", ["2", "3"])
-def test_the_machine_may_lose_its_power_at_any_moment_of_an_update(tree, version):
+def test_the_machine_may_lose_its_power_at_any_moment_of_an_update(tree):
     """Launcher and agent are killed at sampled moments, from the offer to the commit: an agent is always there, one
     that was in force before or the new one proven; what became of it is told once, and the next update goes through."""
     site = Site(tree)
-    name, draw = site.push(version), random.Random(version)
+    version = "2"
+    name, draw = site.push(version), random.Random(1)
     site.ask("update.rollout", name=name, errors=1.0, success=0.5)
     for _ in range(5):
         time.sleep(draw.uniform(0.1, 3.5))  # that is the fault: any moment will do

@@ -19,7 +19,6 @@ QUICK = ("--set", "update_trial_s=20", "--set", "update_idle_s=0.2")
 
 BROKEN = {
     "crashes": "import sys; sys.exit(3)\n",
-    "dies": "import os; os.kill(os.getpid(), 9)\n",
     "hangs": "import time\ntime.sleep(3600)\n",
     "deaf": "import asyncio, sys, pathlib\n"
     "sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'site'))\n"
