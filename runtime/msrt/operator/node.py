@@ -38,7 +38,20 @@ def list_nodes(state: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        columns = ["name", "role", "region", "alive", "edge", "link", "class", "serial", "labels", "models", "node"]
+        columns = [
+            "name",
+            "role",
+            "region",
+            "alive",
+            "edge",
+            "link",
+            "class",
+            "agent",
+            "serial",
+            "labels",
+            "models",
+            "node",
+        ]
         table(columns, rows, empty="no node yet: msrt invite edge --region R")
 
 
