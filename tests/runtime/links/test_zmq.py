@@ -82,6 +82,21 @@ def test_allow_is_asked_at_every_handshake(zmq_rig):
     zmq_rig.run(scenario)
 
 
+def test_nothing_is_left_behind_whether_packets_come_in_bursts_or_alone(zmq_rig):
+    """Answered from within the reading of what is answered, each comes back, in order, without another one's help."""
+
+    async def scenario(rig):
+        master, node, _ = await greeted(rig)
+        master.on_packet = lambda route, _principal, frames: master.link.send(route, frames)
+        for turn, count in enumerate((1, 12, 1, 2, 100, 1, 1)):
+            said = [[b"%d.%d" % (turn, number)] for number in range(count)]
+            for frames in said:
+                assert node.link.send(PARENT, frames)
+            assert [(await node.packet())[2] for _ in said] == said
+
+    zmq_rig.run(scenario)
+
+
 def test_a_port_in_use_is_said(zmq_rig):
     """PortInUse, and the first listener serves on."""
 
