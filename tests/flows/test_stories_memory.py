@@ -47,6 +47,8 @@ async def pushed(tree):
     version = (await tree.insist("model.push", name="sums", file=digest))["version"]
     await tree.insist("model.rollout", model="sums", version=version)
     await until(lambda: tree.ready("sums", version), what="sums is ready")
+    edge = tree["edge-n"]  # hears of it a moment later: a sequence that begins before has no home
+    await until(lambda: edge.fleet.ready_somewhere("sums", version), what="its edge has heard")
     return version
 
 
