@@ -163,7 +163,9 @@ class OpenRound:
         self._keys += 1
         key = str(self._keys)
         if not fault and not meta.is_sum:
-            payload = await self._spool.keep(key, payload)
+            room, payload = payload, await self._spool.keep(key, payload)
+            if payload is not room:
+                self._t.rooms.give(room)
         self._payloads[key] = (meta, payload)
         self._note(meta, payload)
         actions = self.machine.handle(e.Arrived(key, meta, norm, fault), self._t.world.now())
@@ -217,6 +219,7 @@ class OpenRound:
             done = await by_size(self._t.world.offload, size, add, payload, self.codec(meta), weight, scale)
         if done:
             self._spool.drop(key)
+            self._t.rooms.give(payload)
 
     def close(self) -> None:
         """It is checkpointed, or given up."""

@@ -18,6 +18,7 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore
+from msrt.buffers import Rooms
 from msrt.hop import Gather, Peer
 from msrt.journal.facts import Entry, JobCreated, JobEnded, JobHeld
 from msrt.journal.state import Job, State
@@ -91,6 +92,8 @@ class Training:
         self._grace_s = means.grace_s
         self._until = 0.0
         """A round that opens before then waits for those who are not back yet."""
+        self.rooms = Rooms(2)
+        """Where updates lie as they come in: whoever added one gives its room back."""
         self._jobs: dict[str, RunningJob | ParameterJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.curves = Curves(means.world.disk.store("curves"), means.world.offload)
@@ -179,6 +182,7 @@ class Training:
                 log.warning("job.end_not_written", job=name, error=error.text)
                 await asyncio.sleep(AGAIN_S)
         self._pin()
+        self.rooms.clear()
         with contextlib.suppress(errors.DiskFull):
             await Records(self.nodes, self.world.offload, name).forget()
         self.tell(RoundClosed(name, job.round, (), state))
@@ -254,7 +258,7 @@ class Training:
         if running is None or not running.wants(meta):
             raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is not open")
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
-        return Gather(what, self.world.offload, partial(running.arrived, peer, meta), opened.size)
+        return Gather(what, self.world.offload, partial(running.arrived, peer, meta), opened.size, self.rooms)
 
     def shard_stream(self, peer: Peer, opened: StreamOpen) -> Gather:
         """An edge sends a shard of a parameter server. Raises BadUpdate, StreamCancelled."""

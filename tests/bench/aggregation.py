@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from msrt.artifacts import ArtifactStore
-from msrt.buffers import SLICE, Buffer, joined
+from msrt.buffers import SLICE, Buffer, Rooms, joined
 from msrt.learning.aggregate import RunningSum, check
 from msrt.learning.compress import open_codec
 from msrt.learning.optimise import Kind, Optimiser, Recipe
@@ -182,7 +182,7 @@ async def _cloud(count: int, rule: str, state: Path) -> dict[str, float]:
     from msrt_cloud.open_round import OpenRound  # noqa: PLC0415 - in the child only
 
     world, nodes = field_world(state), [f"node{n:04}" for n in range(count)]
-    coordinator: Any = SimpleNamespace(world=world, edges=list, fleet=SimpleNamespace(edges={}))
+    coordinator: Any = SimpleNamespace(world=world, edges=list, fleet=SimpleNamespace(edges={}), rooms=Rooms(2))
     pace, terms = Pace(world.now(), world.now() + 600.0, count), Terms(alone=True, least=open_rule(rule).least)
     machine = GlobalRound("job", 1, PARAMETERS, nodes, pace, terms=terms)
     message = RoundOpen("job", 1, "", b"", "", 600.0, {}, count, "fp32", 0, (), Plan(upward="fp32", alone=True))
