@@ -7,14 +7,16 @@ import pytest
 from msrt import errors
 from msrt.journal.facts import NodeEnrolled
 from msrt.protocol.messages import Event
+from msrt.trust.identity import Purpose, verify
 from msrt.trust.invite import Invite
 from tests.cloud.rig import device, simulate, until
 from tests.runtime.hop.tree import identity
 from tests.runtime.inference.models import mlp
 
 OPERATORS = [
-    "invite.create", "status", "node.list", "node.label", "node.remove", "node.logs", "node.diagnose", "model.push",
-    "model.list", "model.show", "model.rollout", "model.rollback", "train.run", "train.stop", "events.after",
+    "invite.create", "status", "node.list", "node.label", "node.remove", "node.decommission", "node.logs",
+    "node.diagnose", "model.push", "model.list", "model.show", "model.rollout", "model.rollback", "train.run",
+    "train.stop", "events.after",
 ]  # fmt: skip
 
 
@@ -184,6 +186,24 @@ def test_a_removed_node_is_sent_away_at_once_and_for_good():
         assert all(row["name"] != "edge-1" for row in await rig.operator.ask("node.list"))
         with pytest.raises(errors.NotFound):
             await rig.operator.ask("node.remove", node="edge-1")
+
+    simulate(scenario)
+
+
+def test_a_decommissioned_device_has_an_order_that_only_the_cloud_can_sign():
+    """It is revoked, and whoever sends it away has the order at hand; edges are removed, not wiped."""
+
+    async def scenario(rig):
+        node = identity("d1").node
+        await rig.cloud.writer.append(NodeEnrolled(node, "device", "d1", "north", board="SN-1"))
+        assert (await rig.operator.ask("node.list"))[-1]["serial"] == "SN-1"
+        assert await rig.operator.ask("node.decommission", node="d1") == {"node": node, "connected": False}
+        state = rig.cloud.writer.state
+        assert state.is_revoked(node)
+        verify(rig.cloud.identity.public, node.encode(), state.orders[node], Purpose.WIPE)
+        await enrolled(rig, "edge-1")
+        with pytest.raises(errors.CallerError, match="no device but edge"):
+            await rig.operator.ask("node.decommission", node="edge-1")
 
     simulate(scenario)
 
