@@ -137,7 +137,7 @@ def test_after_a_restart_the_watch_goes_on():
         north.rig.sim.crash("cloud")
         north.rig.sim.restart("cloud")
         rig = north.rig
-        await until(lambda: rig.cloud is not None and rig.cloud.ready.is_set() and north.edge.peer is not None)
+        await until(lambda: rig.cloud is not None and rig.cloud.ready.is_set() and rig.cloud.downlink.peers)
         await until(lambda: north.edge.peer is not None and north.edge.peer.live)
         assert north.status()["state"] == "canary"
         north.have(2)
