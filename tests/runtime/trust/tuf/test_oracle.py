@@ -30,6 +30,8 @@ change = st.tuples(
 
 
 def changed(data, role, kind, number, value):
+    if not data:  # an earlier cut left nothing
+        return data
     match kind:
         case "flip":
             at = number % len(data)
