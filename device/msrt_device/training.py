@@ -25,6 +25,7 @@ from msrt.training.trainer import Trainer
 from msrt.training.weights import AtHand, bring
 from msrt.trust.tuf.claims import Vouch, bundle_claim
 from msrt.world.world import Store, World, by_size
+from msrt_device.kept import Kept, counts, key_of, late, length_of, over, sha256
 from msrt_device.secure import PLAIN, Masking
 
 __all__ = ["Training"]
@@ -40,19 +41,6 @@ PASSING: Final = (
 """What goes by while a round lasts."""
 INLINE: Final = 64 << 10
 """Bytes of an update that lies beside its meta; a larger one is an artifact, not synced: it can be made again."""
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    """An update on disk."""
-
-    meta: UpdateMeta
-    payload: bytes = b""
-    """Itself, where it is small or the disk took no artifact."""
-    digest: str = ""
-    """Of the artifact that it is."""
-    size: int = 0
-    lost: bool = False
-    """A power failure took the artifact: it is trained again, with the stamp it had, as an edge may have added it."""
 
 
 class Training:
@@ -75,7 +63,7 @@ class Training:
         self._trainers: dict[str, Trainer] = {}
         self._counted = {key.removeprefix(COUNTED): int(value) for key, value in store.scan(COUNTED)}
         """By job: the newest round whose update of this node is in the model."""
-        self._kept = {key: wire.unpack(value, _Kept) for key, value in store.scan("update/")}
+        self._kept = {key: wire.unpack(value, Kept) for key, value in store.scan("update/")}
         self._peer: Peer | None = None
         self._training: dict[str, tuple[RoundOpen, asyncio.Task[None]]] = {}
         self._next: dict[str, tuple[RoundOpen, float]] = {}
@@ -116,7 +104,7 @@ class Training:
             here = self._masking.has(message)
         for key, kept in list(self._kept.items()):
             meta = kept.meta
-            if meta.job != message.job or not _counts(meta, message) or not self._masking.masked_for(meta, message):
+            if meta.job != message.job or not counts(meta, message) or not self._masking.masked_for(meta, message):
                 continue
             if not kept.lost and not meta.error:  # what failed is tried again: its cause may be over
                 here = here or (meta.round, meta.step) == this
@@ -146,7 +134,7 @@ class Training:
     async def closed(self, message: RoundClosed) -> None:
         """The round is checkpointed: what is in it may be forgotten; the process too, if no other follows soon."""
         me, ended = self._node.id, message.state != "running"
-        gone = [key for key, kept in self._kept.items() if _over(kept.meta, message, me)]
+        gone = [key for key, kept in self._kept.items() if over(kept.meta, message, me)]
         for key in gone:
             del self._kept[key]
             self._store.put(key, None)
@@ -157,7 +145,7 @@ class Training:
         await self._masking.closed(message)
         running = self._training.get(message.job)
         round_ = running[0].round if running is not None else 0
-        if running is not None and (ended or (round_ <= message.round and not _late(round_, message))):
+        if running is not None and (ended or (round_ <= message.round and not late(round_, message))):
             running[1].cancel()
         if ended:
             for table in (self._next, self._training, self._told):
@@ -213,7 +201,7 @@ class Training:
         rounds = message.round - message.plan.since + 1 if message.plan.since else 1
         opened = self._world.now()
         deadline = opened + message.deadline_s * rounds
-        first = self._stamp(_key(message.job, message.round, message.plan.step))
+        first = self._stamp(key_of(message.job, message.round, message.plan.step))
         meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
         try:
             trainer = await self._trainer(message, deadline)
@@ -229,7 +217,7 @@ class Training:
             await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
         log.info("training.round_done", job=message.job, round=message.round, step=message.plan.step, **done.metrics)
-        metrics = done.metrics | {"update_bytes": float(_length(done.payload))}
+        metrics = done.metrics | {"update_bytes": float(length_of(done.payload))}
         samples = {self._node.id: done.samples}
         meta = msgspec.structs.replace(meta, nodes=samples, encoding=done.encoding, size=done.size, metrics=metrics)
         if message.plan.secure is None:
@@ -303,27 +291,27 @@ class Training:
 
     async def _keep(self, meta: UpdateMeta, payload: Buffer | Path) -> None:
         """On disk first: a restart sends the same update again instead of another one."""
-        key = _key(meta.job, meta.round, meta.step)
+        key = key_of(meta.job, meta.round, meta.step)
         kept = None
-        if _length(payload) > INLINE:
+        if length_of(payload) > INLINE:
             try:
                 kept = await self._as_artifact(meta, payload)
             except errors.DiskFull as error:
                 log.warning("training.update_not_on_disk", error=error.text)
         if kept is None:
             data = await self._world.offload(read_file, payload) if isinstance(payload, Path) else payload
-            kept = _Kept(meta, bytes(data))
+            kept = Kept(meta, bytes(data))
         await self._note(key, kept)
         self._push_later(key)
 
-    async def _as_artifact(self, meta: UpdateMeta, payload: Buffer | Path) -> _Kept:
+    async def _as_artifact(self, meta: UpdateMeta, payload: Buffer | Path) -> Kept:
         if isinstance(payload, Path):
             digest, size = await self._artifacts.adopt(payload, sync=False)
         else:
             digest, size = await self._artifacts.put_bytes(payload, sync=False), len(payload)
-        return _Kept(meta, b"", digest, size)
+        return Kept(meta, b"", digest, size)
 
-    async def _note(self, key: str, kept: _Kept) -> None:
+    async def _note(self, key: str, kept: Kept) -> None:
         self._kept[key] = kept
         self._pin()
         self._store.put(key, wire.pack(kept))
@@ -368,55 +356,16 @@ class Training:
     async def _lost(self, key: str) -> None:
         """A power failure took an update: it is trained again while its round lasts, and is the same."""
         meta = self._kept[key].meta
-        await self._note(key, _Kept(meta, lost=True))
+        await self._note(key, Kept(meta, lost=True))
         told = self._told.get(meta.job)
-        if told is not None and _key(told.job, told.round, told.plan.step) == key:
+        if told is not None and key_of(told.job, told.round, told.plan.step) == key:
             self._begin(told)
 
-    async def _send(self, peer: Peer, kept: _Kept) -> None:
+    async def _send(self, peer: Peer, kept: Kept) -> None:
         meta = msgspec.to_builtins(kept.meta)
         if not kept.digest:
-            digest = await by_size(self._world.offload, len(kept.payload), _sha256, kept.payload)
+            digest = await by_size(self._world.offload, len(kept.payload), sha256, kept.payload)
             await peer.push("update", meta, kept.payload, size=len(kept.payload), digest=digest)
             return
         async with self._artifacts.lend(kept.digest) as lent:
             await peer.push("update", meta, lent.read, size=kept.size, digest=kept.digest)
-
-
-def _key(job: str, round_: int, step: int) -> str:
-    """Of an update in the store."""
-    return f"update/{job}/{round_:08d}.{step}"
-
-
-def _length(payload: Buffer | Path) -> int:
-    return payload.stat().st_size if isinstance(payload, Path) else len(payload)
-
-
-def _counts(meta: UpdateMeta, opened: RoundOpen) -> bool:
-    """May this update be in that round?"""
-    if meta.round == opened.round:
-        return meta.step == opened.plan.step
-    return 0 < opened.plan.since <= meta.round < opened.round
-
-
-def _late(round_: int, closed: RoundClosed) -> bool:
-    """May an update of this round, which is over, still count?"""
-    return 0 < closed.since <= round_
-
-
-def _over(meta: UpdateMeta, closed: RoundClosed, me: str) -> bool:
-    """Was this update counted, or will it never be?"""
-    if meta.job != closed.job:
-        return False
-    if closed.state not in ("running", "paused"):
-        return True
-    if meta.round > closed.round:
-        return False
-    counted = (meta.round == closed.round and me in closed.included) or meta.round <= closed.late.get(me, 0)
-    return counted or not _late(meta.round, closed)
-
-
-def _sha256(data: bytes) -> str:
-    import hashlib  # noqa: PLC0415 - only here
-
-    return hashlib.sha256(data).hexdigest()

@@ -17,7 +17,7 @@ from msrt.buffers import Buffer, Rooms
 from msrt.hop import Peer
 from msrt.learning import events as e
 from msrt.learning.aggregate import check
-from msrt.learning.compress import Codec, open_codec
+from msrt.learning.compress import open_codec
 from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound, Stretch
 from msrt.learning.secure_aggregation.masked import MaskedSum
@@ -29,7 +29,7 @@ from msrt.world.world import World, by_size
 from msrt_edge.feedback import Feedbacks
 from msrt_edge.region import Model, OpenRound, guard_of, terms_of
 from msrt_edge.secure import Exchange, Said, named
-from msrt_edge.updates import UpdateSink, Upward, is_anew, is_welcome, told_to
+from msrt_edge.updates import UpdateSink, Upward, announced, fault_of_size, is_anew, is_welcome, told_to
 
 __all__ = ["RegionTraining"]
 
@@ -42,7 +42,6 @@ MOVED_S: Final = 5.0
 """A device that came from another edge may have to send again for so long: the cloud says whether it takes part."""
 SETTLE_S: Final = 3.0
 """After its start an edge waits so long for its devices before it puts them on a ring for masks."""
-UPDATE_LIMIT: Final = 1 << 30
 TICK_S: Final = 0.1
 
 
@@ -252,12 +251,7 @@ class RegionTraining:
 
     def stream(self, peer: Peer, opened: StreamOpen) -> UpdateSink:
         """A device wants to send an update. Raises BadUpdate for a malformed or over-sized one."""
-        try:
-            meta = msgspec.convert(opened.meta, UpdateMeta)
-        except msgspec.ValidationError as error:
-            raise errors.BadUpdate(f"a malformed update: {error}") from None
-        if opened.size > UPDATE_LIMIT or set(meta.nodes) != {peer.node}:
-            raise errors.BadUpdate(f"{peer.name} may send an update of its own of at most {UPDATE_LIMIT} bytes")
+        meta = announced(peer, opened)
         current = self._open.get(meta.job)
         closed = self._closed.get(meta.job)
         if current is None or not is_welcome(meta, current.message):
@@ -268,7 +262,9 @@ class RegionTraining:
         self._check_part(peer, meta, current)
         if current.exchange is not None:
             current.exchange.admit(peer.node, meta)
-        self._check_size(peer, meta, opened.size, current.codec)
+        if fault := fault_of_size(opened.size, current.codec):  # before it is in memory; it counts as refused
+            peer.spawn(self.arrived(peer, msgspec.structs.replace(meta, error=fault), b""))
+            raise errors.BadUpdate(fault)
         what = f"the update of {peer.name} for round {meta.round} of {meta.job}"
         use = partial(self.arrived, peer, meta)
         return UpdateSink(self._slots, what, self._world.offload, use, opened.size, self._rooms)
@@ -284,14 +280,6 @@ class RegionTraining:
             raise errors.Unavailable(f"{said}, as far as is known here")
         log.warning("round.stranger_refused", device=peer.name, job=message.job, round=message.round)
         raise errors.BadUpdate(said)
-
-    def _check_size(self, peer: Peer, meta: UpdateMeta, size: int, codec: Codec) -> None:
-        """Refuse what cannot be such an update before it is in memory, and count it as refused all the same."""
-        if not 0 <= size <= codec.bytes:
-            said = f"an update of {size} bytes" if size >= 0 else "an update of unknown length"
-            fault = f"{said}, expected at most {codec.bytes} for {codec.size} parameters as {codec.name}"
-            peer.spawn(self.arrived(peer, msgspec.structs.replace(meta, error=fault), b""))
-            raise errors.BadUpdate(fault)
 
     async def arrived(self, peer: Peer, meta: UpdateMeta, payload: Buffer) -> None:
         """A whole update. Raises BadUpdate to tell its sender."""

@@ -11,14 +11,16 @@ import structlog
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
-from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
+from msrt.learning.compress import Codec
+from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, UpdateMeta
 from msrt.world.world import World
 from msrt_edge.region import OpenRound
 
-__all__ = ["UpdateSink", "Upward", "is_anew", "is_welcome", "told_to"]
+__all__ = ["UpdateSink", "Upward", "announced", "fault_of_size", "is_anew", "is_welcome", "told_to"]
 
 log = structlog.get_logger()
 RESEND_S: Final = 1.0
+UPDATE_LIMIT: Final = 1 << 30
 
 
 class Upward:
@@ -86,6 +88,25 @@ class UpdateSink(Gather):
         if self._held:
             self._held = False
             self._slots.release()
+
+
+def announced(peer: Peer, opened: StreamOpen) -> UpdateMeta:
+    """The update that a device's stream says it is. Raises BadUpdate for what is malformed, another's or too large."""
+    try:
+        meta = msgspec.convert(opened.meta, UpdateMeta)
+    except msgspec.ValidationError as error:
+        raise errors.BadUpdate(f"a malformed update: {error}") from None
+    if opened.size > UPDATE_LIMIT or set(meta.nodes) != {peer.node}:
+        raise errors.BadUpdate(f"{peer.name} may send an update of its own of at most {UPDATE_LIMIT} bytes")
+    return meta
+
+
+def fault_of_size(size: int, codec: Codec) -> str:
+    """Why a stream of so many bytes cannot be such an update; empty: it can."""
+    if 0 <= size <= codec.bytes:
+        return ""
+    said = f"an update of {size} bytes" if size >= 0 else "an update of unknown length"
+    return f"{said}, expected at most {codec.bytes} for {codec.size} parameters as {codec.name}"
 
 
 def told_to(message: RoundClosed, peer: Peer) -> RoundClosed:
