@@ -21,9 +21,10 @@ from msrt.hop.parcel import send
 from msrt.journal.state import Job
 from msrt.learning.aggregate import check
 from msrt.learning.compress import Codec
-from msrt.learning.parameter_server import Mode, Shard, ShardServer, Terms, spans
+from msrt.learning.parameter_server import Mode, spans
 from msrt.learning.parameter_server import events as e
-from msrt.learning.parameter_server.shard import codec_for, read_kept
+from msrt.learning.parameter_server.server import ShardServer, Terms
+from msrt.learning.parameter_server.shard import Shard, codec_for, read_kept
 from msrt.learning.parameter_server.tally import Tally
 from msrt.learning.vector import load
 from msrt.protocol.messages import Pulled, Push, RoundNote, TrainProgress

@@ -14,9 +14,11 @@ import structlog
 
 from msrt import errors
 from msrt.hop import Peer
-from msrt.learning.secure_aggregation import Fixed, SecureServer, unmask
+from msrt.learning.secure_aggregation import Fixed
 from msrt.learning.secure_aggregation import events as se
 from msrt.learning.secure_aggregation.masked import Masked, MaskedSum
+from msrt.learning.secure_aggregation.server import SecureServer
+from msrt.learning.secure_aggregation.unmask import unmask
 from msrt.learning.vector import Layout, Vector
 from msrt.protocol.messages import (
     Message,

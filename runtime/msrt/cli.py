@@ -35,15 +35,18 @@ ORDER: Final = (
 
 
 def _structlog_alone() -> None:
-    """Import structlog without rich, which it takes when it is there: 3 MiB of every node, and tracebacks in the log
-    that show what variables hold."""
-    if "structlog" in sys.modules or "rich" in sys.modules:
+    """Import structlog without what it takes when it is there: rich, 3 MiB of every node, and tracebacks in the log
+    that show what variables hold; greenlet, another MiB, for threads that are none."""
+    if "structlog" in sys.modules:
         return
-    sys.modules["rich"] = None  # type: ignore[assignment] # what makes an import fail
+    unwanted = [name for name in ("rich", "greenlet") if name not in sys.modules]
+    for name in unwanted:
+        sys.modules[name] = None  # type: ignore[assignment] # what makes an import fail
     try:
         importlib.import_module("structlog")
     finally:
-        del sys.modules["rich"]
+        for name in unwanted:
+            del sys.modules[name]
 
 
 class MissingExtra(LocalError):

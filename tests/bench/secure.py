@@ -21,8 +21,8 @@ import numpy as np
 
 from msrt.learning.aggregate import RunningSum, check
 from msrt.learning.compress import ErrorFeedback, open_codec
-from msrt.learning.secure_aggregation import unmask
 from msrt.learning.secure_aggregation.fixed import add
+from msrt.learning.secure_aggregation.unmask import unmask
 from tests.bench.rounds import DEVICES, TASK
 from tests.bench.table import Row
 from tests.bench.tree import Tree

@@ -7,10 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from msrt.learning.secure_aggregation import Fixed, Me, SecureClient, SecureServer, unmask
+from msrt.learning.secure_aggregation import Fixed, Me, SecureClient
 from msrt.learning.secure_aggregation import events as e
 from msrt.learning.secure_aggregation.client import Say
 from msrt.learning.secure_aggregation.fixed import add
+from msrt.learning.secure_aggregation.server import SecureServer
+from msrt.learning.secure_aggregation.unmask import unmask
 from msrt.protocol.messages import (
     Plan,
     RoundClosed,

@@ -15,7 +15,7 @@ from msrt.learning.events import Arrived, Joined, SendSum, Tick
 from msrt.learning.rounds import Pace, RegionRound
 from msrt.learning.vector import Layout, save
 from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
-from msrt_edge import training as room
+from msrt_edge.updates import UPDATE_LIMIT
 from tests.edge.rig import identity, simulate, until
 
 SIZE = 8
@@ -244,7 +244,7 @@ def test_a_device_that_could_not_train_says_so_and_is_not_waited_for():
     simulate(scenario)
 
 
-@pytest.mark.parametrize("size", [-1, room.UPDATE_LIMIT + 1])
+@pytest.mark.parametrize("size", [-1, UPDATE_LIMIT + 1])
 def test_an_update_without_a_bound_is_refused_before_its_bytes_come(size):
     """One that grows, or is larger than any model here, would fill the edge's memory."""
 

@@ -9,12 +9,3 @@ schedule   a learning rate over time
 secure_aggregation  masks that cancel in a sum: an edge adds up what it cannot see
 rounds     two state machines that decide what is added, forwarded, dropped and when a round ends
 """
-
-from __future__ import annotations
-
-from msrt.learning.aggregate import NormGuard, RunningSum
-from msrt.learning.compress import ErrorFeedback
-from msrt.learning.rounds import GlobalRound, RegionRound
-from msrt.learning.vector import Layout
-
-__all__ = ["ErrorFeedback", "GlobalRound", "Layout", "NormGuard", "RegionRound", "RunningSum"]

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from msrt.learning.parameter_server.clocks import Clocks, Mode
 from msrt.learning.parameter_server.exchange import Exchange
-from msrt.learning.parameter_server.server import ShardServer, Terms
-from msrt.learning.parameter_server.shard import Shard
 from msrt.learning.parameter_server.shards import Span, place, spans
 
-__all__ = ["Clocks", "Exchange", "Mode", "Shard", "ShardServer", "Span", "Terms", "place", "spans"]
+__all__ = ["Clocks", "Exchange", "Mode", "Span", "place", "spans"]

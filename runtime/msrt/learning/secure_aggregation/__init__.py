@@ -19,7 +19,5 @@ from __future__ import annotations
 from msrt.learning.secure_aggregation.client import SecureClient
 from msrt.learning.secure_aggregation.fixed import Fixed
 from msrt.learning.secure_aggregation.keys import Me
-from msrt.learning.secure_aggregation.server import SecureServer
-from msrt.learning.secure_aggregation.unmask import unmask
 
-__all__ = ["Fixed", "Me", "SecureClient", "SecureServer", "unmask"]
+__all__ = ["Fixed", "Me", "SecureClient"]

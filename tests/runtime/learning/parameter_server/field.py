@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from msrt.learning.parameter_server import Exchange, Mode, ShardServer, Terms
+from msrt.learning.parameter_server import Exchange, Mode
 from msrt.learning.parameter_server import events as e
 from msrt.learning.parameter_server import exchange as x
+from msrt.learning.parameter_server.server import ShardServer, Terms
 from msrt.protocol.messages import Pulled, Push
 
 LEASE_S = 3.0

@@ -8,11 +8,12 @@ import random
 import numpy as np
 
 from msrt.errors import BadUpdate
-from msrt.learning.secure_aggregation import Fixed, Me, SecureClient, SecureServer, unmask
+from msrt.learning.secure_aggregation import Fixed, Me, SecureClient
 from msrt.learning.secure_aggregation import events as e
 from msrt.learning.secure_aggregation.client import Leave, Ready, Say
 from msrt.learning.secure_aggregation.fixed import add
-from msrt.learning.secure_aggregation.server import Stage
+from msrt.learning.secure_aggregation.server import SecureServer, Stage
+from msrt.learning.secure_aggregation.unmask import unmask
 from msrt.protocol.messages import SecurePlan
 from msrt.trust.certificate import Certificate, issue
 from msrt.trust.identity import Identity, Purpose
