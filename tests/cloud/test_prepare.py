@@ -30,7 +30,7 @@ def child(room, deadline_s=60.0, **options):
 def test_child_process_prepares_a_model(room):
     """From the asking process' view: files, tensors and a report come back typed."""
     prepared = child(room, calibrate=str(room / "x.npy"))
-    assert set(prepared.files) == {"fp32", "int8"}
+    assert set(prepared.files) == {"fp32", "int8", "micro"}
     assert prepared.inputs[0].name == "x"
     assert prepared.sample == {"x": (1, 16)}
 

@@ -45,7 +45,7 @@ def test_model_becomes_two_variants_with_numbers(room):
     assert min(fp32.latency_us, int8.latency_us) > 0
     assert prepared.report["chosen"] in ("fp32", "int8")
     assert prepared.batchable
-    assert sorted(path.name for path in (room / "out").iterdir()) == ["fp32.onnx", "int8.onnx"]
+    assert sorted(path.name for path in (room / "out").iterdir()) == ["fp32.onnx", "int8.onnx", "micro.bin"]
 
 
 def test_prepared_model_fits_a_manifest(room):
@@ -192,7 +192,7 @@ def test_given_int8_file_is_served_unchanged(tmp_path):
     np.savez(tmp_path / "xy.npz", x=raw, y=labels)
     model = data_file("kws", "kws01_dscnn_int8.onnx")
     prepared = pushed(tmp_path, model, evaluate="xy.npz", min_accuracy=0.9)
-    assert list(prepared.files) == ["int8"]
+    assert list(prepared.files) == ["int8", "micro"]
     assert Path(prepared.files["int8"].path).read_bytes() == model.read_bytes()
     assert prepared.report["accuracy_int8"] >= 0.90
 

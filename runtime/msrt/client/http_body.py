@@ -135,8 +135,9 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     dtype = NUMPY_NAMES.get(tensor.datatype, "object")
     values = [math.nan if v is None else v for v in tensor.data] if dtype.startswith("float") else tensor.data
     try:
-        array = np.array(values, dtype=dtype).reshape(tensor.shape)
-    except (TypeError, ValueError, OverflowError) as error:
+        with np.errstate(over="raise"):  # a number beyond its type is no answer, rather than infinite
+            array = np.array(values, dtype=dtype).reshape(tensor.shape)
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise errors.InvalidTensor(f"output {tensor.name!r}: {error}") from error
     array.flags.writeable = False
     return array

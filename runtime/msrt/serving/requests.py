@@ -140,7 +140,7 @@ class Requests:
 
     def infer(self, request: InferRequest, *, copy: bool = False) -> asyncio.Future[InferAnswer]:
         """One request of the HTTP front, or a copy of one. Requests of one loop turn are submitted together."""
-        self._validate(request.model, request.version, request.inputs, request.frames)
+        self._rows_of(request, request.frames)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[InferAnswer] = loop.create_future()
         now = self._world.now()
@@ -158,6 +158,16 @@ class Requests:
         future.add_done_callback(lambda done: self._abandoned(one) if done.cancelled() else None)
         return future
 
+    def _rows_of(self, asked: InferRequest | Infer, frames: tuple[Buffer, ...] | list[Buffer]) -> int:
+        """Raises what `Validate` does, and SequenceLost for a step where nothing is here yet: whoever kept the sequence
+        was here before a restart."""
+        try:
+            return self._validate(asked.model, asked.version, asked.inputs, frames)
+        except errors.Unavailable as error:
+            if asked.sequence and not asked.sequence_start:
+                raise errors.SequenceLost(f"{error.text}, nor is the sequence", hint="begin it again") from error
+            raise
+
     def _submit_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
         self._handle(Submit(arrived))
@@ -168,7 +178,7 @@ class Requests:
     def from_client(self, peer: Peer, message: Infer, frames: list[Buffer]) -> None:
         """Requests of a client peer; several may ride in one message."""
         try:
-            rows = self._validate(message.model, message.version, message.inputs, frames)
+            rows = self._rows_of(message, frames)
             parts = _parts(message, frames, rows)
         except errors.MsrtError as error:
             peer.send(InferFailed(message.ids, error.code, error.text, error.hint))
