@@ -10,6 +10,7 @@ from msrt import errors
 from msrt.journal.facts import ModelPushed, NodeLabelled, RolloutSet
 from msrt.protocol import wire
 from msrt.protocol.messages import Assign, FleetReport, ModelState
+from msrt.serving.backend import InferRequest
 from msrt_edge import fleet as room
 from tests.edge.rig import identity, pushed, simulate, until
 
@@ -173,6 +174,19 @@ def test_a_model_whose_manifest_was_refused_is_unavailable_not_a_crash():
             rig.edge.fleet.metadata("net", 0)
         with pytest.raises(errors.Unavailable, match="not here yet"):
             rig.edge.fleet.validate("net", 0, (), ())
+
+    simulate(scenario)
+
+
+def test_a_step_of_a_sequence_is_lost_where_nothing_is_here_yet():
+    """Whoever kept it was here before a restart; a sequence that begins may be asked again, a step may not."""
+
+    async def scenario(rig):
+        await rig.cloud.writer.append(ModelPushed("net", 1, b"junk", b"\0" * 64), RolloutSet("net", 1))
+        await until(rig.edge.fleet.serving_versions)
+        for start, error in ((True, errors.Unavailable), (False, errors.SequenceLost)):
+            with pytest.raises(error, match="not here yet"):
+                rig.edge.requests.infer(InferRequest("net", (), (), 1.0, sequence="s", sequence_start=start))
 
     simulate(scenario)
 
