@@ -31,18 +31,8 @@ def root(tmp_path):
         pytest.skip(f"no Debian mirror can be reached: {error}")
     folder = tmp_path / "root"
     folder.mkdir(mode=0o755)
-    run(
-        [
-            "tar",
-            "--extract",
-            "--zstd",
-            "--file",
-            str(packages),
-            "--directory",
-            str(folder),
-            "--exclude=./usr/lib/modules",
-        ]
-    )
+    unpack = ["tar", "--extract", "--zstd", "--file", str(packages), "--directory", str(folder)]
+    run([*unpack, "--exclude=./usr/lib/modules"])
     for name in ("passwd", "group"):  # base-passwd's own script has not run
         (folder / "etc" / name).write_bytes((folder / f"usr/share/base-passwd/{name}.master").read_bytes())
     return folder
@@ -65,15 +55,8 @@ def test_the_package_installs_and_its_agent_joins_and_answers(root, tree, tmp_pa
     identity.write_text(f'invite = "{tree.invite("device", "--region", "north")}"\nname = "d1"\n')
     user = ["chroot", "--userspec=msrt:msrt", str(root)]
     run(["chown", "--reference", str(identity.parent), str(identity)])
-    argv = [
-        *user,
-        "/usr/bin/msrt-device",
-        "join",
-        "--config",
-        "/etc/msrt/device.toml",
-        "--state",
-        "/var/lib/msrt/device",
-    ]
+    argv = [*user, "/usr/bin/msrt-device", "join", "--config", "/etc/msrt/device.toml"]
+    argv += ["--state", "/var/lib/msrt/device"]
     worker = tree.procs["d1"] = Proc(argv, tmp_path / "d1.log")
     worker.ready(120)
     tree.serving(edge.field("http"))

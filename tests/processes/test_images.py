@@ -79,7 +79,7 @@ def test_a_flashed_amd64_image_boots_enrols_and_answers(tree, tmp_path):
     with Machine("amd64", medium, tmp_path) as machine:
         answered(loopback(edge), machine)
         said = tomllib.loads(read_file(medium, MSRTID, "identity.toml", tmp_path / "identity"))
-        assert said == {"spent": True, "name": "board-1"}
+        assert said == {"spent": True, "name": "board-1", "region": "north"}
         machine.cut_power()
         a_system_that_panics(medium, tmp_path)
         machine.power_on()
