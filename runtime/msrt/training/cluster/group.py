@@ -7,6 +7,7 @@ time and is killed, with all of its process group, at the round's deadline.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -82,9 +83,10 @@ class Group:
         shutil.rmtree(self.directory / "logs", ignore_errors=True)
 
     def _hang_up(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(OSError):  # what was not sent is lost with whom it was for
+                link.close()
 
     def _end(self) -> None:
         """Have the agent end its workers; killed, it takes its server of forks with it, and that the workers."""
