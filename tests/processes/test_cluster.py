@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.tree import until
-from tests.processes.test_training import again, train
+from tests.processes.test_training import again, status, train
 
 CLUSTER = Path(__file__).parents[2] / "deploy" / "examples" / "cluster"
 
@@ -49,7 +49,7 @@ def test_two_devices_are_one_group(tree, tmp_path):
     settings = settings.replace("rounds = 8", "rounds = 4\nmin_nodes = 2").replace("processes = 2", "processes = 1")
     (folder / "job.toml").write_text(settings.replace("[cluster]", f'[cluster]\nnodes = 2\nshared = "{tmp_path}/all"'))
     watching = train(tree, folder, "--report", str(report))
-    until("a round is done", lambda: "round_done" in (tree.path / "d2.log").read_text(), 240)
+    until("a round is done", lambda: status(tree, "cluster").get("round"), 240)
     again(tree, "d2", "device", "join")
     _, said = watching.communicate(timeout=400)
     assert watching.returncode == 0, said

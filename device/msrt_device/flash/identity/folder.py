@@ -51,6 +51,8 @@ class IdentityFolder:
             with self._file.open("r+b", buffering=0) as old:
                 _write(draft, settings.without_claim().render().encode())
                 draft.replace(self._file)
+                with self._file.open("rb") as renamed:  # on FAT the name leads nowhere before that
+                    os.fsync(renamed.fileno())
                 _sync_folder(self.path)
                 _zero(old.fileno())
         except OSError as error:
