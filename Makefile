@@ -6,7 +6,7 @@
 
 PYTHON    ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
-WORKERS   ?= 2
+WORKERS   ?= 3
 VENV      := .venv
 BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -q -m slow -n $(WORKERS) --dist loadfile --timeout 1200
+	$(PYTEST) -q -m slow -n 2 --dist loadfile --timeout 1200
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench $(PART)
