@@ -173,7 +173,7 @@ def test_a_model_that_no_board_runs_is_refused_by_its_operator(house):
 
 def test_a_serial_port_is_a_line_as_well(house, tmp_path):
     """A second board on a terminal device beside the first one; each answers for itself."""
-    board = Board(house.board.image, tmp_path, pty=True)
+    board = Board(firmware(tmp_path), tmp_path, pty=True)
     try:
         argv = [MSRT, "device", "gateway", "--serial", f"{board.tty}@115200", "--name", "second", "--state"]
         argv += [str(tmp_path / "state"), "--invite", house.tree.cli("invite", "device", "--region", "north")]

@@ -14,6 +14,7 @@ from msrt.demo.judge import Answer, Judge
 from msrt.demo.load import Tally, drive
 from msrt.demo.report import Model, Report, Training
 from msrt.demo.tree import DemoFailed, Tree
+from msrt.inference.bundle import MICRO
 from msrt.operator.session import Ask, cloud
 from msrt.operator.show import console, progress
 from msrt.training.bundle import pack
@@ -138,7 +139,7 @@ class Story:
         async with self.session() as ask:
             shown = await ask("model.show", model=MODEL)
             version = shown["version"]
-            self.files[version] = {name: one["digest"] for name, one in shown["variants"].items()}
+            self.files[version] = {name: one["digest"] for name, one in shown["variants"].items() if name != MICRO}
             self.say(f"[bold]rollout[/] of {MODEL}@{version}, north first: msrt model rollout {MODEL} --canary north")
             begun = await ask("model.rollout", model=MODEL, version=version, canary="north", window_s=1.0)
             state = begun["state"]
