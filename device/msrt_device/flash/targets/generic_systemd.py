@@ -38,7 +38,10 @@ class GenericSystemd:
 
     name = "generic-systemd"
     title = "a machine that runs Debian 12 (or its like, with Python 3.11 and systemd) already: a .deb"
-    verified = "Built, and installed nowhere yet. There is no installation over SSH."
+    verified = (
+        "Installed by dpkg into a root of Debian 12, where its agent joined and answered; on no machine that boots. "
+        "There is no installation over SSH."
+    )
     options: Mapping[str, str] = {
         "architecture": "amd64 (default) or arm64",
         "wheel": "the msrt to put in, a wheel; default: one of the msrt that runs here",
