@@ -74,9 +74,11 @@ class Board:
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.monitor))
             monitor.settimeout(5)
-            monitor.recv(4096)
-            monitor.sendall(b"system_reset\n")
-            monitor.recv(4096)
+            said = b""
+            for prompts, line in ((1, b"system_reset\n"), (2, b"")):  # hung up on sooner, QEMU forgets the line
+                while said.count(b"(qemu)") < prompts:
+                    said += monitor.recv(4096)
+                monitor.sendall(line)
 
     def kill(self) -> None:
         self.popen.kill()
