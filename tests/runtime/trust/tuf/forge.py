@@ -119,12 +119,14 @@ def file_of(version, data):
 
 
 class Ours:
-    """A client that keeps what it trusts, as a floor does, without the shell around it."""
+    """A client that keeps what it trusts and the files it read, as a floor does, without the shell around it."""
 
     def __init__(self, forge):
         self.forge = forge
         self.roots = [forge.roots[0]]
         self.timestamp = self.snapshot = b""
+        self.files = {}
+        """Targets files by digest: a snapshot that still holds needs nothing of the mirror."""
 
     def ask(self, path=PATH, now=NOW):
         """Digest of the target. Raises MsrtError."""
@@ -145,7 +147,9 @@ class Ours:
             snapshot = mirror["snapshot"]
             trusted.add_snapshot(snapshot)
         while isinstance(found := trusted.find(path, now), Wanted):
-            trusted.add_targets(found, mirror[found.role])
+            data = self.files.get(found.file.digest, mirror[found.role])
+            trusted.add_targets(found, data)
+            self.files[found.file.digest] = data
         if new:
             self.timestamp, self.snapshot = mirror["timestamp"], snapshot
         return found.hashes["sha256"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.trust.tuf.forge import DAY, NOW, Forge, Oracle, Ours
@@ -50,6 +50,7 @@ def changed(data, role, kind, number, value):
     changes=st.lists(change, max_size=2),
     days=st.sampled_from([0.0, 13.0, 15.0, 400.0]),
 )
+@example(known=True, changes=[("timestamp", ("old", 0, 0))], days=0.0)
 @settings(max_examples=40, deadline=None)
 def test_both_readers_agree(known, changes, days):
     """A flipped byte, a cut, an old file, another role's; with or without an earlier state; in time and too late."""
