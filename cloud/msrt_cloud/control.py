@@ -250,6 +250,8 @@ class Control:
             BrokerAccount(node.node, "", wall=wall),
         )
         self._cloud.downlink.expel(node.node, errors.Revoked(f"{node.name} was removed from the tree"))
+        if node.role == Role.EDGE:
+            self._cloud.edge_removed(node.node)
         return {"node": node.node}
 
     async def _node_decommission(self, _peer: Peer, p: NodeRemove) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from msrt import errors
@@ -44,14 +44,19 @@ class Fleet:
         self.edges: dict[str, EdgeSeen] = {}
         self.own: Callable[[], DeviceRecord | None] = lambda: None
         """The cloud's own engine."""
-        self._homes: dict[str, set[str]] = {}
-        """Device to the edges that speak of it."""
+        self._homes: dict[str, dict[str, None]] = {}
+        """Device to the edges that speak of it, in the order in which they began to."""
+
+    def remembered(self, edges: Iterable[EdgeSeen]) -> None:
+        """What a cloud before this one knew of edges."""
+        self.edges.update((edge.node, edge) for edge in edges)
 
     def joined(self, peer: Peer, now: float) -> EdgeSeen:
         """An edge's session is live."""
         certificate = peer.certificate
         assert certificate is not None
         edge = self.edges.setdefault(peer.node, EdgeSeen(peer.node, certificate.name, certificate.region))
+        edge.name, edge.region = certificate.name, certificate.region
         edge.alive, edge.reported, edge.since, edge.address = True, False, now, peer.address or edge.address
         edge.due = (0, 0)
         return edge
@@ -62,6 +67,20 @@ class Fleet:
         if edge is not None:
             edge.alive, edge.since = False, now
 
+    def removed(self, node: str) -> None:
+        """An edge is of the tree no more: nobody is sent there."""
+        edge = self.edges.pop(node, None)
+        if edge is not None:
+            self._nobody_at(edge, edge.devices)
+
+    def _nobody_at(self, edge: EdgeSeen, devices: Iterable[str]) -> None:
+        """It speaks of these no more."""
+        for device in devices:
+            homes = self._homes[device]
+            del homes[edge.node]
+            if not homes:
+                del self._homes[device]
+
     def report(self, node: str, report: FleetReport) -> frozenset[str]:
         """What an edge says of its devices: all, a part of a sweep, or what changed. The devices it was about."""
         edge = self.edges.get(node)
@@ -71,7 +90,7 @@ class Fleet:
         said = {device.node for device in report.devices}
         for device in report.devices:
             edge.devices[device.node] = device
-            self._homes.setdefault(device.node, set()).add(node)
+            self._homes.setdefault(device.node, {})[node] = None
         if (report.sweep and not report.part) or (not report.sweep and report.last):
             edge.due, edge.named = (report.sweep, 0), set()
         edge.named |= said
@@ -84,10 +103,14 @@ class Fleet:
         gone = edge.devices.keys() - edge.named
         for device_node in gone:
             del edge.devices[device_node]
-            self._homes[device_node].discard(node)
-            if not self._homes[device_node]:
-                del self._homes[device_node]
+        self._nobody_at(edge, gone)
         return frozenset(said | gone)
+
+    def load(self, node: str, values: dict[str, float]) -> None:
+        """What an edge measures of itself."""
+        edge = self.edges.get(node)
+        if edge is not None:
+            edge.values = values
 
     def home(self, device: str) -> EdgeSeen | None:
         """The edge where a device lives now."""

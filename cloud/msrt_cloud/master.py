@@ -46,6 +46,7 @@ from msrt.trust.identity import Identity, Purpose
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tuf.floor import GET, Floor
 from msrt.world.world import World
+from msrt_cloud.addresses import Addresses
 from msrt_cloud.control import Control
 from msrt_cloud.events import Events
 from msrt_cloud.evidence import Bounds
@@ -120,21 +121,17 @@ class Cloud:
         """Until cancelled or `close`d. Raises PortInUse, Corrupt, DiskFull."""
         await self._open()
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self.rollouts.run())
-            updating = group.create_task(self.updates.run())
-            computing = group.create_task(self.serving.run())
-            triggering = group.create_task(Triggers(self.training).run())
-            signing = group.create_task(self.signing.run())
+            parts = (
+                self.rollouts, self.updates, self.serving, Triggers(self.training), self.signing, self.addresses,
+            )  # fmt: skip
+            working = [group.create_task(part.run()) for part in parts]
             await self.training.resume()
             self.ready.set()
             try:
                 await self._closing.wait()
             finally:
-                watching.cancel()
-                updating.cancel()
-                computing.cancel()
-                triggering.cancel()
-                signing.cancel()
+                for task in working:
+                    task.cancel()
                 await self.training.close()
                 await self.downlink.close("the cloud stops")
                 await self.writer.close()
@@ -157,6 +154,8 @@ class Cloud:
         opened = await world.offload(lambda: Log(store, sign, log_id=log_id, epoch=int(world.wall())))
         self.writer = Writer(opened, world.offload, compact_every=config.journal_snapshot_entries)
         self.events = Events(world, world.disk.store("events"), config.event_bytes)
+        self.addresses = Addresses(world)
+        self.fleet.remembered(self.addresses.known(self.writer.state))
         await self._sign()
         self.registry = Registry(world, self.identity, self.writer, self.artifacts, self.signing, setup.prepare)
         pace = Pace(
@@ -232,7 +231,7 @@ class Cloud:
             return
         log.info("cloud.edge_joined", edge=peer.name, node=peer.node)
         self.metrics.leases.labels("edge").inc()
-        self.fleet.joined(peer, self.world.now())
+        self.addresses.keep(self.fleet.joined(peer, self.world.now()))
         self.training.edge_joined(peer)
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
@@ -248,6 +247,11 @@ class Cloud:
             self.training.devices_changed(edge.devices.keys())
         if final:
             self.feed.stop(peer.node)
+
+    def edge_removed(self, node: str) -> None:
+        """It is of the tree no more."""
+        self.fleet.removed(node)
+        self.addresses.forget(node)
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
         if self.serving.message(peer, message, frames):
@@ -265,7 +269,7 @@ class Cloud:
             case TrainProgress():
                 self.training.progress(peer, message)
             case Load():
-                self.fleet.edges[peer.node].values = message.values
+                self.fleet.load(peer.node, message.values)
             case _:
                 log.warning("cloud.unexpected_message", peer=peer.name, type=type(message).__name__)
 

@@ -67,6 +67,29 @@ def test_a_report_is_whole(fleet):
     assert names(fleet.devices()) == ["b", "c", "d"]
 
 
+def test_the_devices_of_an_edge_that_was_removed_are_at_home_where_they_went(fleet):
+    """And what it may still say changes nothing."""
+    gone = identity("edge-n").node
+    joined(fleet, "edge-s", "south", device("a"))
+    fleet.removed(gone)
+    assert names(fleet.devices()) == ["a"]
+    assert fleet.home(device("a").node).name == "edge-s"
+    assert fleet.home(device("b").node) is None
+    fleet.removed(gone)
+    fleet.load(gone, {"queue": 1.0})
+    assert list(fleet.edges) == [identity("edge-s").node]
+
+
+def test_an_edge_that_joined_anew_is_called_as_its_certificate_says(fleet):
+    """It keeps its keys, and with them its id."""
+    node = identity("edge-n").node
+    moved = Certificate(node=node, role="edge", name="harbour", identity=b"", link_key=b"", region="west")
+    peer = Peer.__new__(Peer)
+    peer.node, peer.certificate, peer.address = node, moved, None
+    edge = fleet.joined(peer, 9.0)
+    assert (edge.name, edge.region) == ("harbour", "west")
+
+
 def test_a_report_of_nobody_is_nothing():
     """A stranger's word adds no edge."""
     made = Fleet()

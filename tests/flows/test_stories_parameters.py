@@ -250,7 +250,7 @@ def test_nothing_stops_while_the_cloud_is_away(seed):
     """Workers step on, rounds end; the cloud that comes back checkpoints the newest and has a line for each."""
 
     async def story(tree):
-        job = await begin(tree, rounds=8, steps=6, lease_s=30.0)  # nobody is taken for dead for the weather's sake
+        job = await begin(tree, rounds=8, steps=6)
         await until(lambda: tree.job(job).round >= 1, 120, "a checkpoint")
         tree.sim.crash("cloud")
         at = max(done(tree).values())
