@@ -17,13 +17,14 @@ from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
+from msrt_cloud.images import ImagePush, ImageRequest
 from msrt_cloud.jobs import JobList, JobLogs, JobName, JobNodes, Jobs, TrainRun
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
-from msrt_cloud.signing.desk import Desk, KindName, RootsImport
+from msrt_cloud.signing.desk import Desk, KindName, ListRequest, ListSigned, RootsImport
 from msrt_cloud.stats import serving_rows
-from msrt_cloud.updates import ImagePush, UpdateBegin, UpdateName
+from msrt_cloud.updates import UpdateBegin, UpdateName
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
@@ -163,8 +164,9 @@ class Control:
             "train.pause": (JobName, jobs.pause),
             "train.resume": (JobName, jobs.resume),
             "train.stop": (JobName, jobs.stop),
-            "update.push": (ImagePush, self._update_push),
-            "update.images": (Nothing, cloud.updates.images),
+            "update.push": (ImagePush, cloud.images.push),
+            "update.request": (ImageRequest, cloud.images.request),
+            "update.images": (Nothing, cloud.images.rows),
             "update.rollout": (UpdateBegin, cloud.updates.begin),
             "update.status": (UpdateName, cloud.updates.status),
             "update.pause": (UpdateName, cloud.updates.pause),
@@ -174,6 +176,8 @@ class Control:
             "trust.root": (Nothing, desk.root),
             "trust.import": (RootsImport, desk.roots_import),
             "trust.rotate": (KindName, desk.rotate),
+            "trust.request": (ListRequest, desk.request),
+            "trust.accept": (ListSigned, desk.accept),
             "events.after": (EventsAfter, self._events_after),
         }
 
@@ -326,10 +330,6 @@ class Control:
 
     async def _model_unload(self, peer: Peer, p: ModelHere) -> object:
         return await self._cloud.rollouts.withdraw(p.model, _region(peer, p.region))
-
-    async def _update_push(self, peer: Peer, p: ImagePush) -> object:
-        self._bounded(p.digest, self._cloud.setup.config.image_bytes, "image")
-        return await self._cloud.updates.push(peer, p)
 
     # --- events -----------------------------------------------------------------------------------
 

@@ -22,12 +22,14 @@ __all__ = ["CloudGate"]
 
 
 class CloudGate:
-    """`parents`: certificate -> where that node should go, best first."""
+    """`parents`: certificate -> where that node should go, best first. `first_root`: SHA-256 of the tree's."""
 
     def __init__(
-        self, world: World, identity: Identity, writer: Writer, parents: Callable[[Certificate], tuple[Parent, ...]]
-    ) -> None:
+        self, world: World, identity: Identity, writer: Writer, parents: Callable[[Certificate], tuple[Parent, ...]],
+        first_root: bytes,
+    ) -> None:  # fmt: skip
         self._world, self._identity, self._writer, self._parents = world, identity, writer, parents
+        self._first_root = first_root
 
     def admit(self, hello: Hello, principal: bytes) -> Certificate:
         """Edges, clients and operators; devices belong to an edge."""
@@ -92,6 +94,7 @@ class CloudGate:
         return Certificate(
             node=node, role=enrolled.role, name=enrolled.name, identity=enrolled.identity, link_key=enrolled.link_key,
             region=enrolled.region, labels=enrolled.labels, issued=enrolled.wall, serial=enrolled.serial,
+            root=self._first_root,
         )  # fmt: skip
 
     def as_call(self, params: dict[str, object]) -> Enrol:

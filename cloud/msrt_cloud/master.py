@@ -53,6 +53,7 @@ from msrt_cloud.evidence import Bounds
 from msrt_cloud.feed import Feed
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.gate import CloudGate
+from msrt_cloud.images import Images
 from msrt_cloud.registry import Prepare, Registry
 from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
@@ -167,7 +168,8 @@ class Cloud:
             Limits(config.rollout_alpha, config.rollout_beta),
         )  # fmt: skip
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
-        self.updates = Updates(world, self.identity, self.writer, self.artifacts, self.signing, self.fleet)
+        self.images = Images(world, self.identity, self.writer, self.artifacts, self.signing, config.image_bytes)
+        self.updates = Updates(world, self.writer, self.fleet)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.signing, self.registry,
             self.rollouts,
@@ -177,7 +179,7 @@ class Cloud:
         self.feed = Feed(self.writer)
         self.serving = Serving(self)
         self.control = Control(self)
-        gate = CloudGate(world, self.identity, self.writer, self._parents)
+        gate = CloudGate(world, self.identity, self.writer, self._parents, self.signing.first_root)
         self._gate = gate
         boot = world.random.getrandbits(63)
         self.downlink = Downlink(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from msrt.errors import CallerError, Conflict, NotFound
+from msrt.errors import Conflict
 from msrt.operator.session import ask, state_option
 from msrt.operator.show import console, json_option, print_json, table
 from msrt.settings import CloudConfig
-
-if TYPE_CHECKING:
-    from msrt_cloud.signing.keys import FolderRing
+from msrt_cloud.signing_elsewhere import export_key, key_ring, sign_elsewhere
 
 __all__ = ["keys"]
 
@@ -44,25 +42,8 @@ def show(state: Path | None, *, as_json: bool) -> None:
 @click.option("--remove", is_flag=True, help="Take the key out of the cloud's state: then only FILE has it.")
 @state_option
 def export_root(state: Path | None, file: Path, *, remove: bool) -> None:
-    """Write the root key to FILE (PEM, mode 0600). The cloud needs it only for new roots, and goes on without."""
-    from msrt.trust.private import read_private, write_private  # noqa: PLC0415 - --help stays quick
-
-    ring = _ring(state)
-    ids = _root_ids(ask(state, lambda cloud: cloud("trust.root"))["root"])
-    found = {keyid: signer for keyid, signer in ring.signers().items() if keyid in ids}
-    if not found:
-        raise NotFound("the root key is not here: it was taken out before")
-    if file.exists():
-        raise Conflict(f"{file} exists already", hint="name a file that does not")
-    data = b"".join(signer.private_bytes for signer in found.values())
-    write_private(file, data)
-    if read_private(file) != data:
-        raise Conflict(f"{file} does not read back as it was written", hint="nothing was removed")
-    if remove:
-        for keyid in found:
-            ring.remove("root", keyid)
-    console().print(f"{len(found)} root key{'s' if len(found) > 1 else ''} written to {file}")
-    console().print("removed from the cloud" if remove else "still in the cloud's state: --remove takes it out")
+    """The same as `export root FILE`. The cloud needs it only for new roots, and goes on without."""
+    export_key(state, "root", file, remove=remove)
 
 
 @keys.command()
@@ -103,7 +84,7 @@ def rotate_root(
 
     known = {"root": given.read_bytes()} if given is not None else {}
     found: dict[str, Any] = known or ask(state, lambda cloud: cloud("trust.root"))
-    current, period, ring = found["root"], float(found.get("period_s", CloudConfig().trust_root_s)), _ring(state)
+    current, period, ring = found["root"], float(found.get("period_s", CloudConfig().trust_root_s)), key_ring(state)
     old = ring.signers() | {one.public_key.keyid: one for path in sources for one in load_keys(path)}
     made = [(role, ring.make(role)) for role in roles or ("root",) for _ in range(count if role == "root" else 1)]
     try:
@@ -172,19 +153,4 @@ def _import(state: Path | None, roots: list[bytes]) -> int:
     return int(found["version"])
 
 
-def _ring(state: Path | None) -> FolderRing:
-    from msrt.process import default_state  # noqa: PLC0415 - --help stays quick
-    from msrt_cloud.signing.keys import FolderRing  # noqa: PLC0415
-
-    folder = (state or default_state("cloud")) / "keys"
-    if not folder.is_dir():
-        raise CallerError(f"{folder} is not there", hint="run this where the cloud runs, with its --state")
-    return FolderRing(folder)
-
-
-def _root_ids(data: bytes) -> set[str]:
-    from tuf.api.metadata import Root  # noqa: PLC0415 - --help stays quick
-
-    from msrt_cloud.signing.signed import decode  # noqa: PLC0415
-
-    return set(decode(Root, data).signed.roles["root"].keyids)
+sign_elsewhere(keys)

@@ -1,4 +1,4 @@
-"""Updates over the air: images and campaigns in the journal; each campaign is held against what edges report."""
+"""Updates over the air: campaigns in the journal, each held against what edges report."""
 
 from __future__ import annotations
 
@@ -12,24 +12,18 @@ import msgspec
 import structlog
 
 from msrt import errors
-from msrt.artifacts import ArtifactStore
-from msrt.artifacts.chunks import index_of, pack_index
-from msrt.artifacts.images import Image, Kind, pack_image
 from msrt.dispatch.canary import rank
 from msrt.hop import Peer
-from msrt.journal.facts import ImagePushed, UpdateSet
+from msrt.journal.facts import UpdateSet
 from msrt.journal.updates import group_of
 from msrt.journal.writer import Writer
 from msrt.protocol import wire
-from msrt.trust.identity import Identity, Purpose
 from msrt.world.world import World
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.rollout import Seen
-from msrt_cloud.signing import Repository
-from msrt_cloud.signing.journal import image_of
 from msrt_cloud.updates_campaign import Campaign, Move, Seat, Standing
 
-__all__ = ["ImagePush", "UpdateBegin", "UpdateName", "Updates"]
+__all__ = ["UpdateBegin", "UpdateName", "Updates"]
 
 log = structlog.get_logger()
 EVERY_S: Final = 0.5
@@ -39,15 +33,6 @@ _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class _Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True): ...
-
-
-class ImagePush(_Params, frozen=True):
-    """An image whose bytes were sent before."""
-
-    digest: str
-    kind: str
-    version: str
-    classes: str = "*"
 
 
 class UpdateBegin(_Params, frozen=True):
@@ -71,17 +56,8 @@ class UpdateName(_Params, frozen=True):
 class Updates:
     """All campaigns of one cloud."""
 
-    def __init__(
-        self,
-        world: World,
-        identity: Identity,
-        writer: Writer,
-        artifacts: ArtifactStore,
-        signing: Repository,
-        fleet: Fleet,
-    ) -> None:
-        self._world, self._identity, self._writer, self._signing = world, identity, writer, signing
-        self._artifacts, self._fleet = artifacts, fleet
+    def __init__(self, world: World, writer: Writer, fleet: Fleet) -> None:
+        self._world, self._writer, self._fleet = world, writer, fleet
         self._store = world.disk.store("updates")
         self._active: dict[str, Campaign] = {}
 
@@ -138,41 +114,6 @@ class Updates:
 
     # --- what operators say ------------------------------------------------------------------------------------------
 
-    async def push(self, peer: Peer, p: ImagePush) -> object:
-        """Register an image. Raises InvalidImage, NotFound, Conflict (the version is taken by other bytes)."""
-        if p.kind not in set(Kind):
-            raise errors.InvalidImage(f"there is no kind {p.kind!r}", hint=f"give {', '.join(Kind)}")
-        size = self._artifacts.size(p.digest)
-        if size is None:
-            raise errors.NotFound(f"no image {p.digest[:12]} was sent here", hint="send it first")
-        try:
-            image = msgspec.convert(
-                {"kind": p.kind, "version": p.version, "digest": p.digest, "size": size, "classes": p.classes}, Image
-            )
-        except msgspec.ValidationError as error:
-            raise errors.InvalidImage(f"the image cannot be described: {error}") from None
-        image = msgspec.structs.replace(image, index=await self._indexed(image))
-        known = self._writer.state.images.get((p.kind, p.version), {}).get(p.classes)
-        packed = pack_image(image)
-        if known is not None and known.image != packed:
-            raise errors.Conflict(f"{image.name} for {p.classes} is another image", hint="give it a version of its own")
-        sign, wall = self._identity.signer(Purpose.IMAGE), self._world.wall()
-        if known is None:
-            fact = ImagePushed(p.kind, p.version, p.classes, packed, sign(packed), peer.name, wall)
-            async with self._signing.turn:
-                await self._signing.publish(dict([image_of(fact)]))
-                await self._writer.append(fact)
-        return {"name": image.name, "classes": p.classes, "size": size, "digest": p.digest}
-
-    async def _indexed(self, image: Image) -> str:
-        """Digest of the index of its chunks, for devices that have most of them. Raises DiskFull."""
-        async with self._artifacts.keeping(image.digest):
-            blobs, digest = self._artifacts.blobs, image.digest
-            index = await self._world.offload(
-                lambda: pack_index(index_of(lambda offset, size: blobs.read(digest, offset, size), image.size))
-            )
-        return await self._artifacts.put_bytes(index)
-
     async def begin(self, _peer: Peer, p: UpdateBegin) -> object:
         """Begin a campaign. Raises NotFound, CallerError, InvalidAddress."""
         kind, _, version = p.name.partition("@")
@@ -222,18 +163,6 @@ class Updates:
         return fact
 
     # --- what can be seen -----------------------------------------------------------------------------------------
-
-    async def images(self, _peer: Peer, _p: object) -> object:
-        """Every image."""
-        return [
-            {
-                "name": f"{pushed.kind}@{pushed.version}", "classes": pushed.classes,
-                "size": (image := wire.unpack(pushed.image, Image)).size, "digest": image.digest,
-                "pushed": pushed.wall, "by": pushed.said_by,
-            }
-            for by_class in self._writer.state.images.values()
-            for pushed in by_class.values()
-        ]  # fmt: skip
 
     async def status(self, _peer: Peer, p: UpdateName) -> object:
         """Campaigns, newest first; of one that is named its devices as well."""

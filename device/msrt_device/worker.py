@@ -151,7 +151,10 @@ class Device:
         """The cloud has ordered that everything here is wiped."""
         self.artifacts = ArtifactStore(world, bound_bytes=config.cache_bytes)
         self._fetch_blob = fetch_from(self.uplink)
-        self.trust = Floor(world, self.artifacts, self._cloud, ask=ask_parent(self.uplink), fetch=self._fetch_blob)
+        self.trust = Floor(
+            world, self.artifacts, self._cloud, ask=ask_parent(self.uplink), fetch=self._fetch_blob,
+            first_root=self.certificate.root,
+        )  # fmt: skip
         self.slots = Slots()
         self.budget = setup.budget or Budget(config.model_memory or setup.model_memory)
         self.keeper = Keeper(

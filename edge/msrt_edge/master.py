@@ -111,7 +111,10 @@ class Edge:
         self.endpoint = endpoint_for(setup.identity, setup.membership)
         self.uplink = Uplink(world, self.hello, setup.membership.parents[:1], self.endpoint, Above(self))
         self.fetch_blob = fetch_from(self.uplink)
-        self.trust = Floor(world, self.artifacts, cloud_identity, ask=ask_parent(self.uplink), fetch=self.fetch_blob)
+        self.trust = Floor(
+            world, self.artifacts, cloud_identity, ask=ask_parent(self.uplink), fetch=self.fetch_blob,
+            first_root=self.certificate.root,
+        )  # fmt: skip
         offering = Offering(lambda: self.follower.state)
         self.manifests = Manifests(lambda: self.follower.state, self.trust.vouch, offering, self._learned)
         self.trust.renewed = self.manifests.look

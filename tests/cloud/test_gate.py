@@ -19,6 +19,7 @@ from tests.runtime.hop.tree import CLOUD, identity
 from tests.runtime.journal.rig import open_log
 
 HOUR = 3600.0
+ROOT = b"r" * 32
 PARENTS = (Parent("p" * 26, region="north"),)
 
 
@@ -29,7 +30,7 @@ class Door:
         self.world = world
         log = open_log(world.disk, sign=lambda data: CLOUD.sign(data, "journal"))
         self.writer = Writer(log, world.offload)
-        self.gate = CloudGate(world, CLOUD, self.writer, lambda _certificate: PARENTS)
+        self.gate = CloudGate(world, CLOUD, self.writer, lambda _certificate: PARENTS, ROOT)
         self.random = random.Random(5)
 
     async def invite(self, role="device", region="north", ttl=HOUR, **labels):
@@ -70,7 +71,7 @@ def at_the_door(scenario):
 
 
 def test_an_invite_makes_a_member():
-    """Role, region and labels are the invite's, keys and name the node's; it hears where to go."""
+    """Role, region and labels are the invite's, keys and name the node's; it hears where to go, and the first root."""
 
     async def scenario(door):
         made = await door.enrol(await door.invite(site="a"), "camera")
@@ -78,6 +79,7 @@ def test_an_invite_makes_a_member():
         assert (made.role, made.region, made.labels, made.name) == ("device", "north", {"site": "a"}, "camera")
         assert (made.node, made.link_key) == (one.node, one.link_public)
         assert door.answer.parents == PARENTS
+        assert made.root == ROOT
         state = door.writer.state
         assert state.nodes[one.node].enrolled.serial == made.serial == 1
 

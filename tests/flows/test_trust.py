@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from msrt.errors import NotFound
 from msrt.protocol.messages import Assign, RoundOpen
 from tests.flows.tree import grown, until
 
@@ -35,6 +36,12 @@ def failed(tree, device, version):
     """Why a device does not load that version."""
     slots = tree[device].slots.held()
     return next((s.error for s in slots if s.placement.version == version and s.state == "failed"), "")
+
+
+def waits(tree, device, version):
+    """Why a device does not load that version yet, and will try again."""
+    slots = tree[device].slots.held() if tree[device] is not None else ()
+    return next((s.error for s in slots if s.placement.version == version and s.state != "failed"), "")
 
 
 def told(tree, version):
@@ -112,6 +119,42 @@ def test_a_bundle_that_an_edge_changes_is_refused_by_devices():
         assert "is not what was signed" in tree.job("job").ended.reason
         assert not tree.trainers
         assert await answers(tree) == 1
+
+    grown(tale, edges={"edge-n": 1})
+
+
+def test_a_newcomer_at_an_edge_that_hides_the_signatures_uses_nothing():
+    """Such an edge says that it knows no `trust.get`, and gives it another model under a signature of the cloud's
+    identity: by its certificate the device knows better. Once the edge is honest, it serves."""
+
+    async def tale(tree):
+        await first(tree)
+        await tree.push(3, name="other")
+        other = tree.cloud.writer.state.models["other"][1]
+        edge = tree["edge-n"]
+        honest = edge.trust.answer
+
+        async def answer(_params):
+            raise NotFound("this edge has no method 'trust.get'")
+
+        def change(message):
+            def swapped(placement):
+                if placement.version != 2:
+                    return placement
+                return msgspec.structs.replace(placement, manifest=other.manifest, signature=other.signature)
+
+            return msgspec.structs.replace(message, models=tuple(map(swapped, message.models)))
+
+        edge.trust.answer = answer
+        name = await tree.newcomer("edge-n")
+        await until(lambda: "its tree has one" in waits(tree, name, 1), 60.0)
+        spoil(tree, "edge-n", change)
+        await tree.insist("model.rollout", model=MODEL, version=await tree.push(2))
+        await until(lambda: "its tree has one" in waits(tree, name, 2), 60.0)
+        assert not tree.ready(MODEL, 1, [name])
+        edge.trust.answer = honest
+        await until(lambda: tree.ready(MODEL, 1), 120.0)
+        assert tree[name].trust.values()["trust_root"] == 1
 
     grown(tale, edges={"edge-n": 1})
 

@@ -245,15 +245,20 @@ class Tree:
         await until(lambda: len([e for e in self.cloud.fleet.edges.values() if e.alive]) == len(self.edges))
         for edge, count in self.shape.items():
             for _ in range(count):
-                name = f"device-{len(self.devices) + 1}"
-                labels = {"site": "a" if len(self.devices) % 2 else "b"}
-                asked = await self.ask("invite.create", role="device", region=self.region(edge), labels=labels)
-                self.devices[name] = edge
-                sim.add(name, Joined, Plan(self, name, "device", self._device_setup, asked["invite"]))
+                await self.newcomer(edge)
         await until(self.everyone_joined)
         parents = await self.ask("edges")
         self._talker("client", msgspec.convert(parents, tuple[Parent, ...], builtin_types=(bytes,)), Caller)
         return self
+
+    async def newcomer(self, edge):
+        """A device with an invite for that edge; its name."""
+        name = f"device-{len(self.devices) + 1}"
+        labels = {"site": "a" if len(self.devices) % 2 else "b"}
+        asked = await self.ask("invite.create", role="device", region=self.region(edge), labels=labels)
+        self.devices[name] = edge
+        self.sim.add(name, Joined, Plan(self, name, "device", self._device_setup, asked["invite"]))
+        return name
 
     def region(self, edge):
         return edge.partition("-")[2]

@@ -6,8 +6,13 @@ import json
 import shutil
 import subprocess
 
+import msgspec
 import pytest
 
+from msrt.joining import IDENTITY, Membership
+from msrt.trust.certificate import check_certificate, issue
+from msrt.trust.identity import Identity
+from msrt.world.files import FieldDisk
 from tests.bench.tree import BODY, MSRT, Tree, post, until
 
 pytestmark = pytest.mark.slow
@@ -97,6 +102,8 @@ def test_a_tree_from_before_tuf_is_taken_over(tree):
         for store in (tree.path / name).glob("*.sqlite*"):
             if store.name.partition(".")[0] in {"trust", "signing"}:
                 store.unlink()
+        if name != "cloud":
+            as_before_tuf(tree.path / name, Identity.load(tree.path / "cloud" / IDENTITY))
     shutil.rmtree(tree.path / "cloud" / "keys")
     tree.start("cloud", "cloud", "start")
     tree.start("e1", "edge", "join")
@@ -106,6 +113,15 @@ def test_a_tree_from_before_tuf_is_taken_over(tree):
     assert trust(tree)["trust_refused"] == 0
     tree.push("fourth")
     until("a new model comes", lambda: ready(tree, "fourth"), 60)
+
+
+def as_before_tuf(state, cloud):
+    """A certificate that knows of no signed root."""
+    disk = FieldDisk(state)
+    known = Membership.load(disk.store("node"))
+    certificate = msgspec.structs.replace(check_certificate(known.certificate, cloud.public), root=b"")
+    msgspec.structs.replace(known, certificate=issue(cloud, certificate)).save_now(disk.store("node"))
+    disk.close()
 
 
 def device(tree):

@@ -10,12 +10,14 @@ import structlog
 from msrt.errors import InvalidConfig
 from msrt.hop import Peer
 from msrt.trust.tuf.names import Kind
+from msrt_cloud.signing import offline
+from msrt_cloud.signing.journal import described
 from msrt_cloud.signing.rotation import check_roots
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
 
-__all__ = ["Desk", "KindName", "RootsImport"]
+__all__ = ["Desk", "KindName", "ListRequest", "ListSigned", "RootsImport"]
 
 log = structlog.get_logger()
 
@@ -32,6 +34,21 @@ class KindName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
 
 
+class ListRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See `msrt cloud keys request`."""
+
+    role: str
+    public: list[bytes] = []
+    """New keys for it, PEM; none: those in force sign."""
+    threshold: int = 0
+
+
+class ListSigned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See `msrt cloud keys import`."""
+
+    request: bytes
+
+
 class Desk:
     """Dispatched to by the cloud's table."""
 
@@ -40,7 +57,7 @@ class Desk:
 
     async def show(self, _peer: Peer, _p: msgspec.Struct) -> object:
         """Every role: its keys, whether they are here, its version and until when it is good."""
-        return await self._cloud.world.offload(self._cloud.signing.rows)
+        return await self._cloud.world.offload(self._cloud.signing.lists.rows)
 
     async def root(self, _peer: Peer, _p: msgspec.Struct) -> object:
         """The root in force, and for how long the next one would be good."""
@@ -62,3 +79,20 @@ class Desk:
         keyid = await self._cloud.signing.rotate(Kind(p.kind))
         log.info("signing.rotated", kind=p.kind, said_by=peer.name)
         return {"keyid": keyid}
+
+    async def request(self, _peer: Peer, p: ListRequest) -> object:
+        """What is to be signed where the keys of a list are. Raises InvalidConfig, Corrupt, Conflict."""
+        cloud = self._cloud
+        keys = [offline.public_key(pem, f"key {number}") for number, pem in enumerate(p.public, 1)]
+        images = described(cloud.writer.state)
+        request = await cloud.world.offload(cloud.signing.lists.request, p.role, images, keys, p.threshold)
+        return offline.write(request)
+
+    async def accept(self, peer: Peer, p: ListSigned) -> object:
+        """A list that was signed elsewhere. Raises Corrupt, NotTrusted, Conflict; then nothing changed."""
+        cloud = self._cloud
+        request = await cloud.world.offload(offline.read, p.request, "what was sent")
+        needed = {offline.path_of(image) for image in described(cloud.writer.state)}
+        version = await cloud.signing.accept(request, needed)
+        log.info("signing.accepted", role=request.role, version=version, said_by=peer.name)
+        return {"role": request.role, "version": version}

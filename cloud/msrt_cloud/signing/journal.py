@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from msrt.artifacts.images import Image, read_image
 from msrt.journal.facts import ImagePushed, JobCreated, ModelPushed
 from msrt.journal.state import State
 from msrt.trust.tuf import names
-from msrt_cloud.signing.repository import Target
+from msrt_cloud.signing.lists import Target
 
-__all__ = ["bundle_of", "image_of", "signed_for", "target_of"]
+__all__ = ["bundle_of", "described", "image_of", "signed_for", "target_of"]
 
 
 def target_of(pushed: ModelPushed) -> tuple[str, Target]:
@@ -28,6 +29,11 @@ def image_of(pushed: ImagePushed) -> tuple[str, Target]:
     """An image of an agent, a system or a firmware: its description, which names its bytes by digest."""
     digest = hashlib.sha256(pushed.image).hexdigest()
     return names.image(pushed.kind, pushed.version, pushed.classes), (digest, len(pushed.image))
+
+
+def described(state: State) -> list[Image]:
+    """Every image that it names."""
+    return [read_image(pushed.image) for by_class in state.images.values() for pushed in by_class.values()]
 
 
 def signed_for(state: State, size: Callable[[str], int | None]) -> dict[str, Target]:

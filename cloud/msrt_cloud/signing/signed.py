@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
@@ -17,6 +17,13 @@ from msrt.errors import Conflict, Corrupt
 
 __all__ = ["blank", "content", "decode", "encode", "file_of", "moment", "renewed", "sign"]
 
+_THERE: Final = "FILE, then msrt cloud keys sign FILE where they are, then"
+ELSEWHERE: Final = {
+    "targets": f"msrt cloud keys request targets {_THERE} msrt cloud keys import FILE",
+    "agents": f"msrt update push ... --request {_THERE} msrt update push ... --signed FILE",
+    "images": f"msrt update push ... --request {_THERE} msrt update push ... --signed FILE",
+}
+"""What to do where the keys of a role were taken away on purpose."""
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
@@ -59,7 +66,7 @@ def sign(
     if len(here) < threshold:
         raise Conflict(
             f"{len(here)} of the {threshold} keys that sign {role} are here",
-            hint="sign where the keys are, and bring the result: msrt cloud keys import FILE",
+            hint=ELSEWHERE.get(role, "put them back into the keys folder of the cloud's state"),
         )
     metadata.signatures.clear()
     for signer in here:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Updater:
         self._kinds = {kind: _Kind(means, kind, backend, self._pin) for kind, backend in slots.items()}
         self._offers = UpdateOffers(())
         self._due = asyncio.Event()
+        self._unsigned = False
+        """An offer was refused for want of signed metadata: newer one may come without another word of the edge."""
 
     def states(self) -> tuple[UpdateState, ...]:
         """What the edge hears."""
@@ -79,8 +82,11 @@ class Updater:
     async def _look(self) -> None:
         """The latest word of the edge, once it is known who signed it."""
         while True:
-            await self._due.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S[1] if self._unsigned else None):
+                    await self._due.wait()
             self._due.clear()
+            self._unsigned = False
             offers, found = self._offers, dict[str, u.Proposal]()
             try:
                 for offer in offers.offers:
@@ -102,6 +108,7 @@ class Updater:
             image = read_image(offer.image)
             await self._means.vouch(image_claim(image, offer.image, offer.signature))
         except (errors.BadSignature, errors.NotTrusted, errors.InvalidImage) as error:
+            self._unsigned |= isinstance(error, errors.NotTrusted)
             log.warning("update.offer_refused", token=offer.token, error=str(error))
             return None
         unfit = ""

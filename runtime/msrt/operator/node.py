@@ -141,6 +141,11 @@ def _trust_line(trust: dict[str, float] | None) -> str:
         what = "timestamp" if trust["left_s"] < 0 else "root"
         return f"[red]the signed {what} has ended: nothing new is accepted[/] (msrt cloud keys show)"
     soon = "  [yellow]the root ends soon: msrt cloud keys rotate-root[/]" if trust["root_left_s"] < SOON_S else ""
+    lists = {key.split("_")[1]: left for key, left in trust.items() if key.startswith("unsigned_") and left < SOON_S}
+    soon += "".join(
+        f"  [yellow]{name} {'ends soon' if left > 0 else 'has ended'}: msrt cloud keys request {name} FILE[/]"
+        for name, left in lists.items()
+    )
     return f"signs by root {trust['root']:.0f}, good for {trust['left_s'] / 86_400:.1f} days{soon}"
 
 

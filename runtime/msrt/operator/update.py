@@ -31,17 +31,37 @@ def update() -> None:
     "--class", "classes", default="*", show_default=True, metavar="PATTERN",
     help="Device classes that it is for (see msrt node list), such as 'x86_64-*'. A version may have one for each.",
 )  # fmt: skip
+@click.option(
+    "--request", "request", type=click.Path(dir_okay=False, path_type=Path),
+    help="Its key is elsewhere: write what is to be signed there. To a request that is there already it is added.",
+)  # fmt: skip
+@click.option("--signed", type=FILE, help="That file, signed (msrt cloud keys sign): check it, and register the image.")
 @json_option
 @state_option
-def push(state: Path | None, *, as_json: bool, file: Path, kind: str, version: str, classes: str) -> None:
+def push(
+    state: Path | None, *, as_json: bool, file: Path, kind: str, version: str, classes: str,
+    request: Path | None, signed: Path | None,
+) -> None:  # fmt: skip
     """Register an image (an agent's: of `msrt device pack-agent`). Nothing changes before `msrt update rollout`."""
+    if request and signed:
+        raise errors.CallerError("--request is what is to be signed, --signed what was", hint="give one of them")
+    params = {"kind": kind, "version": version, "classes": classes}
+    there = request.read_bytes() if request and request.exists() else b""
+    brought = signed.read_bytes() if signed else b""
 
     async def work(cloud: Ask) -> Any:
+        if brought:
+            await cloud("trust.accept", PUSH_S, request=brought)
         digest = await cloud.upload(file)
-        return await cloud("update.push", PUSH_S, digest=digest, kind=kind, version=version, classes=classes)
+        if request:
+            return await cloud("update.request", PUSH_S, digest=digest, base=there, **params)
+        return await cloud("update.push", PUSH_S, digest=digest, **params)
 
     found = ask(state, work)
-    if as_json:
+    if request:
+        request.write_bytes(found)
+        console().print(f"{request}: msrt cloud keys sign {request.name} --key KEY, where the key is")
+    elif as_json:
         print_json(found)
     else:
         console().print(f"{found['name']} for {found['classes']}: {found['size']} bytes")

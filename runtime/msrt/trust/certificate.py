@@ -35,6 +35,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """Seconds since 1970."""
     serial: int = 0
     """Counts the cloud's certificates up; a node's highest one is in force."""
+    root: bytes = b""
+    """SHA-256 of the tree's first signed root: artifacts are signed under TUF here, whatever a parent says; empty: they
+    were not when this was issued."""
 
 
 def issue(cloud: Identity, certificate: Certificate) -> bytes:

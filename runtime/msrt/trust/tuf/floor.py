@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -81,7 +82,10 @@ class Floor:
         *,
         ask: Ask,
         fetch: Fetch,
+        first_root: bytes = b"",
     ) -> None:
+        """`first_root`: its SHA-256, by this node's certificate; empty: the tree may be one from before TUF."""
+        self._first_root = first_root
         self._world, self._artifacts, self._cloud = world, artifacts, cloud_identity
         self._ask, self._fetch = ask, fetch
         self.renewed: Callable[[], None] = lambda: None
@@ -138,9 +142,8 @@ class Floor:
 
     async def _judge(self, claim: Claim) -> None:
         if self._trusted is None:
-            with contextlib.suppress(PeerError):
-                await self.refresh()
-        if self._trusted is None:  # a tree from before TUF, or one whose first root has not come
+            await self._begin()
+        if self._trusted is None:  # a tree from before TUF
             verify(self._cloud, claim.signed, claim.signature, claim.purpose)
             return
         known = self._accepted.get("accepted/" + claim.path) == claim.digest
@@ -159,6 +162,20 @@ class Floor:
                 return
             raise
         self._accept(claim)
+
+    async def _begin(self) -> None:
+        """Get the first root. Where this node's certificate says that there is one, a parent that has none may be
+        behind, or lies: then nothing is trusted. Raises NotTrusted, BadSignature, and what asking raises."""
+        if not self._first_root:
+            with contextlib.suppress(PeerError):
+                await self.refresh()
+            return
+        await self.refresh(missing=True)
+        if self._trusted is None:
+            raise NotTrusted(
+                "the parent has no signed root, and the certificate of this node says that its tree has one",
+                hint="nothing is used until it comes: look at the edge (msrt status), or join another one",
+            )
 
     def _accept(self, claim: Claim) -> None:
         key = "accepted/" + claim.path
@@ -258,6 +275,10 @@ class Floor:
         for data in answer.roots:
             if self._trusted is None:
                 verify(self._cloud, data, answer.anchor, Purpose.ROOT)
+                if self._first_root not in (b"", hashlib.sha256(data).digest()):
+                    raise NotTrusted(
+                        "this first root is not the one that the certificate of this node names", hint="join again"
+                    )
                 trusted, self._anchor = await self._world.offload(Trusted, data), answer.anchor
                 if trusted.root.version != 1:
                     raise NotTrusted(f"the first root has version {trusted.root.version}")

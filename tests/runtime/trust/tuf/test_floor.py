@@ -42,7 +42,9 @@ class Node:
     def __init__(self, world, rig):
         self.world, self.rig = world, rig
         self.artifacts = ArtifactStore(world, bound_bytes=1 << 20)
-        self.floor = Floor(world, self.artifacts, CLOUD.public, ask=self._ask, fetch=self._fetch)
+        self.floor = Floor(
+            world, self.artifacts, CLOUD.public, ask=self._ask, fetch=self._fetch, first_root=rig.first_root
+        )
 
     async def run(self):
         await self.floor.run()
@@ -62,7 +64,7 @@ class Rig:
     """A repository in one process, a floor in another."""
 
     def __init__(self, sim, periods=PERIODS):
-        self.sim, self.periods, self.here = sim, periods, True
+        self.sim, self.periods, self.here, self.first_root = sim, periods, True, b""
         self.above, self.serve = self, lambda _digest, data: data
         self.before = {}
 
@@ -278,10 +280,6 @@ def test_below_a_parent_from_before_tuf_the_identity_counts():
     """Until the first root comes; from then on nothing counts but what is signed under it."""
 
     async def scenario(rig):
-        class Old:
-            async def answer(self, _params):
-                raise NotFound("a parent has no method 'trust.get'")
-
         old = claim(ONE, signed=b"manifest", signature=CLOUD.sign(b"manifest", Purpose.MANIFEST))
         rig.above = Old()
         await rig.floor.vouch(old)
@@ -294,6 +292,46 @@ def test_below_a_parent_from_before_tuf_the_identity_counts():
         rig.above = Old()
         with pytest.raises(NotTrusted):
             await rig.floor.vouch(old)
+
+    simulate(scenario)
+
+
+class Old:
+    """A parent of the release before, or one that hides what it knows."""
+
+    async def answer(self, _params):
+        raise NotFound("a parent has no method 'trust.get'")
+
+
+def test_where_the_certificate_names_a_root_the_identity_counts_for_nothing():
+    """A parent that hides `trust.get` gets nothing used; away, it is asked again; once the root comes all is well."""
+
+    async def scenario(rig):
+        await rig.repository.publish(target(ONE))
+        rig.first_root = rig.repository.first_root
+        await rig.reborn()
+        signed = claim(ONE, signed=b"manifest", signature=CLOUD.sign(b"manifest", Purpose.MANIFEST))
+        rig.above = Old()
+        with pytest.raises(NotTrusted, match="its tree has one"):
+            await rig.floor.vouch(signed)
+        rig.above, rig.here = rig, False
+        with pytest.raises(Disconnected):
+            await rig.floor.vouch(signed)
+        rig.here = True
+        await rig.floor.vouch(signed)
+
+    simulate(scenario)
+
+
+def test_a_first_root_that_the_certificate_does_not_name_is_refused():
+    """Though the cloud's identity vouches for it: it is of a repository that this tree had before, or of a thief."""
+
+    async def scenario(rig):
+        await rig.repository.publish(target(ONE))
+        rig.first_root = b"another".ljust(32)
+        await rig.reborn()
+        with pytest.raises(NotTrusted, match="not the one that the certificate"):
+            await rig.floor.vouch(claim(ONE))
 
     simulate(scenario)
 
@@ -319,7 +357,7 @@ def test_a_child_that_misses_something_makes_its_parent_look():
 class Between:
     """The rig as a child of the floor sees it."""
 
-    here = True
+    here, first_root = True, b""
 
     def __init__(self, rig):
         self.rig, self.artifacts, self.serve, self.above = rig, rig.artifacts, rig.serve, rig.floor
