@@ -29,6 +29,7 @@ from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import take_issued
 from msrt_device.updater.agent import agent_slots, agent_version
 from msrt_device.updater.system import system_slots
+from msrt_device.updater.tryboot import tryboot_slots
 from msrt_device.wiping import begun, wipe
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
@@ -73,7 +74,7 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             model_memory=machine_memory() // 2,
             tell=tell(folder, config),
             tails=tails,
-            slots={**agent_slots(stop.set), **system_slots()},
+            slots={**agent_slots(stop.set), **system_slots(), **tryboot_slots()},
             agent=agent_version(),
         )
         node = Device(world, setup)

@@ -10,6 +10,7 @@ from msrt.process import default_state
 from msrt_device.flash.identity.issued import issue
 from msrt_device.flash.identity.medium import find_volume, write_identity
 from msrt_device.flash.identity.settings import IdentitySettings
+from msrt_device.flash.raspberrypi.boot import seed_medium
 from msrt_device.flash.writing.errors import MediumRefused, NotVerified
 from msrt_device.flash.writing.image import Image
 from msrt_device.flash.writing.journal import Journal
@@ -100,6 +101,7 @@ def _give(sink: OpenMedium, size: int, settings: IdentitySettings, plan: Plan) -
         write_identity(sink, size, settings.without_claim(), issue(settings))
     else:
         write_identity(sink, size, settings)
+    seed_medium(sink, settings)
 
 
 def _verify(written: Written, sink: OpenMedium, journal: Journal, progress: Progress) -> None:

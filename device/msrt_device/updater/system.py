@@ -14,20 +14,18 @@ An image is a tar with system.json, linux, initrd and root.img (an ext4 file sys
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from msrt.artifacts.images import Image, Kind
-from msrt.errors import Conflict, DiskFull, InvalidImage, LocalError
+from msrt.errors import Conflict, InvalidImage
 from msrt_device.updater.agent import ImageFile
+from msrt_device.updater.boot_media import PIECE, disk_fault, gone, put, read_json, sync_folder, write_partition
 from msrt_device.updater.entries import BootEntry, in_force, parse_entries
 from msrt_device.updater.slots import Held, ReadAt, Slots, SlotState
 
@@ -35,7 +33,6 @@ __all__ = ["MEMBERS", "SystemSlots", "system_slots"]
 
 SLOTS: Final = ("a", "b")
 MEMBERS: Final = ("system.json", "linux", "initrd", "root.img")
-PIECE: Final = 1 << 20
 ESP: Final = Path("/efi")
 PARTITIONS: Final = Path("/dev/disk/by-partlabel")
 REBOOT: Final = Path("/run/msrt/reboot")
@@ -60,8 +57,8 @@ class SystemSlots:
         self._partitions, self._reboot = partitions, reboot
 
     def state(self) -> SlotState:
-        entries, trial = self._all(), _read(self._own / "trial.json")
-        held = {slot: _held(said) for slot in SLOTS if (said := _read(self._own / f"{slot}.json"))}
+        entries, trial = self._all(), read_json(self._own / "trial.json")
+        held = {slot: _held(said) for slot in SLOTS if (said := read_json(self._own / f"{slot}.json"))}
         held.setdefault(self._active, Held("factory"))
         force = self._in_force(entries)
         tried = next((one for one in entries if one.slot == trial.get("slot") and one.left is not None), None)
@@ -79,15 +76,15 @@ class SystemSlots:
             raise Conflict(f"slot {slot} is the one to fall back to", hint="commit this system, or restart, first")
         try:
             self._drop_entries(slot)
-            _gone(self._own / "trial.json")
-            _gone(self._own / f"{slot}.json")
+            gone(self._own / "trial.json")
+            gone(self._own / f"{slot}.json")
             with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), PIECE), mode="r|") as archive:
                 self._unpack(image, archive)
-            _put(self._own / f"{slot}.json", json.dumps({"version": image.version, "digest": image.digest}))
+            put(self._own / f"{slot}.json", json.dumps({"version": image.version, "digest": image.digest}))
         except tarfile.TarError as error:
             raise InvalidImage(f"{image.name} cannot be unpacked: {error}") from error
         except OSError as error:
-            raise _disk(error, slot) from error
+            raise disk_fault(error, slot) from error
 
     def arm(self, tries: int, trial_s: float) -> None:
         slot, running = self._inactive, self._active
@@ -96,16 +93,16 @@ class SystemSlots:
             if tries <= 0:
                 self._drop_entries(running if self._in_force(entries) != running else slot, counted=True)
                 return
-            said = _read(self._own / f"{slot}.json")
+            said = read_json(self._own / f"{slot}.json")
             if not said or slot == self._in_force(entries):
                 raise Conflict(f"slot {slot} holds nothing that could be tried", hint="write it first")
             self._drop_entries(slot)
-            _put(self._own / "trial.json", json.dumps({**said, "slot": slot, "tries": tries, "trial_s": trial_s}))
-            _put(self._own / "trial.seconds", f"{trial_s:.0f}\n")  # for a shell
+            put(self._own / "trial.json", json.dumps({**said, "slot": slot, "tries": tries, "trial_s": trial_s}))
+            put(self._own / "trial.seconds", f"{trial_s:.0f}\n")  # for a shell
             text = self._entry(slot, 1 + max(self._versions().values(), default=0))
-            _put(self._entries / BootEntry(slot, tries).name, text)
+            put(self._entries / BootEntry(slot, tries).name, text)
         except OSError as error:
-            raise _disk(error, slot) from error
+            raise disk_fault(error, slot) from error
 
     def commit(self) -> None:
         slot = self._active
@@ -116,11 +113,11 @@ class SystemSlots:
                 if not mine:
                     raise Conflict(f"slot {slot} is not on trial any more", hint="it goes back at the next start")
                 (self._entries / mine[0].name).replace(self._entries / BootEntry(slot).name)
-                _sync(self._entries)
+                sync_folder(self._entries)
             self._drop_entries(slot, counted=True)  # a rename that the power cut in two
-            _gone(self._own / "trial.json")
+            gone(self._own / "trial.json")
         except OSError as error:
-            raise _disk(error, slot) from error
+            raise disk_fault(error, slot) from error
 
     def restart(self) -> None:
         self._reboot.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +158,7 @@ class SystemSlots:
     def _drop_entries(self, slot: str, *, counted: bool = False) -> None:
         for entry in self._all():
             if entry.slot == slot and (entry.left is not None or not counted):
-                _gone(self._entries / entry.name)
+                gone(self._entries / entry.name)
 
     # --- what a slot holds -----------------------------------------------------------------------------------------
 
@@ -174,35 +171,13 @@ class SystemSlots:
             data = archive.extractfile(member)
             assert data is not None, "it is a file"
             if member.name == "root.img":
-                self._write_root(image, data, member.size)
+                write_partition(self._partitions / f"root-{slot}", image.name, data, member.size)
             elif member.name != "system.json":
                 folder = self._own / slot
                 folder.mkdir(exist_ok=True)
-                _put(folder / member.name, data.read())
+                put(folder / member.name, data.read())
         if missing:
             raise InvalidImage(f"{image.name} has no {min(missing)}", hint="make it by msrt device image")
-
-    def _write_root(self, image: Image, data: IO[bytes], size: int) -> None:
-        """Onto the partition, then read back from the medium."""
-        wanted, found = hashlib.sha256(), hashlib.sha256()
-        fd = os.open(self._partitions / f"root-{self._inactive}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if size > os.lseek(fd, 0, os.SEEK_END):
-                raise InvalidImage(f"{image.name} is larger than the partition", hint="flash the medium anew")
-            os.lseek(fd, 0, os.SEEK_SET)
-            while piece := data.read(PIECE):
-                wanted.update(piece)
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(fd, view) :]
-            os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            for offset in range(0, size, PIECE):
-                found.update(os.pread(fd, min(PIECE, size - offset), offset))
-        finally:
-            os.close(fd)
-        if wanted.digest() != found.digest():
-            raise LocalError(f"slot {self._inactive} does not read back as written", hint="the medium is worn out")
 
 
 def _why(trial: Mapping[str, Any], tried: BootEntry | None) -> str:
@@ -213,44 +188,3 @@ def _why(trial: Mapping[str, Any], tried: BootEntry | None) -> str:
 
 def _held(said: Mapping[str, Any]) -> Held:
     return Held(str(said.get("version", "")), str(said.get("digest", "")))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        value = json.loads(path.read_text())
-        if isinstance(value, dict):
-            return value
-    return {}
-
-
-def _put(path: Path, content: str | bytes) -> None:
-    """A file that is whole under its name, on the medium when this returns."""
-    draft = path.with_name(path.name + ".new")
-    with draft.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    _sync(path.parent)
-
-
-def _gone(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-        _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """All of the file system: FAT keeps its table apart from its folders."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.sync()
-
-
-def _disk(error: OSError, slot: str) -> LocalError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return DiskFull(f"no room for the kernel of slot {slot} on the ESP")
-    return LocalError(f"slot {slot}: {error.filename or ''} {error.strerror or error}")

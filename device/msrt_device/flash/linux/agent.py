@@ -23,10 +23,12 @@ import msrt
 from msrt.errors import LocalError
 from msrt_device.flash.linux.run import run
 
-__all__ = ["AgentUnavailable", "install_agent", "own_wheel"]
+__all__ = ["PYTHON", "PYTHONS", "AgentUnavailable", "install_agent", "own_wheel"]
 
 PYTHON: Final = "3.11"
 """Debian 12's."""
+PYTHONS: Final = (PYTHON, "3.13")
+"""And Debian 13's."""
 PLATFORMS: Final = {
     "amd64": ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
     "arm64": ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"),
@@ -64,21 +66,21 @@ def own_wheel(folder: Path) -> Path:
     return next(folder.glob("msrt-*.whl"))
 
 
-def install_agent(target: Path, architecture: str, wheel: Path | None = None) -> None:
+def install_agent(target: Path, architecture: str, wheel: Path | None = None, python: str = PYTHON) -> None:
     """Make the agent's virtual environment at `target`, a board's /opt/msrt. Raises AgentUnavailable, ToolFailed."""
-    packages = target / "lib" / f"python{PYTHON}" / "site-packages"
+    packages = target / "lib" / f"python{python}" / "site-packages"
     packages.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="msrt-wheel-") as scratch:
         agent = wheel or own_wheel(Path(scratch))
         argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:"]
-        argv += ["--disable-pip-version-check", "--target", str(packages), "--python-version", PYTHON]
+        argv += ["--disable-pip-version-check", "--target", str(packages), "--python-version", python]
         argv += [flag for name in PLATFORMS[architecture] for flag in ("--platform", name)]
         run([*argv, str(agent), *pins()])
     for name in (*UNUSED, *TIERS):
         _remove(packages / name)
     for tests in [*packages.glob("*/tests"), *packages.glob("*/*/tests")]:
         _remove(tests)
-    _environment(target)
+    _environment(target, python)
 
 
 def pins() -> list[str]:
@@ -105,13 +107,13 @@ def _needed(name: str, extras: frozenset[str]) -> Iterable[str]:
             yield re.sub(r"[-_.]+", "-", requirement.name).lower()
 
 
-def _environment(target: Path) -> None:
+def _environment(target: Path, python: str) -> None:
     """What `python -m venv` makes, without running the board's Python."""
     programs = target / "bin"
     programs.mkdir()
-    for name in ("python", "python3", f"python{PYTHON}"):
-        (programs / name).symlink_to(f"/usr/bin/python{PYTHON}")
-    (target / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n")
+    for name in ("python", "python3", f"python{python}"):
+        (programs / name).symlink_to(f"/usr/bin/python{python}")
+    (target / "pyvenv.cfg").write_text(f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {python}\n")
     command = programs / "msrt"
     command.write_text("#!/opt/msrt/bin/python -I\nimport sys\nfrom msrt.cli import main\nsys.exit(main())\n")
     command.chmod(0o755)

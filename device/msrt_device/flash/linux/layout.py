@@ -22,8 +22,8 @@ from msrt_device.flash.linux.run import as_root, run
 from msrt_device.updater.system import MEMBERS
 
 __all__ = [
-    "BOOT_LOADERS", "ROOT_BYTES", "Partition", "System", "boot_entry", "make_system", "pack_system", "partitions",
-    "write_image",
+    "BOOT_LOADERS", "MIB", "ROOT_BYTES", "Partition", "System", "boot_entry", "copy_in", "make_data", "make_fat",
+    "make_system", "of_nobody", "pack_system", "partitions", "write_image", "write_table",
 ]  # fmt: skip
 
 MIB: Final = 2**20
@@ -102,7 +102,7 @@ def make_system(tree: Path, folder: Path, architecture: str) -> System:
     for gone in (loaders, *(tree / "boot").iterdir()):
         shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
     (tree / "usr/bin/busybox").unlink()
-    _ext4(system.root, _room(tree), "root", tree, "^has_journal")
+    make_ext4(system.root, _room(tree), "root", tree, "^has_journal")
     return system
 
 
@@ -113,12 +113,12 @@ def pack_system(system: System, name: str, out: Path) -> None:
     try:
         with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as archive:
             for member, path in zip(MEMBERS, (said, system.kernel, system.initrd, system.root), strict=True):
-                archive.add(path, member, filter=_nobody)
+                archive.add(path, member, filter=of_nobody)
     finally:
         said.unlink()
 
 
-def _nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member
@@ -135,12 +135,12 @@ def write_image(system: System, out: Path, architecture: str, progress: Callable
     table = partitions(architecture)
     if system.root.stat().st_size > ROOT_BYTES:
         raise LocalError(f"the system needs {system.root.stat().st_size // MIB} MiB, a slot has {ROOT_BYTES // MIB}")
-    starts = _table(out, table)
+    starts = write_table(out, table)
     steps: tuple[Callable[[], object], ...] = (
         lambda: _esp(out, starts["esp"], table[0].size, system, architecture),
-        lambda: _fat(out, starts["msrtid"], table[1].size, "MSRTID", 16),
-        lambda: _copy(system.root, out, starts["root-a"]),
-        lambda: _data(out, starts["data"], table[-1].size),
+        lambda: make_fat(out, starts["msrtid"], table[1].size, "MSRTID", 16),
+        lambda: copy_in(system.root, out, starts["root-a"]),
+        lambda: make_data(out, starts["data"], table[-1].size),
     )
     for done, step in enumerate(steps):
         progress(done, len(steps))
@@ -148,7 +148,7 @@ def write_image(system: System, out: Path, architecture: str, progress: Callable
     progress(len(steps), len(steps))
 
 
-def _copy(part: Path, out: Path, start: int, *, zeros: bool = False) -> None:
+def copy_in(part: Path, out: Path, start: int, *, zeros: bool = False) -> None:
     """Into the image, but for the holes: the writer leaves those as the medium was. `zeros`: holes become zeros that
     are written."""
     size = part.stat().st_size
@@ -172,7 +172,7 @@ def _written(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, at
 
 
-def _table(out: Path, table: tuple[Partition, ...]) -> dict[str, int]:
+def write_table(out: Path, table: tuple[Partition, ...]) -> dict[str, int]:
     """Write the partition table; the start of each in bytes."""
     starts, at = {}, MIB
     for one in table:
@@ -189,16 +189,16 @@ def _table(out: Path, table: tuple[Partition, ...]) -> dict[str, int]:
     return starts
 
 
-def _fat(out: Path, start: int, size: int, label: str, bits: int) -> None:
+def make_fat(out: Path, start: int, size: int, label: str, bits: int) -> None:
     """mkfs.vfat knows no offset in Debian 12: a file of its own, then its few written blocks."""
     with tempfile.NamedTemporaryFile(dir=out.parent, prefix="msrt-fat-") as draft:
         draft.truncate(size)
         run(["mkfs.vfat", "-F", str(bits), "-n", label, "-s", "4" if bits == 16 else "1", draft.name])
-        _copy(Path(draft.name), out, start)
+        copy_in(Path(draft.name), out, start)
 
 
 def _esp(out: Path, start: int, size: int, system: System, architecture: str) -> None:
-    _fat(out, start, size, "ESP", 32)
+    make_fat(out, start, size, "ESP", 32)
     at = f"{out}@@{start}"
     run(["mmd", "-i", at, "::EFI", "::EFI/BOOT", "::loader", "::loader/entries", "::msrt", "::msrt/a", "::msrt/b"])
     run(["mcopy", "-i", at, str(system.loader), f"::EFI/BOOT/{BOOT_LOADERS[architecture][1]}"])
@@ -213,14 +213,14 @@ def _esp(out: Path, start: int, size: int, system: System, architecture: str) ->
         run(["mcopy", "-i", at, str(draft), f"::{name}"])
 
 
-def _data(out: Path, start: int, size: int) -> None:
+def make_data(out: Path, start: int, size: int) -> None:
     """Zeros and all: what a medium had in a journal's place could be taken for a part of the journal."""
     with tempfile.NamedTemporaryFile(dir=out.parent, prefix="msrt-data-") as draft:
-        _ext4(Path(draft.name), size, "data", None, "has_journal")
-        _copy(Path(draft.name), out, start, zeros=True)
+        make_ext4(Path(draft.name), size, "data", None, "has_journal")
+        copy_in(Path(draft.name), out, start, zeros=True)
 
 
-def _ext4(out: Path, size: int, label: str, tree: Path | None, journal: str) -> None:
+def make_ext4(out: Path, size: int, label: str, tree: Path | None, journal: str) -> None:
     """Unused inodes are not zeroed (their checksummed group says so); the kernel does it when there is time."""
     script = '[ -z "$1" ] || chown -R 0:0 "$1"; shift; mke2fs "$@"'
     features = ["-q", "-F", "-t", "ext4", "-b", "4096", "-L", label, "-m", "0", "-O", f"{journal},metadata_csum"]

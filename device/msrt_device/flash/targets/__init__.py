@@ -21,6 +21,7 @@ TARGETS: Final[dict[str, str]] = {
     "micropython": "msrt_device.flash.targets.micropython:TARGET",
     "linux-amd64-uefi": "msrt_device.flash.targets.linux_uefi:AMD64",
     "linux-arm64-uefi": "msrt_device.flash.targets.linux_uefi:ARM64",
+    "raspberrypi": "msrt_device.flash.targets.raspberrypi:TARGET",
     "generic-systemd": "msrt_device.flash.targets.generic_systemd:TARGET",
 }
 """Name to MODULE:OBJECT of what makes it, in the order in which they are listed."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from msrt.errors import InvalidConfig
-from msrt_device.flash.linux.agent import PLATFORMS, PYTHON, install_agent
+from msrt_device.flash.linux.agent import PLATFORMS, PYTHON, PYTHONS, install_agent
 from msrt_device.flash.linux.run import as_root, missing_tools
 from msrt_device.flash.targets import Progress
 
-__all__ = ["TARGET", "GenericSystemd"]
+__all__ = ["TARGET", "GenericSystemd", "build_package"]
 
 FILES: Final = Path(__file__).parents[1] / "linux" / "package"
 CONFIG: Final = '# Settings of the device worker; see deploy/config/device.toml.\nlog_format = "json"\n'
@@ -34,16 +34,17 @@ Description: msrt device worker
 
 
 class GenericSystemd:
-    """Debian 12 and what is like it."""
+    """Debian 12, 13 and what is like them."""
 
     name = "generic-systemd"
-    title = "a machine that runs Debian 12 (or its like, with Python 3.11 and systemd) already: a .deb"
+    title = "a machine that runs Debian 12 or 13 (or their like, with systemd and Python 3.11 or 3.13) already: a .deb"
     verified = (
         "Installed by dpkg into a root of Debian 12, where its agent joined and answered; on no machine that boots. "
         "There is no installation over SSH."
     )
     options: Mapping[str, str] = {
         "architecture": "amd64 (default) or arm64",
+        "python": "the machine's: 3.11 (default; Debian 12) or 3.13 (Debian 13)",
         "wheel": "the msrt to put in, a wheel; default: one of the msrt that runs here",
     }
 
@@ -52,22 +53,27 @@ class GenericSystemd:
 
     def build(self, options: Mapping[str, str], out: Path, progress: Progress) -> None:
         """Write the .deb. Raises ToolFailed, AgentUnavailable, InvalidConfig."""
-        architecture = options.get("architecture", "amd64")
-        if architecture not in PLATFORMS:
-            raise InvalidConfig(f"architecture = {architecture!r}", hint=f"one of {', '.join(PLATFORMS)}")
-        wheel = Path(options["wheel"]) if options.get("wheel") else None
-        with tempfile.TemporaryDirectory(prefix="msrt-deb-", dir=out.parent) as scratch:
-            tree = Path(scratch)
-            tree.chmod(0o755)
-            progress("agent", 0, 2)
-            install_agent(tree / "opt/msrt", architecture, wheel)
-            _files(tree, architecture)
-            progress("agent", 1, 2)
-            as_root('chown -R 0:0 "$1"; dpkg-deb -Zzstd -z10 --build "$1" "$2" >/dev/null', str(tree), str(out))
-            progress("agent", 2, 2)
+        architecture, python = options.get("architecture", "amd64"), options.get("python", PYTHON)
+        for name, value, known in (("architecture", architecture, PLATFORMS), ("python", python, PYTHONS)):
+            if value not in known:
+                raise InvalidConfig(f"{name} = {value!r}", hint=f"one of {', '.join(known)}")
+        build_package(out, architecture, python, options.get("wheel", ""), progress)
 
 
-def _files(tree: Path, architecture: str) -> None:
+def build_package(out: Path, architecture: str, python: str, wheel: str, progress: Progress) -> None:
+    """Write the .deb for machines of this CPU that have this Python. Raises ToolFailed, AgentUnavailable."""
+    with tempfile.TemporaryDirectory(prefix="msrt-deb-", dir=out.parent) as scratch:
+        tree = Path(scratch)
+        tree.chmod(0o755)
+        progress("agent", 0, 2)
+        install_agent(tree / "opt/msrt", architecture, Path(wheel) if wheel else None, python)
+        _files(tree, architecture, python)
+        progress("agent", 1, 2)
+        as_root('chown -R 0:0 "$1"; dpkg-deb -Zzstd -z10 --build "$1" "$2" >/dev/null', str(tree), str(out))
+        progress("agent", 2, 2)
+
+
+def _files(tree: Path, architecture: str, python: str) -> None:
     size = sum(path.lstat().st_size for path in tree.rglob("*")) // 1024
     for name, to, mode in (
         ("msrt-device.service", "usr/lib/systemd/system", 0o644), ("msrt-device", "usr/bin", 0o755),
@@ -80,7 +86,7 @@ def _files(tree: Path, architecture: str) -> None:
     (tree / "etc/msrt/device.toml").write_text(CONFIG)
     (tree / "DEBIAN/conffiles").write_text("/etc/msrt/device.toml\n")
     (tree / "DEBIAN/control").write_text(
-        CONTROL.format(version=version("msrt"), architecture=architecture, size=size, python=PYTHON)
+        CONTROL.format(version=version("msrt"), architecture=architecture, size=size, python=python)
     )
 
 

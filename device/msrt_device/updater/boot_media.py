@@ -1,0 +1,87 @@
+"""Changes of a boot medium: small files on FAT, which has no journal, and whole partitions; on the medium on return."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import IO, Any, Final
+
+from msrt.errors import DiskFull, InvalidImage, LocalError
+
+__all__ = ["PIECE", "disk_fault", "gone", "put", "read_json", "sync_folder", "write_partition"]
+
+PIECE: Final = 1 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object; empty where there is none, or no file."""
+    with contextlib.suppress(OSError, ValueError):
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def put(path: Path, content: str | bytes) -> None:
+    """A file that is whole under its name, on the medium when this returns."""
+    draft = path.with_name(path.name + ".new")
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def gone(path: Path) -> None:
+    """No file has this name."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """All of the file system: FAT keeps its table apart from its folders."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.sync()
+
+
+def write_partition(partition: Path, name: str, data: IO[bytes], size: int) -> None:
+    """`size` bytes of the image `name` onto a partition, then read back from the medium.
+
+    Raises InvalidImage (it does not fit), LocalError (it reads back otherwise), OSError.
+    """
+    wanted, found = hashlib.sha256(), hashlib.sha256()
+    fd = os.open(partition, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if size > os.lseek(fd, 0, os.SEEK_END):
+            raise InvalidImage(f"{name} is larger than the partition {partition.name}", hint="flash the medium anew")
+        os.lseek(fd, 0, os.SEEK_SET)
+        while piece := data.read(PIECE):
+            wanted.update(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        for offset in range(0, size, PIECE):
+            found.update(os.pread(fd, min(PIECE, size - offset), offset))
+    finally:
+        os.close(fd)
+    if wanted.digest() != found.digest():
+        raise LocalError(f"{partition.name} does not read back as written", hint="the medium is worn out")
+
+
+def disk_fault(error: OSError, slot: str) -> LocalError:
+    """What went wrong with a slot, in our words."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull(f"no room for slot {slot} on the boot partition")
+    return LocalError(f"slot {slot}: {error.filename or ''} {error.strerror or error}")
