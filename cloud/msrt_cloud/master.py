@@ -169,7 +169,7 @@ class Cloud:
         )  # fmt: skip
         self.rollouts = Rollouts(world, self.writer, self.fleet, pace, self.served, bounds)
         self.images = Images(world, self.identity, self.writer, self.artifacts, self.signing, config.image_bytes)
-        self.updates = Updates(world, self.writer, self.fleet)
+        self.updates = Updates(world, self.writer, self.fleet, config.updates_kept)
         means = Means(
             world, self.identity, self.writer, self.artifacts, self.fleet, self._edges, self.signing, self.registry,
             self.rollouts,

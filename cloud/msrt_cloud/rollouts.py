@@ -112,9 +112,7 @@ class Rollouts:
     async def _write(self, fact: RolloutSet, state: str, reason: str) -> bool:
         """Move a rollout on, unless another one took its place meanwhile; did it? Raises DiskFull."""
         moved = msgspec.structs.replace(fact, state=state, reason=reason, wall=self._world.wall())
-        return bool(
-            await self._writer.decide(lambda now: [moved] if now.rollout(fact.model, fact.region) == fact else [])
-        )
+        return await self._writer.replace(fact, moved)
 
     async def begin(
         self, model: str, version: int, canary: str, selector: str, window_s: float, region: str = "",

@@ -15,13 +15,13 @@ from msrt import errors
 from msrt.dispatch.canary import rank
 from msrt.hop import Peer
 from msrt.journal.facts import UpdateSet
-from msrt.journal.updates import group_of
+from msrt.journal.updates import FORGOTTEN, group_of
 from msrt.journal.writer import Writer
 from msrt.protocol import wire
 from msrt.world.world import World
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.rollout import Seen
-from msrt_cloud.updates_campaign import Campaign, Move, Seat, Standing
+from msrt_cloud.updates_campaign import Campaign, Move, Seat, Standing, surplus
 
 __all__ = ["UpdateBegin", "UpdateName", "Updates"]
 
@@ -54,12 +54,14 @@ class UpdateName(_Params, frozen=True):
 
 
 class Updates:
-    """All campaigns of one cloud."""
+    """All campaigns of one cloud; `kept` of those that are over stay."""
 
-    def __init__(self, world: World, writer: Writer, fleet: Fleet) -> None:
-        self._world, self._writer, self._fleet = world, writer, fleet
+    def __init__(self, world: World, writer: Writer, fleet: Fleet, kept: int) -> None:
+        self._world, self._writer, self._fleet, self._kept = world, writer, fleet, kept
         self._store = world.disk.store("updates")
         self._active: dict[str, Campaign] = {}
+        self._untidy = True
+        """There may be seats of campaigns that are gone."""
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -67,7 +69,27 @@ class Updates:
             for fact in list(self._writer.state.updates.values()):
                 if fact.state == Standing.RUNNING or not number % SELDOM:
                     await self._watch(fact)
+            if not number % SELDOM:
+                await self._tidy()
             await asyncio.sleep(EVERY_S)
+
+    async def _tidy(self) -> None:
+        """Forget what is over and replaced, first in the journal; then what became of devices in campaigns that are not
+        there, whenever they went: a crash between leaves it for the next time."""
+        try:
+            for fact in surplus(self._writer.state.updates.values(), self._kept):
+                if await self._say(fact, state=FORGOTTEN):
+                    self._untidy = True
+                    self._active.pop(fact.name, None)
+                    log.info("update.forgotten", campaign=fact.name, began=fact.began)
+            if self._untidy:
+                live = {fact.token for fact in self._writer.state.updates.values()}
+                for key in [key for key, _ in self._store.scan() if key.rpartition("/")[0] not in live]:
+                    self._store.put(key, None)
+                await self._world.offload(self._store.commit)
+                self._untidy = False
+        except errors.DiskFull as error:
+            log.warning("update.not_tidied", error=error.text)
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
@@ -110,7 +132,7 @@ class Updates:
     async def _say(self, fact: UpdateSet, **changes: object) -> bool:
         """Write a campaign's next state, unless something else was said meanwhile; was it? Raises DiskFull."""
         moved = msgspec.structs.replace(fact, wall=self._world.wall(), **changes)
-        return bool(await self._writer.decide(lambda now: [moved] if now.updates.get(fact.name) == fact else []))
+        return await self._writer.replace(fact, moved)
 
     # --- what operators say ------------------------------------------------------------------------------------------
 
@@ -131,6 +153,7 @@ class Updates:
         first = min((seen.device.node for seen in targets), key=lambda node: rank(p.name, node), default="")
         fact = msgspec.structs.replace(fact, first=first)
         await self._writer.append(fact)
+        self._untidy = True
         return {"name": p.name, "matching": len(targets), "groups": list(groups), "state": fact.state}
 
     async def pause(self, _peer: Peer, p: UpdateName) -> object:

@@ -8,17 +8,17 @@ device that is not done in its time counts as an error, so none can hold up the 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from msrt.journal.updates import UpdateSet, group_of
+from msrt.journal.updates import UpdateSet, group_of, replaced
 from msrt.protocol.messages import DeviceRecord, UpdateState
 from msrt_cloud.rollout import Seen
 
-__all__ = ["TABLE", "Campaign", "Move", "Seat", "Standing", "Verdict"]
+__all__ = ["TABLE", "Campaign", "Move", "Seat", "Standing", "Verdict", "surplus"]
 
 GRACE_S: Final = 30.0
 """What a device says of its own deadline may take so long to come here."""
@@ -54,6 +54,16 @@ TABLE: Final[dict[tuple[Standing, Verdict], Standing]] = {
     (Standing.RUNNING, Verdict.STUCK): Standing.STOPPED,
 }
 """(standing, verdict) -> next. What is not here stays; an operator pauses, resumes and stops."""
+
+
+OVER: Final = frozenset({Standing.STOPPED.value, Standing.DONE.value})
+
+
+def surplus(campaigns: Iterable[UpdateSet], kept: int) -> list[UpdateSet]:
+    """Campaigns that are over and say nothing of any device any more, beyond the newest `kept` that are over."""
+    known = list(campaigns)
+    over = sorted((one for one in known if one.state in OVER), key=lambda one: -one.began)
+    return [one for one in over[kept:] if replaced(one, known)]
 
 
 class Seat(msgspec.Struct, omit_defaults=True):

@@ -149,6 +149,8 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """For so many leases after its start the cloud waits for the edges and devices it knew, before it opens a round."""
     image_bytes: Bytes = 2048 * MIB
     """Largest image of an agent, system or firmware."""
+    updates_kept: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 20
+    """Update campaigns that are over and replaced by newer ones: so many stay, with what became of each device."""
     job_bundle_bytes: Bytes = 64 * MIB
     """Largest job bundle."""
     train_forkserver_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0

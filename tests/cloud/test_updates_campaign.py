@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgspec
 import pytest
 
 from msrt.journal.updates import UpdateSet, group_of, holding
 from msrt.protocol.messages import DeviceRecord, UpdateState
 from msrt_cloud.rollout import Seen
-from msrt_cloud.updates_campaign import GRACE_S, SILENT_S, Campaign, Standing
+from msrt_cloud.updates_campaign import GRACE_S, SILENT_S, Campaign, Standing, surplus
 
 FACT = UpdateSet("agent@2", "agent", "2", groups=(0.5, 1.0), deadline_s=100.0, began=1.0)
 
@@ -131,3 +133,39 @@ def test_a_device_follows_the_newest_campaign_that_has_come_to_it():
     elsewhere = msgspec.structs.replace(opened, selector="site=b")
     assert holding([old, elsewhere], "agent", f"node-{number}", labels) is old
     assert holding([opened], "system", f"node-{number}", labels) is None
+
+
+def over(number, state="done", selector="", group=0, kind="agent"):
+    return UpdateSet(f"{kind}@{number}", kind, str(number), selector, group=group, state=state, began=float(number))
+
+
+def test_campaigns_that_are_over_and_replaced_are_surplus_beyond_those_that_stay():
+    """The newest that are over stay, and whatever still says what a device should run, however old."""
+    every = [over(number) for number in range(1, 6)]
+    assert surplus(every, 2) == every[2::-1]
+    assert surplus(every, 5) == []
+    assert surplus([over(1, "running"), over(2, "paused"), over(3), over(4)], 1) == [over(3)]
+    mine = over(1, selector="site=a")
+    assert surplus([mine, over(2, selector="site=b"), over(3, selector="site=b")], 1) == [over(2, selector="site=b")]
+    assert surplus([mine, over(2)], 1) == [mine]
+    assert surplus([mine, over(2, kind="system")], 1) == []
+    unfinished = msgspec.structs.replace(over(2, "stopped"), groups=(0.5, 1.0))
+    assert surplus([mine, unfinished], 1) == []
+
+
+def test_no_device_is_told_anything_else_once_the_surplus_is_forgotten():
+    """Whatever campaigns there were, with whatever selectors and groups."""
+    random = Random(1)
+    for _ in range(200):
+        campaigns = [
+            UpdateSet(
+                f"agent@{number}", "agent", str(number), random.choice(["", "site=a", "site=b"]), (0.5, 1.0),
+                group=random.randrange(2), state=random.choice(["done", "stopped", "running"]), began=float(number),
+            )
+            for number in range(8)
+        ]  # fmt: skip
+        left = [one for one in campaigns if one not in surplus(campaigns, 1)]
+        for node in range(6):
+            labels = {"site": "ab"[node % 2]}
+            before, after = (holding(some, "agent", f"node-{node}", labels) for some in (campaigns, left))
+            assert before == after

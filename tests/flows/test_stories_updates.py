@@ -8,6 +8,7 @@ import random
 import msgspec
 import pytest
 
+from msrt import errors
 from msrt.artifacts.images import pack_image, read_image
 from msrt.protocol.messages import UpdateOffers
 from tests.flows.updating import grown_updating, until
@@ -178,3 +179,33 @@ def test_an_image_that_an_edge_changes_is_refused_by_devices():
 def _worse(offer):
     image = msgspec.structs.replace(read_image(offer.image), digest="b" * 64, index="")
     return msgspec.structs.replace(offer, image=pack_image(image))
+
+
+def test_old_campaigns_are_forgotten_though_the_cloud_dies_half_way():
+    """Edges forget them as well; what became of each device goes after that, by the next process; devices stay."""
+
+    async def scenario(tree):
+        def full():
+            raise errors.DiskFull("no room")
+
+        def known(name):
+            return set((tree.cloud.writer if name == "cloud" else tree[name].follower).state.updates)
+
+        def seats():
+            return {key.partition("/")[0] for key, _ in tree.cloud.world.disk.store("updates").scan()}
+
+        for version in "2345":
+            await tree.insist("update.rollout", name=await tree.push_image(version))
+            await over(tree, f"agent@{version}")
+        assert "agent@3" in known("cloud") & seats()
+        tree.cloud.updates._store.commit = full  # the journal goes on
+        await until(lambda: known("cloud") == known("edge-n") == {"agent@4", "agent@5"}, 60.0)
+        tree.sim.crash("cloud")
+        tree.sim.restart("cloud")
+        await until(lambda: tree.cloud is not None and tree.cloud.ready.is_set())
+        await until(lambda: seats() == {"agent@4", "agent@5"}, 60.0)
+        row = await tree.campaign("agent@5")
+        assert (row["state"], row["done"], row["devices"]) == ("done", 2, 2)
+        assert set(tree.versions().values()) == {"5"}
+
+    grown_updating(scenario, edges={"edge-n": 2}, cloud_config={"updates_kept": 2})

@@ -13,6 +13,7 @@ import msgspec
 from msrt.dispatch.policy import ModelPolicy
 from msrt.errors import Revoked
 from msrt.journal import facts as f
+from msrt.journal.fact import Fact
 from msrt.journal.facts import Entry, Key
 from msrt.trust.api_keys import KeyBook
 from msrt.trust.invite import InviteBook, InviteRecord
@@ -118,6 +119,11 @@ class State:
         """The living facts of a scope by offset: all a snapshot needs. A new list each time."""
         return list(self._live.get(scope, {}).values())
 
+    def said(self, fact: Fact) -> Entry | None:
+        """What is in force in place of this fact: the last one of its scope and key."""
+        found = self._live.get(fact.scope, {}).get(fact.key)
+        return found[1] if found is not None else None
+
     @property
     def scopes(self) -> list[str]:
         """Scopes that have said anything, sorted."""
@@ -213,7 +219,9 @@ class State:
             case f.ImagePushed():
                 self.images.setdefault((entry.kind, entry.version), {})[entry.classes] = entry
             case f.UpdateSet():
-                self.updates[entry.name] = entry
+                self.updates.pop(entry.name, None)
+                if not entry.forgets:
+                    self.updates[entry.name] = entry
             case _:
                 self._view_job(entry)
 

@@ -7,12 +7,16 @@ hash of its id, so edges and the cloud agree on it without a word, and it stays 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from msrt.dispatch.canary import rank
 from msrt.journal.fact import Fact, Key
 from msrt.protocol.address import Selector
 
-__all__ = ["ImagePushed", "UpdateSet", "group_of", "holding"]
+__all__ = ["FORGOTTEN", "ImagePushed", "UpdateSet", "group_of", "holding", "replaced"]
+
+
+FORGOTTEN: Final = "forgotten"
 
 
 class ImagePushed(Fact, frozen=True, tag="image.pushed"):
@@ -56,7 +60,8 @@ class UpdateSet(Fact, frozen=True, tag="update.set"):
     deadline_s: float = 3600.0
     """How long one device may take; then it counts as an error."""
     state: str = "running"
-    """running; paused: no device begins; stopped: devices that have begun go back; done."""
+    """running; paused: no device begins; stopped: devices that have begun go back; done; forgotten: it is no longer
+    there."""
     reason: str = ""
     began: float = 0.0
     """Wall clock of its beginning: with the name it tells one campaign from another one of the same version."""
@@ -67,6 +72,10 @@ class UpdateSet(Fact, frozen=True, tag="update.set"):
     @property
     def key(self) -> Key:
         return ("update", self.name)
+
+    @property
+    def forgets(self) -> tuple[Key, ...]:
+        return (self.key,) if self.state == FORGOTTEN else ()
 
     @property
     def token(self) -> str:
@@ -93,3 +102,14 @@ def holding(campaigns: Iterable[UpdateSet], kind: str, node: str, labels: Mappin
         and Selector.parse(campaign.selector).matches(labels)
     )
     return max(reached, key=lambda campaign: campaign.began, default=None)
+
+
+def replaced(campaign: UpdateSet, others: Iterable[UpdateSet]) -> bool:
+    """Is there a newer campaign for every device that this one is for? Then `holding` never names this one again."""
+    return any(
+        other.kind == campaign.kind
+        and other.began > campaign.began
+        and other.group == len(other.groups) - 1
+        and other.selector in ("", campaign.selector)
+        for other in others
+    )

@@ -13,6 +13,7 @@ import structlog
 from msrt.errors import Conflict, MsrtError, Overloaded
 from msrt.journal.block import Block, Snapshot
 from msrt.journal.commits import Offload
+from msrt.journal.fact import Fact
 from msrt.journal.facts import Entry, pack_entry
 from msrt.journal.log import Log
 from msrt.journal.state import Facts, State
@@ -76,6 +77,11 @@ class Writer:
         """Look at the state and append what follows from it, with nothing in between: `decide` is called with all
         that was asked before in force. It may raise; it may return nothing."""
         return await self._submit([], decide)
+
+    async def replace(self, known: Fact, by: Entry) -> bool:
+        """Say something else of what `known` says, unless that was done meanwhile; was it done now? Raises as
+        `append`."""
+        return bool(await self.decide(lambda now: [by] if now.said(known) == known else []))
 
     async def _submit(self, entries: list[tuple[Entry, bytes]], decide: Decide | None) -> list[Entry]:
         if len(self._queue) >= QUEUE_LIMIT:

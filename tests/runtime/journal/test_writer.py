@@ -10,6 +10,7 @@ import pytest
 from msrt.errors import DiskFull, InviteSpent, JournalDiverged, LocalError, MalformedFrame, Overloaded
 from msrt.journal import GLOBAL, Block, Snapshot, Writer, facts
 from msrt.journal import writer as module
+from msrt.journal.updates import UpdateSet
 from msrt.protocol.messages import Follow
 from tests.runtime.journal.rig import catch_up, device, disk, model, open_log, open_replica, rollout, same
 
@@ -119,6 +120,20 @@ def test_a_decision_may_write_nothing_or_fail():
         with pytest.raises(ZeroDivisionError):
             await writer.decide(lambda _state: [1 // 0])
         await writer.append(device(1))
+
+    asyncio.run(main())
+
+
+def test_a_fact_takes_the_place_of_the_one_that_was_looked_at_and_of_no_other():
+    """Two who looked at the same: the second one changes nothing, and hears so."""
+
+    async def main():
+        writer = Writer(open_log(disk()), inline)
+        one, two, three = (UpdateSet("agent@1", "agent", "1", group=number) for number in range(3))
+        assert not await writer.replace(one, two)
+        await writer.append(one)
+        assert await asyncio.gather(writer.replace(one, two), writer.replace(one, three)) == [True, False]
+        assert writer.state.updates == {"agent@1": two}
 
     asyncio.run(main())
 
