@@ -90,7 +90,12 @@ class Images:
                 {"kind": p.kind, "version": p.version, "digest": p.digest, "size": size, "classes": p.classes}, Image
             )
         except msgspec.ValidationError as error:
-            raise errors.InvalidImage(f"the image cannot be described: {error}") from None
+            raise errors.InvalidImage(
+                f"the image cannot be described: {error}",
+                hint="a version is letters, digits and . _ + -, at most 64, the first a letter or digit",
+            ) from None
+        if not p.classes:
+            raise errors.InvalidImage("no device class matches an empty pattern", hint="--class '*' is all of them")
         image = msgspec.structs.replace(image, index=await self._indexed(image))
         known = self._writer.state.images.get((p.kind, p.version), {}).get(p.classes)
         if known is not None and known.image != pack_image(image):

@@ -124,6 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `msrt ... | head`: nobody reads on, and Python must not complain at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a file that the caller named, for reading or writing
+        if error.filename is None:
+            raise
+        click.echo(f"msrt: cannot use {error.filename}: {error.strerror}", err=True)
+        return 1
     return result if isinstance(result, int) else 0
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import click
 import pytest
@@ -22,6 +23,13 @@ def run(code):
     if code == 9:
         raise errors.PortInUse("127.0.0.1:80 is in use", hint="take another")
     click.echo("ran")
+
+
+@good.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def write(file):
+    """Write."""
+    file.write_bytes(b"")
 
 
 @good.command()
@@ -59,6 +67,12 @@ def test_an_error_of_ours_is_one_sentence(capsys):
     assert cli.main(["good", "run", "--code", "9"]) == 1
     out, err = capsys.readouterr()
     assert (out, err) == ("", "msrt: 127.0.0.1:80 is in use; take another\n")
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence_too(capsys):
+    """Whatever command wanted it."""
+    assert cli.main(["good", "write", "/no/such/folder"]) == 1
+    assert capsys.readouterr().err == "msrt: cannot use /no/such/folder: No such file or directory\n"
 
 
 def test_help_survives_a_broken_command(capsys):

@@ -84,6 +84,8 @@ class SeededRing:
 
 def load_keys(path: Path) -> list[CryptoSigner]:
     """The keys of a PEM file. Raises NotFound, Corrupt, KeysExposed (others may read it), StateUnusable."""
+    if path.suffix == ".pub":
+        raise Corrupt(f"{path} is the public half of a key", hint=f"{path.with_suffix('')} signs")
     data = read_private(path)
     if data is None:
         raise NotFound(f"no keys at {path}")

@@ -85,6 +85,7 @@ def remove(state: Path | None, name: str, reason: str) -> None:
 def decommission(state: Path | None, name: str, reason: str, *, yes: bool) -> None:
     """Revoke a device for good, and have it wipe its keys, models and data: now, or when it next connects."""
     if not yes:
+        _row(ask(state, lambda cloud: cloud("node.list")), name)
         click.confirm(f"{name} will lose all it holds, and can join again only with a new invite. Go on?", abort=True)
     found = ask(state, lambda cloud: cloud("node.decommission", node=name, reason=reason))
     when = "it is connected, and was told to wipe itself" if found["connected"] else "it wipes itself when it connects"
@@ -97,15 +98,20 @@ def decommission(state: Path | None, name: str, reason: str, *, yes: bool) -> No
 @state_option
 def show(state: Path | None, name: str, *, as_json: bool) -> None:
     """One node, by its name, its id, or the serial number of its board."""
-    rows = ask(state, lambda cloud: cloud("node.list"))
+    found = _row(ask(state, lambda cloud: cloud("node.list")), name)
+    if as_json:
+        print_json(found)
+    else:
+        table(["what", "value"], ({"what": k, "value": v} for k, v in found.items()), empty="nothing")
+
+
+def _row(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Of the node that is called so. Raises NotFound."""
     found = [row for row in rows if name in (row["name"], row["node"], row.get("serial"))]
     if len(found) != 1:
         what = f"{len(found)} nodes answer" if found else "no node answers"
         raise NotFound(f"{what} to {name!r}", hint="msrt node list")
-    if as_json:
-        print_json(found[0])
-    else:
-        table(["what", "value"], ({"what": k, "value": v} for k, v in found[0].items()), empty="nothing")
+    return found[0]
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from msrt.operator.show import json_option, print_json, table
 __all__ = ["diagnose", "logs"]
 
 LOOK_S: Final = 1.0
+MINUTE: Final = 60
 AT_ONCE: Final = 500
 """Lines that one look of --follow takes at most."""
 
@@ -71,9 +73,23 @@ def diagnose(state: Path | None, name: str, *, as_json: bool) -> None:
 
 def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each thing; lists and tables a row for each of their parts."""
-    for what, value in found.items():
+    for what, said in found.items():
+        value = _readable(what, said)
         parts: list[Any] = value if isinstance(value, list) else [value]
         if isinstance(value, dict):
             parts = [f"{key}: {inner}" for key, inner in value.items()]
         for part in parts or ["-"]:
             yield {"what": what, "value": json.dumps(part) if isinstance(part, dict | list) else part}
+
+
+def _readable(what: str, value: Any) -> Any:
+    """Bytes, durations and times of day as people write them; everything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if what == "wall":
+        return f"{dt.datetime.fromtimestamp(value, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if what.endswith("_bytes"):
+        return f"{value / (1 << 20):,.1f} MiB"
+    if what.endswith("_s") and abs(value) >= MINUTE:
+        return f"{value:,.0f} s ({dt.timedelta(seconds=round(value))})"
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ __all__ = ["update"]
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PUSH_S: Final = 900.0
+PROGRAM: Final = "agent.py"
+"""What an agent's image starts with."""
+PACK: Final = "make an agent's image by msrt device pack-agent -o FILE"
 
 
 @click.group()
@@ -45,6 +49,8 @@ def push(
     """Register an image (an agent's: of `msrt device pack-agent`). Nothing changes before `msrt update rollout`."""
     if request and signed:
         raise errors.CallerError("--request is what is to be signed, --signed what was", hint="give one of them")
+    if kind == Kind.AGENT:
+        _check_agent(file)
     params = {"kind": kind, "version": version, "classes": classes}
     there = request.read_bytes() if request and request.exists() else b""
     brought = signed.read_bytes() if signed else b""
@@ -67,6 +73,17 @@ def push(
         console().print(f"{found['name']} for {found['classes']}: {found['size']} bytes")
 
 
+def _check_agent(file: Path) -> None:
+    """What no device could start need not be sent. Raises InvalidImage."""
+    try:
+        with tarfile.open(file) as archive:
+            found = any(member.name == PROGRAM for member in archive)
+    except tarfile.TarError as error:
+        raise errors.InvalidImage(f"{file} is no whole tar file", hint=PACK) from error
+    if not found:
+        raise errors.InvalidImage(f"{file} has no {PROGRAM}", hint=PACK)
+
+
 @update.command(name="list")
 @json_option
 @state_option
@@ -85,10 +102,31 @@ def list_images(state: Path | None, *, as_json: bool) -> None:
     "--groups", default="1", show_default=True,
     help="Growing shares of the devices, the last one 1: .05,.25,1. Each group begins when the one before succeeded.",
 )  # fmt: skip
-@click.option("--success", default=0.95, show_default=True, help="Share of a group that must come to run it.")
-@click.option("--errors", default=0.1, show_default=True, help="More than this share of the devices, and it stops.")
-@click.option("--soak", default=0.0, show_default=True, help="Seconds that a group is watched before the next begins.")
-@click.option("--deadline", default=3600.0, show_default=True, help="Seconds for one device; then it is an error.")
+@click.option(
+    "--success",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of a group that must come to run it.",
+)
+@click.option(
+    "--errors",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="More than this share of the devices, and it stops.",
+)
+@click.option(
+    "--soak",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds that a group is watched before the next begins.",
+)
+@click.option(
+    "--deadline", default=3600.0, show_default=True, type=click.FloatRange(0, min_open=True),
+    help="Seconds for one device; then it is an error.",
+)  # fmt: skip
 @click.option("--to", "selector", default="", help="Label selector: site=a,region=north. Default: all.")
 @json_option
 @state_option
@@ -104,7 +142,11 @@ def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> 
     if as_json:
         print_json(found)
     else:
-        console().print(f"{found['name']}: {found['matching']} devices match, in {len(found['groups'])} groups")
+        count, groups = found["matching"], len(found["groups"])
+        many = f"{count} device matches" if count == 1 else f"{count} devices match"
+        console().print(f"{found['name']}: {many}, in {groups} group{'s' if groups > 1 else ''}")
+        if not count:
+            console().print("none that is here now: msrt node list, msrt update list; it waits for those that come")
 
 
 def _shares(text: str) -> list[float]:
