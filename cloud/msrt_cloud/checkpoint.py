@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import numpy as np
 
 from msrt.buffers import Buffer
 from msrt.journal.facts import JobAdvanced
@@ -21,7 +22,7 @@ from msrt.learning.compress import change, open_codec
 from msrt.learning.control import Shares, moved_with_control
 from msrt.learning.events import Finish
 from msrt.learning.optimise import moved
-from msrt.learning.vector import Vector, load, save
+from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import Change
 from msrt.training.settings import JobConfig
 from msrt.training.weights import carries
@@ -91,14 +92,16 @@ class Checkpoint:
         before, state = await self._exact(), await t.artifacts.read(self.memory) if self.memory else b""
         rate = server.rate(number - 1, self._config.rounds)
         step = moved if shares is None else partial(moved_with_control, shares=shares)
-        size = len(before) + len(state)
+        size, take = len(before) + len(state), t.vectors.take
+        step = partial(step, room=take(len(before)))
         new, state = await by_size(t.world.offload, size, step, server.recipe, before, state, mean, rate)
         keep, chain, data, delta = t.artifacts.put_bytes, self.chain, new, b""
         if down == "fp32":
             weights, memory = await asyncio.gather(keep(new), self._maybe(state))
             served = weights
         else:
-            delta, data = await by_size(t.world.offload, size, _change, self.data, new, down, number)
+            data = take(len(before))
+            delta = await by_size(t.world.offload, size, _change, self.data, new, down, number, data)
             weights, memory, digest, served = await asyncio.gather(
                 keep(new), self._maybe(state), keep(delta), keep(data)
             )
@@ -136,6 +139,8 @@ class Checkpoint:
     async def commit(self, fact: JobAdvanced) -> None:
         """The journal has it: what came before is no longer needed."""
         held = self._digests()
+        for room in {id(room): room for room in (self.data, self._weights)}.values():
+            self._t.vectors.give(room)
         data, self._weights, self._delta = self._next
         self._take(fact, data)
         gone = sorted(held - self._digests())
@@ -154,8 +159,10 @@ class Checkpoint:
         return named - {""}
 
 
-def _change(served: Buffer, weights: Buffer, codec: str, number: int) -> tuple[Buffer, Buffer]:
-    """(payload of what changed since what the nodes have, what they have after it). Blocking."""
-    layout, have = load(served)
-    payload, moved = change(open_codec(codec, layout), have, load(weights)[1], number)
-    return payload, save(layout, moved)
+def _change(served: Buffer, weights: Buffer, codec: str, number: int, room: memoryview) -> Buffer:
+    """The payload of what changed since what the nodes have; what they have after it is made in the room. Blocking."""
+    layout, start = peek(served)
+    room[:start] = served[:start]
+    flats = (np.frombuffer(data, "<f4", offset=start) for data in (served, weights, room))
+    have, wanted, moved = flats
+    return change(open_codec(codec, layout), have, wanted, number, moved)

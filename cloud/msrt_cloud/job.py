@@ -214,7 +214,7 @@ class RunningJob:
                 await self._checkpoint(current, outcome, checkpoint)
                 current.say_closed(outcome, self._config.pace.since(number + 1))
         finally:
-            current.close()
+            await current.close()
         nodes = [Node(id=node, index=index, count=len(everyone)) for index, node in enumerate(everyone)]
         return outcome, nodes
 
@@ -283,7 +283,7 @@ class RunningJob:
     async def _checkpoint(self, current: OpenRound, outcome: e.Finish, checkpoint: Checkpoint) -> None:
         """New weights on disk, then one journal entry: from then on the senders may forget."""
         t, number = self._t, current.message.round
-        mean = await t.world.offload(current.total.mean)
+        mean = await current.mean()
         spent: dict[str, float] = {}
         if self._spending is not None:
             mean, spent = await self._spending.noisy(mean, len(outcome.included)), self._spending.told(number)

@@ -19,10 +19,10 @@ from msrt.learning.compress import Codec, open_codec
 from msrt.learning.pacing import Durations
 from msrt.learning.rounds import GlobalRound
 from msrt.learning.rules import Rule, Total
-from msrt.learning.vector import Layout
+from msrt.learning.vector import Layout, Vector, room_of
 from msrt.protocol.messages import RoundClosed, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
-from msrt.world.world import UNCOUNTED, by_size
+from msrt.world.world import UNCOUNTED, by_size, undisturbed
 
 if TYPE_CHECKING:
     from msrt_cloud.training import Training
@@ -52,7 +52,8 @@ class OpenRound:
         self.deadline = self.opened + message.deadline_s
         self._codecs = open_codec(message.compression, layout), open_codec(message.plan.upward, layout)
         self._spool = Spool(training.world, self._codecs[False].bytes)
-        self.total = Total(rule, machine.size, self._spool.release)
+        self._room = training.vectors.take(room_of(layout))
+        self._total = Total(rule, machine.size, self._spool.release, self._room)
         self.bytes_up = 0
         self.ratio: float | None = None
         """Bytes of one update, its meta included, against the same vector in float32."""
@@ -60,7 +61,7 @@ class OpenRound:
         self._durations = durations
         self._payloads: dict[str, tuple[UpdateMeta, Buffer]] = {}
         """By key: what came and is not yet added or refused; singles wait on the disk."""
-        self._lock = asyncio.Lock()
+        self._lock, self._closed = asyncio.Lock(), False
         self._keys = 0
         self._away: dict[str, float] = {}
         """Participants that no edge has, since when."""
@@ -213,15 +214,32 @@ class OpenRound:
 
     async def _add(self, key: str, weight: float, scale: float) -> None:
         meta, payload = self._payloads.pop(key)
-        add = partial(self.total.add, is_sum=meta.is_sum)
+        await undisturbed(self._added(key, meta, payload, weight, scale))
+
+    async def _added(self, key: str, meta: UpdateMeta, payload: Buffer, weight: float, scale: float) -> None:
+        add = partial(self._total.add, is_sum=meta.is_sum)
         async with self._lock:
+            if self._closed:
+                return
             size = 4 * self.machine.size if meta.is_sum else UNCOUNTED  # singles lie on the disk
             done = await by_size(self._t.world.offload, size, add, payload, self.codec(meta), weight, scale)
         if done:
             self._spool.drop(key)
             self._t.rooms.give(payload)
 
-    def close(self) -> None:
+    async def mean(self) -> Vector:
+        """What the round comes to, valid until it is closed. Raises BadUpdate when nothing was added."""
+        return await undisturbed(self._mean())
+
+    async def _mean(self) -> Vector:
+        async with self._lock:
+            mean: Vector = await self._t.world.offload(self._total.mean)
+        return mean
+
+    async def close(self) -> None:
         """It is checkpointed, or given up."""
         self._payloads.clear()
         self._spool.close()
+        async with self._lock:
+            self._closed = True
+        self._t.vectors.give(self._room)

@@ -94,6 +94,8 @@ class Training:
         """A round that opens before then waits for those who are not back yet."""
         self.rooms = Rooms(2)
         """Where updates lie as they come in: whoever added one gives its room back."""
+        self.vectors = Rooms(3)
+        """Where sums are made, and new weights: a round's end gives back what the one before it took."""
         self._jobs: dict[str, RunningJob | ParameterJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.curves = Curves(means.world.disk.store("curves"), means.world.offload)
@@ -183,6 +185,7 @@ class Training:
                 await asyncio.sleep(AGAIN_S)
         self._pin()
         self.rooms.clear()
+        self.vectors.clear()
         with contextlib.suppress(errors.DiskFull):
             await Records(self.nodes, self.world.offload, name).forget()
         self.tell(RoundClosed(name, job.round, (), state))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -14,13 +17,15 @@ from msrt.learning.pacing import Durations
 from msrt.learning.rounds import RegionRound, Stretch, Terms
 from msrt.learning.rules import Robust, open_rule
 from msrt.learning.secure_aggregation.masked import MaskedSum
-from msrt.learning.vector import Layout
+from msrt.learning.vector import Layout, Vector
 from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
-from msrt.world.world import UNCOUNTED
+from msrt.world.world import UNCOUNTED, by_size
 from msrt_edge.secure import Exchange
 
 __all__ = ["Model", "OpenRound", "guard_of", "terms_of"]
+
+Offload = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class OpenRound:
     """Of keys, where updates are masked."""
     carried: tuple[Buffer, ...] = ()
     """What rides with its opening: the weights, or what changed of them, where they are small."""
+    room: memoryview | None = None
+    """Where its sum is made, at least 4 bytes an element."""
     payloads: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
     """By key: what was received and not yet added, refused or counted."""
     outbox: dict[str, tuple[UpdateMeta, Buffer]] = field(default_factory=dict)
@@ -65,6 +72,9 @@ class OpenRound:
     delivered: set[str] = field(default_factory=set)
     said: tuple[float, int] = (0.0, 0)
     """When the cloud heard last how many updates are here, and how many."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who changes the sum."""
+    over: bool = False
 
     def __post_init__(self) -> None:
         message, layout = self.message, self.model.layout
@@ -74,14 +84,26 @@ class OpenRound:
         """Of the region's sum."""
         rule = open_rule(message.plan.rule)
         size, release = self.round.size, self.spool.release
-        self.sum: RunningSum | Robust | MaskedSum = Robust(rule, size, release) if rule.robust else RunningSum(size)
+        self.sum: RunningSum | Robust | MaskedSum = RunningSum(size, self.room)
+        if rule.robust:
+            self.sum = Robust(rule, size, release)
         if self.exchange is not None:
             self.sum = self.exchange.sum
 
-    @property
-    def read_for_mean(self) -> int:
-        """Bytes: of the sum, or beyond count where a rule reads what lies on the disk."""
-        return 4 * self.round.size if isinstance(self.sum, RunningSum) else UNCOUNTED
+    async def add(self, offload: Offload, payload: Buffer, weight: float, scale: float) -> None:
+        """One that was checked."""
+        async with self.turn:
+            if not self.over:
+                await by_size(offload, 4 * self.round.size, self.sum.add, payload, self.codec, weight, scale)
+
+    async def mean(self, offload: Offload) -> Vector:
+        """Of what is not masked; valid until the round is over. Raises BadUpdate where nothing was added."""
+        total = self.sum
+        assert not isinstance(total, MaskedSum)
+        async with self.turn:
+            size = 4 * self.round.size if isinstance(total, RunningSum) else UNCOUNTED  # a rule reads from the disk
+            mean: Vector = await by_size(offload, size, total.mean)
+        return mean
 
     def joined(self, node: str, now: float) -> None:
         """One of its participants is (again) here."""
@@ -96,6 +118,7 @@ class OpenRound:
 
     def close(self) -> None:
         """Over: nothing of it is kept any more."""
+        self.over = True
         self.payloads.clear()
         self.outbox.clear()
         self.spool.close()

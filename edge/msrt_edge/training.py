@@ -25,7 +25,7 @@ from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
 from msrt.training.spool import Spool
 from msrt.training.weights import AtHand, bring, carries
-from msrt.world.world import World, by_size
+from msrt.world.world import World, by_size, undisturbed
 from msrt_edge.feedback import Feedbacks
 from msrt_edge.region import Model, OpenRound, guard_of, terms_of
 from msrt_edge.secure import Exchange, Said, named
@@ -66,7 +66,7 @@ class RegionTraining:
         self._feedback = Feedbacks(world, me)
         self._upward = Upward(world)
         self._slots = asyncio.Semaphore(streams)
-        self._rooms = Rooms(streams)
+        self._rooms, self._vectors = Rooms(streams), Rooms(1)
         self._at_hand = AtHand()
         self._locks: dict[str, asyncio.Lock] = {}
         self._came: dict[str, float] = {}
@@ -149,7 +149,9 @@ class RegionTraining:
         spool = Spool(self._world, open_codec(message.compression, model.layout).bytes)
         exchange = self._exchange(message, model, mine, left / (message.plan.steps - message.plan.step))
         model.ask(message)
-        opened = OpenRound(message, now, now + left, one, model, spool, stretch, exchange, carried)
+        opened = OpenRound(
+            message, now, now + left, one, model, spool, stretch, exchange, carried, self._vectors.take(4 * size or 1)
+        )  # fmt: skip
         if job in self._open:
             self._open[job].spool.close()
         self._open[job] = opened
@@ -204,6 +206,7 @@ class RegionTraining:
             self._at_hand.forget(message.job)
             await self._feedback.forget(message.job)
             self._rooms.clear()
+            self._vectors.clear()
         for peer in peers:
             if peer.live:
                 peer.send(told_to(message, peer))
@@ -325,8 +328,7 @@ class RegionTraining:
             match action:
                 case e.Add(key, weight, scale):
                     _, payload = opened.payloads.pop(key)
-                    await self._add(opened, payload, weight, scale)
-                    self._rooms.give(payload)
+                    await undisturbed(self._add(opened, payload, weight, scale))
                 case e.Forward(key):
                     opened.outbox[key] = opened.payloads.pop(key)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
@@ -343,30 +345,30 @@ class RegionTraining:
                     await self._seal(opened, meta)
                 case e.Forget():
                     opened.close()
+                    await undisturbed(self._recycle(opened))
         if opened.outbox:
             self._upward.send(opened)
 
     async def _add(self, opened: OpenRound, payload: Buffer, weight: float, scale: float) -> None:
-        lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
-        async with lock:
-            size = 4 * opened.round.size
-            await by_size(self._world.offload, size, opened.sum.add, payload, opened.codec, weight, scale)
+        await opened.add(self._world.offload, payload, weight, scale)
+        self._rooms.give(payload)
 
     async def _seal(self, opened: OpenRound, meta: UpdateMeta) -> None:
         """The region's mean: where updates are masked it takes their senders' help, and nobody waits for that here."""
         if not isinstance(opened.sum, MaskedSum):
-            lock = self._locks.setdefault(opened.message.job, asyncio.Lock())
-            async with lock:
-                mean = await by_size(self._world.offload, opened.read_for_mean, opened.sum.mean)
-            await self._go_on(opened, meta, mean)
+            await self._go_on(opened, meta, await undisturbed(opened.mean(self._world.offload)))
         elif opened.exchange is not None:
             task = asyncio.get_running_loop().create_task(self._unmask(opened, opened.exchange, meta))
             task.add_done_callback(lambda done: done.cancelled() or done.result())
 
+    async def _recycle(self, opened: OpenRound) -> None:
+        """The room of its sum is the next round's, once no thread adds to it."""
+        async with opened.turn:
+            self._vectors.give(opened.room or b"")
+
     async def _unmask(self, opened: OpenRound, exchange: Exchange, meta: UpdateMeta) -> None:
         try:
-            lock = self._locks.setdefault(meta.job, asyncio.Lock())
-            mean, meta = await exchange.mean(meta, lock)
+            mean, meta = await exchange.mean(meta, opened.turn)
         except errors.MsrtError as error:
             await self._perform(opened, opened.round.handle(e.Lost(error.text), self._world.now()))
             return

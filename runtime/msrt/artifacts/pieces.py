@@ -9,12 +9,7 @@ from typing import BinaryIO
 
 from msrt.buffers import SLICE
 
-__all__ = ["hash_file", "pieces_of", "slices_of"]
-
-
-def slices_of(view: memoryview) -> Iterable[memoryview]:
-    """Views into it, in order."""
-    return (view[start : start + SLICE] for start in range(0, len(view), SLICE))
+__all__ = ["hash_file", "pieces_of"]
 
 
 def pieces_of(file: BinaryIO) -> Iterable[bytes]:

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from msrt.artifacts.flights import Flights
-from msrt.artifacts.pieces import hash_file, pieces_of, slices_of
+from msrt.artifacts.pieces import hash_file, pieces_of
 from msrt.artifacts.room import Room
 from msrt.artifacts.sink import BlobSink
 from msrt.buffers import SLICE, Buffer, room_for
@@ -105,7 +105,7 @@ class ArtifactStore:
         """Store; the digest. Without `sync` a power failure may undo it. Raises DiskFull."""
         view = memoryview(data).cast("B")
         digest: str = await by_size(self.offload, len(view), lambda: hashlib.sha256(view).hexdigest())
-        return await self._put(digest, len(view), lambda: self._write(digest, slices_of(view), sync=sync))
+        return await self._put(digest, len(view), lambda: self._place(digest, view, sync=sync))
 
     async def put_file(self, path: Path) -> str:
         """Store a file's bytes; the digest. Raises NotFound, DiskFull, Corrupt (it changed meanwhile)."""
@@ -155,7 +155,7 @@ class ArtifactStore:
             self.came(digest, size)
         return digest
 
-    def _write(self, digest: str, pieces: Iterable[memoryview | bytes], *, sync: bool = True) -> None:
+    def _write(self, digest: str, pieces: Iterable[bytes]) -> None:
         self.blobs.delete(digest)
         offset = 0
         for piece in pieces:
@@ -163,7 +163,14 @@ class ArtifactStore:
             offset += len(piece)
         if not offset:
             self.blobs.write(digest, 0, b"")
-        self.blobs.finish(digest, sync=sync)
+        self.blobs.finish(digest)
+
+    def _place(self, digest: str, view: memoryview, *, sync: bool) -> None:
+        """What was hashed in memory just now."""
+        self.blobs.delete(digest)
+        for start in range(0, max(len(view), 1), SLICE):
+            self.blobs.write(digest, start, view[start : start + SLICE], vouched=True)
+        self.blobs.finish(digest, sync=sync, vouched=True)
 
     def _write_file(self, digest: str, path: Path) -> None:
         with path.open("rb") as file:

@@ -43,12 +43,18 @@ def scale_down(norm: float, clip: float) -> float:
 
 
 class RunningSum:
-    """Adds weighted payloads one by one; the order does not matter but for rounding."""
+    """Adds weighted payloads one by one; the order does not matter but for rounding. Then it becomes their mean."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, room: memoryview | None = None) -> None:
+        """`room`: where it lies, at least 4 bytes an element with whatever is in them. The caller takes it back."""
         self.size = size
         self.weight = 0.0
-        self._sum: Vector = np.zeros(size, np.float32)
+        self._sum: Vector
+        if room is None:
+            self._sum = np.zeros(size, np.float32)
+        else:
+            self._sum = np.frombuffer(room, np.float32, size)
+        self._blank, self._over = room is None, False
 
     def add(self, payload: Buffer, codec: Codec, weight: float, scale: float = 1.0) -> None:
         """Add a checked payload with its weight (samples), shortened to `scale` of its length.
@@ -58,20 +64,34 @@ class RunningSum:
         if not (weight > 0 and math.isfinite(weight) and 0 <= scale <= 1):
             raise BadUpdate(f"an update with a weight of {weight} and a scale of {scale}")
         codec.fits(payload)
-        codec.add(payload, weight * scale, self._sum)
+        codec.add(payload, weight * scale, self._target())
         self.weight += weight
 
     def add_vector(self, vector: Vector, weight: float) -> None:
         """The same for what is decoded already."""
+        target = self._target()
         for span in slices(self.size):
-            self._sum[span] += vector[span] * np.float32(weight)
+            target[span] += vector[span] * np.float32(weight)
         self.weight += weight
 
+    def _target(self) -> Vector:
+        if self._over:
+            raise BadUpdate("an update after the mean was taken")
+        if not self._blank:
+            self._sum.fill(0)
+            self._blank = True
+        return self._sum
+
     def mean(self) -> Vector:
-        """The weighted mean of what was added, a new vector. Raises BadUpdate when that is nothing."""
+        """The weighted mean of what was added. It takes the place of the sum: nothing can be added any more. Raises
+        BadUpdate when that is nothing.
+        """
         if not self.weight:
             raise BadUpdate("the mean of no updates")
-        return self._sum / np.float32(self.weight)
+        if not self._over:
+            np.divide(self._sum, np.float32(self.weight), out=self._sum)
+            self._over = True
+        return self._sum
 
 
 class NormGuard:

@@ -36,9 +36,11 @@ def parts(layout: Layout) -> tuple[Layout, Layout]:
 
 
 def moved_with_control(
-    recipe: Recipe, weights: Buffer, state: Buffer, update: Vector, rate: float, shares: Shares
-) -> tuple[Buffer, Buffer]:
+    recipe: Recipe, weights: Buffer, state: Buffer, update: Vector, rate: float, shares: Shares,
+    room: memoryview | None = None,
+) -> tuple[Buffer, Buffer]:  # fmt: skip
     """As `optimise.moved`, which moves the model alone. A node that is new comes with a control of zero. Blocking."""
+    del room
     layout, flat = load(weights)
     model, _ = parts(layout)
     body, state = moved(recipe, save(model, flat[: model.size]), state, update[: model.size], rate)

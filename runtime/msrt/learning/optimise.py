@@ -24,9 +24,9 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from msrt.buffers import Buffer, joined
+from msrt.buffers import Buffer, joined, room_for
 from msrt.errors import Corrupt, InvalidJob
-from msrt.learning.vector import Vector, load, save
+from msrt.learning.vector import Vector, peek
 
 __all__ = ["ADAPTIVE", "Kind", "Optimiser", "Recipe", "moved"]
 
@@ -179,14 +179,18 @@ class Optimiser:
         return found
 
 
-def moved(recipe: Recipe, weights: Buffer, state: Buffer, update: Vector, rate: float) -> tuple[Buffer, Buffer]:
+def moved(
+    recipe: Recipe, weights: Buffer, state: Buffer, update: Vector, rate: float, room: memoryview | None = None
+) -> tuple[Buffer, Buffer]:
     """(the model file, the optimiser's state) one update later; no state begins a new one. Blocking.
 
     Neither of what it is given is touched: who dies before both are written down begins again with the same.
-    Raises Corrupt, InvalidJob.
+    `room`: as many bytes as the weights, where the file is made. Raises Corrupt, InvalidJob.
     """
-    layout, flat = load(weights)
+    layout, start = peek(weights)
+    flat = np.frombuffer(weights, "<f4", offset=start)
     optimiser = Optimiser.load(state, recipe, layout.digest) if state else Optimiser(recipe, layout.size)
-    fresh = np.empty(layout.size, np.float32)
-    optimiser.step(flat, update, rate, out=fresh)
-    return save(layout, fresh), (optimiser.save(layout.digest) if recipe.first else b"")
+    room = room_for(len(weights)) if room is None else room
+    room[:start] = weights[:start]
+    optimiser.step(flat, update, rate, out=np.frombuffer(room, "<f4", offset=start))
+    return room, (optimiser.save(layout.digest) if recipe.first else b"")

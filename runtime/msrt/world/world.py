@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random  # noqa: TID251 - the type of World.random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -21,6 +22,15 @@ UNCOUNTED: Final = 1 << 62
 async def by_size(offload: Callable[..., Awaitable[Any]], size: int, work: Callable[..., Any], *args: Any) -> Any:
     """Work that goes through so many bytes: off the loop, or at once where they are few."""
     return work(*args) if size <= FEW else await offload(work, *args)
+
+
+async def undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """Its result. It goes on to its end where who waits is cancelled: a thread does not stop half-way, and what it
+    changes is nobody else's before.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 class Store(Protocol):
@@ -59,13 +69,14 @@ class Blobs(Protocol):
     def partial(self, digest: str) -> int:
         """Bytes already written of an unfinished blob."""
 
-    def write(self, digest: str, offset: int, data: bytes | memoryview) -> None:
+    def write(self, digest: str, offset: int, data: bytes | memoryview, *, vouched: bool = False) -> None:
         """Write a piece of an unfinished blob. Raises DiskFull."""
 
-    def finish(self, digest: str, *, sync: bool = True) -> None:
+    def finish(self, digest: str, *, sync: bool = True, vouched: bool = False) -> None:
         """Verify and publish (fsync, rename). Raises Corrupt and forgets the partial when the digest differs.
 
         Without `sync` a power failure may tear it: for what can be had again, and is verified when it is read.
+        `vouched`, here and where it is written: the caller has hashed these very bytes, they need not be hashed again.
         """
 
     def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:

@@ -27,7 +27,8 @@ def opened(weights, *chain, number=1):
 
 def follow():
     """The next weights, and the change that leads there."""
-    payload, moved = change(open_codec("int8", LAYOUT), ZERO, np.arange(8, dtype=np.float32), 1)
+    moved = np.empty_like(ZERO)
+    payload = change(open_codec("int8", LAYOUT), ZERO, np.arange(8, dtype=np.float32), 1, moved)
     return bytes(save(LAYOUT, moved)), bytes(payload)
 
 

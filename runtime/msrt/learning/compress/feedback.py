@@ -71,12 +71,13 @@ class ErrorFeedback:
         return feedback
 
 
-def change(codec: Codec, have: Vector, weights: Vector, turn: int) -> tuple[Buffer, Vector]:
-    """(payload of the way from what receivers have to the weights, what they have once they followed it). Blocking.
+def change(codec: Codec, have: Vector, weights: Vector, turn: int, out: Vector) -> Buffer:
+    """The payload of the way from what receivers have to the weights; `out` becomes what they have once they followed
+    it. Blocking.
 
     What the codec left out is in the next change: that begins with what they have.
     """
-    payload = ErrorFeedback(codec).encode(weights - have, turn)
-    moved = have.copy()
-    codec.add(payload, 1.0, moved)
-    return payload, moved
+    payload = ErrorFeedback(codec).encode(np.subtract(weights, have, out=out), turn)
+    np.copyto(out, have)
+    codec.add(payload, 1.0, out)
+    return payload

@@ -19,9 +19,12 @@ class Total:
     counts as one more region's, by their number. `release` is that of `Robust`.
     """
 
-    def __init__(self, rule: Rule, size: int, release: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, rule: Rule, size: int, release: Callable[[], None] = lambda: None, room: memoryview | None = None
+    ) -> None:
+        """`room` is that of `RunningSum`."""
         self._release = release
-        self._sum = RunningSum(size)
+        self._sum = RunningSum(size, room)
         self._singles = Robust(rule, size, release) if rule.robust else None
 
     def add(self, payload: Buffer, codec: Codec, weight: float, scale: float = 1.0, *, is_sum: bool) -> bool:
@@ -34,7 +37,7 @@ class Total:
         return False
 
     def mean(self) -> Vector:
-        """A new vector. Raises BadUpdate when nothing was added. Blocking."""
+        """Once all are added. Raises BadUpdate when nothing was. Blocking."""
         singles = self._singles
         if singles is None or not singles.weight:
             return self._sum.mean()

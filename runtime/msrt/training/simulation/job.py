@@ -197,7 +197,9 @@ class Simulation:
         if down == "fp32":
             self.served = fresh
             return len(save(layout, fresh))
-        payload, self.served = change(open_codec(down, layout), self.served, fresh, number)
+        moved = np.empty_like(fresh)
+        payload = change(open_codec(down, layout), self.served, fresh, number, moved)
+        self.served = moved
         return len(payload)
 
     # --- judging -------------------------------------------------------------------------------------------------
