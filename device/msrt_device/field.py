@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +18,11 @@ from msrt.settings import DeviceConfig
 from msrt.telemetry import logs
 from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
-from msrt.training.cluster.door import Ask
 from msrt.training.tails import Tails
-from msrt.training.trainer import Trainer
-from msrt.world.world import World
-from msrt_device import meeting
 from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import take_issued
+from msrt_device.hosts import Hosts
 from msrt_device.updater.agent import agent_slots, agent_version
 from msrt_device.updater.system import system_slots
 from msrt_device.updater.tryboot import tryboot_slots
@@ -61,14 +57,13 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             await world.offload(settle_claim, folder, board)
         metrics = Metrics("device", identity.node, process=True)
         tails = Tails()
-        trainer, close = None, None
-        if config.train and find_spec("torch"):
-            trainer, close = _trainers(world, folder, config, tails, lambda word: meeting.ask(world, node.uplink, word))
+        hosts = Hosts(world, folder, config, tails, lambda: node.uplink) if find_spec("torch") else None
         setup = DeviceSetup(
             identity=identity,
             membership=membership,
             config=config,
-            trainer=trainer,
+            trainer=hosts.trainer if hosts is not None else None,
+            prepare=Hosts.prepare,
             device_class=device_class(),
             serial=config.serial,
             model_memory=machine_memory() // 2,
@@ -79,29 +74,14 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
         )
         node = Device(world, setup)
         async with contextlib.AsyncExitStack() as stack:
-            if close is not None:
-                stack.push_async_callback(close)
+            if hosts is not None:
+                stack.push_async_callback(hosts.close)
             if config.metrics != "off":
                 await _metrics(node, metrics, state, config, stack)
             await live(node, stop, world, metrics, lambda: _started(node))
         if node.decommissioned:
             await world.offload(wipe, folder, board)
             click.echo("decommissioned: keys, models and state are wiped")
-
-
-def _trainers(
-    world: World, folder: Path, config: DeviceConfig, tails: Tails, meet: Ask
-) -> tuple[Callable[[str], Trainer], Callable[[], Awaitable[None]] | None]:
-    """Job name to its trainer, and what ends the process that they are forked from."""
-    from msrt.training.forks import ForkServer  # noqa: PLC0415 - devices without torch do not need it
-    from msrt.training.host import TrainerHost  # noqa: PLC0415 - devices without torch do not need it
-
-    forks = ForkServer.lasting(config.train_forkserver_s)
-
-    def trainer(job: str) -> Trainer:
-        return TrainerHost(world, folder / "jobs" / job, config.data, tails.of(job), forks, meet)
-
-    return trainer, forks.close if forks is not None else None
 
 
 async def _metrics(

@@ -27,7 +27,7 @@ def values(device: Device) -> dict[str, float]:
         "sequences_lost": float(sequences.lost), "sequences_evicted": float(sequences.evicted),
         "events_waiting": float(len(events.outbox)), "events_dropped": float(events.outbox.dropped),
         **device.trust.values(), "drift": max((watch.meter.value for watch in device.watches), default=0.0),
-        "training": float(any(part is not None and part.working for part in (device.training, device.workers))),
+        "training": float(device.jobs is not None and device.jobs.working),
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import contextlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -31,7 +31,6 @@ from msrt.inference.sequences import Sequences
 from msrt.inference.slots import Slots
 from msrt.joining import Membership, endpoint_for, hello_of
 from msrt.journal.outbox import Outbox
-from msrt.learning.secure_aggregation import Me
 from msrt.protocol import wire
 from msrt.protocol.messages import (
     Assign,
@@ -57,20 +56,22 @@ from msrt.settings import DeviceConfig
 from msrt.telemetry.tailing import log_answer
 from msrt.training.tails import Tails
 from msrt.training.task import Node as TaskNode
-from msrt.training.trainer import Trainer
 from msrt.trust.certificate import check_certificate
 from msrt.trust.identity import Identity, Purpose
 from msrt.trust.tuf.floor import Floor
 from msrt.trust.tuf.parent import ask_parent
 from msrt.world.world import World
-from msrt_device.parameters import Workers
+from msrt_device.jobs import Jobs
 from msrt_device.requests import INLINE_US, Requests
 from msrt_device.sources.watch import Watch
 from msrt_device.telling import diagnosis, sources, values
-from msrt_device.training import Training
 from msrt_device.updater.composed import updater_of
 from msrt_device.updater.slots import Slots as UpdateSlots
 from msrt_device.wiping import ordered
+
+if TYPE_CHECKING:
+    from msrt.learning.secure_aggregation import Me
+    from msrt.training.trainer import Trainer
 
 __all__ = ["Device", "DeviceSetup", "build", "device_class", "machine_memory"]
 
@@ -107,6 +108,8 @@ class DeviceSetup:
     """What can be updated over the air, by kind (see msrt.artifacts.images)."""
     agent: str = ""
     """Version of this program."""
+    prepare: Callable[[], None] = lambda: None
+    """Blocking: imports what a trainer takes, before the first is made."""
 
 
 def build(world: World, setup: DeviceSetup) -> Device:
@@ -179,36 +182,33 @@ class Device:
             Watch(world, world.disk.store("events"), source, self.slots, self.events, who, self.keeper.wanted)
             for source in config.source
         ]
-        self.training: Training | None = None
-        self.workers: Workers | None = None
-        if setup.trainer is not None and config.train:
-            self._make_training(setup.trainer)
+        self.jobs = self._jobs(setup.trainer) if setup.trainer is not None and config.train else None
         self._report_due = asyncio.Event()
         self.updater = updater_of(self, setup.slots)
         self._parts = Assign(0, ())
         """What came of an assignment whose rest follows."""
 
-    def _make_training(self, trainer: Callable[[str], Trainer]) -> None:
+    def _jobs(self, trainer: Callable[[str], Trainer]) -> Jobs:
+        return Jobs(
+            self.world, self._who, self.trust.vouch, trainer=trainer, prepare=self.setup.prepare,
+            artifacts=self.artifacts, fetch=self._fetch_blob,
+        )  # fmt: skip
+
+    def _who(self) -> tuple[TaskNode, Me]:
+        from msrt.learning.secure_aggregation import Me  # noqa: PLC0415 - loaded with the first job, see `jobs`
+
         labels = {**self.certificate.labels, **self.setup.config.labels, "name": self.certificate.name}
         node = TaskNode(self.certificate.node, labels, data=self.setup.config.data)
-        store = self.world.disk.store("training")
-        self.training = Training(
-            self.world, store, node, self.trust.vouch, trainer=trainer, artifacts=self.artifacts,
-            fetch=self._fetch_blob, me=self._me(),
-        )  # fmt: skip
-        self.workers = Workers(
-            self.world, node, self.trust.vouch, trainer=trainer, artifacts=self.artifacts, fetch=self._fetch_blob
-        )
-
-    def _me(self) -> Me:
         sign, random = self.identity.signer(Purpose.SECURE), self.world.random.randbytes
-        return Me(self.certificate.node, self.membership.certificate, sign, self._cloud, random)
+        return node, Me(node.id, self.membership.certificate, sign, self._cloud, random)
 
     # --- life ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until cancelled or `close`d; with or without an edge."""
         self._recall()
+        if self.jobs is not None:
+            await self.jobs.recall()
         async with asyncio.TaskGroup() as group:
             side = [
                 group.create_task(work)
@@ -223,10 +223,8 @@ class Device:
             finally:
                 for task in side:
                     task.cancel()
-                if self.training is not None:
-                    await self.training.stop()
-                if self.workers is not None:
-                    await self.workers.stop()
+                if self.jobs is not None:
+                    await self.jobs.stop()
 
     def close(self) -> None:
         """Say goodbye; `run` returns."""
@@ -251,10 +249,8 @@ class Device:
         self._send_report(peer)
         self.events.attach(peer)
         self.updater.welcomed()
-        if self.training is not None:
-            self.training.attach(peer)
-        if self.workers is not None:
-            self.workers.attach(peer)
+        if self.jobs is not None:
+            self.jobs.attach(peer)
         self.ready.set()
 
     def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
@@ -264,10 +260,8 @@ class Device:
         self.requests.forget()
         self._parts = Assign(0, ())
         self.events.detach(peer)
-        if self.training is not None:
-            self.training.detach()
-        if self.workers is not None:
-            self.workers.detach()
+        if self.jobs is not None:
+            self.jobs.detach()
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
         match message:
@@ -279,19 +273,12 @@ class Device:
                 self._assigned(message)
             case UpdateOffers():
                 self.updater.offered(message)
-            case RoundOpen() if self.training is not None:
-                self.training.opened(message, frames)
-            case RoundClosed() if self.training is not None and self.workers is not None:
-                self.workers.closed(message)
-                peer.spawn(self.training.closed(message))
-            case SecureRoster() | SecureShares() | SecureUnmask() | SecureOut() if self.training is not None:
-                self.training.secure_said(message)
-            case ShardsOpen() if self.workers is not None:
-                self.workers.opened(message)
-            case Pulled() if self.workers is not None:
-                self.workers.pulled(message, frames)
-            case RoundOpen() | RoundClosed() | ShardsOpen() | Pulled():
-                pass  # a device that does not train hears of rounds all the same
+            case (
+                RoundOpen() | RoundClosed() | SecureRoster() | SecureShares() | SecureUnmask() | SecureOut()
+                | ShardsOpen() | Pulled()
+            ):  # fmt: skip
+                if self.jobs is not None:  # a device that does not train hears of rounds all the same
+                    self.jobs.said(peer, message, frames)
             case _:
                 log.warning("device.unexpected_message", type=type(message).__name__)
 
@@ -333,8 +320,9 @@ class Device:
         raise errors.NotFound(f"a device has no method {method!r}")
 
     def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:
-        if opened.kind == PULL and self.workers is not None:
-            return self.workers.stream(peer, opened)
+        workers = self.jobs.workers if self.jobs is not None else None
+        if opened.kind == PULL and workers is not None:
+            return workers.stream(peer, opened)
         raise errors.Forbidden(f"a device takes no stream {opened.kind}")
 
     async def stored(self, _peer: Peer, _messages: list[Message]) -> None:
@@ -391,9 +379,6 @@ class Device:
     async def _yield_to_serving(self) -> None:
         """Serving comes first: training stands still for a moment after a call that took too long."""
         limit_us = self.setup.config.train_pause_ms * 1000
-        while self.training is not None and limit_us:
+        while self.jobs is not None and limit_us:
             await asyncio.sleep(YIELD_S)
-            paused = self.requests.take_slowest_us() > limit_us
-            self.training.pause(paused=paused)
-            if self.workers is not None:
-                self.workers.pause(paused=paused)
+            self.jobs.pause(paused=self.requests.take_slowest_us() > limit_us)

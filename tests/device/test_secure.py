@@ -116,7 +116,7 @@ def test_nothing_but_a_masked_update_leaves(bundle):  # noqa: F811
         mean, total = await region.total(payload)
         assert np.allclose(mean * total.samples, delta * samples, atol=1e-3)
         assert total.samples == samples + 3
-        masking = rig.device.training._masking
+        masking = rig.device.jobs.training._masking
         (plain,) = masking._plain.values()
         assert rig.device.artifacts.has(plain.digest)
         rig.edge.peer.send(RoundClosed("job", 1, (ME,)))

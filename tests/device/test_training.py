@@ -191,7 +191,7 @@ def test_an_update_goes_to_the_next_edge_with_its_first_stamp(bundle):
     async def scenario(rig):
         job = Job(rig, bundle)
         await job.open(1)
-        await until(lambda: rig.device.training.working)
+        await until(lambda: rig.device.jobs.working)
         await asyncio.sleep(0.5)
         rig.sim.crash("p")
         await until(lambda: rig.joined("q"))
@@ -225,9 +225,9 @@ def test_a_closed_round_is_not_trained_to_its_end(bundle):
     async def scenario(rig):
         job = Job(rig, bundle)
         await job.open(1)
-        await until(lambda: rig.device.training.working)
+        await until(lambda: rig.device.jobs.working)
         rig.edge.peer.send(RoundClosed("job", 1, (), "stopped"))
-        await until(lambda: not rig.device.training.working)
+        await until(lambda: not rig.device.jobs.working)
         await asyncio.sleep(10)
         assert job.updates() == []
         assert trainers.made[0].config is None
@@ -280,7 +280,7 @@ def test_serving_comes_first(bundle):
     trainers = Trainers()
 
     async def scenario(rig):
-        job, training = Job(rig, bundle), rig.device.training
+        job, training = Job(rig, bundle), rig.device.jobs
         training.pause(paused=True)
         await job.open(1)
         await asyncio.sleep(2)
@@ -297,7 +297,7 @@ def test_a_slow_call_pauses_training_for_a_moment(bundle):
     trainers = Trainers(seconds=5.0)
 
     async def scenario(rig):
-        job, training = Job(rig, bundle), rig.device.training
+        job, training = Job(rig, bundle), rig.device.jobs
         await job.open(1)
         rig.device.requests._slowest_us = 60_000
         await until(lambda: training.paused, 2)
@@ -314,7 +314,7 @@ def test_a_full_disk_does_not_keep_the_update_back(bundle):
     async def scenario(rig):
         job = Job(rig, bundle)
         await job.open(1)
-        await until(lambda: rig.device.training.working)
+        await until(lambda: rig.device.jobs.working)
         await asyncio.sleep(0.2)
         rig.sim.disk_full("d")
         await until(job.updates)

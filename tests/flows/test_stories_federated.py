@@ -204,6 +204,6 @@ def test_a_late_update_counts_where_others_are_asked(seed):
         assert {node for node, _ in counted} == {late}
         once = [number for number, fact in enumerate(facts, 1) if late in fact.included] + [n for _, n in counted]
         assert len(once) == len(set(once))
-        assert not tree[min(tree.devices)].training._kept
+        assert not tree[min(tree.devices)].jobs.training._kept
 
     grown(story, seed, edges={"edge-n": 4, "edge-s": 4})

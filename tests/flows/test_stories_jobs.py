@@ -69,7 +69,7 @@ def test_a_stopped_job_leaves_nothing_on_its_devices(seed):
         await tree.ask("train.stop", job=job)
         await until(lambda: let_go(tree), 20, "all processes are gone")
         await asyncio.sleep(5)
-        assert [tree[name].training._kept for name in tree.devices if tree[name].training._kept] == []
+        assert [one._kept for name in tree.devices if (one := tree[name].jobs.training) and one._kept] == []
         assert [tree[name].training.progress for name in tree.edges] == [{}, {}]
 
     grown(story, seed)

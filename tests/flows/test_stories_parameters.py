@@ -289,7 +289,7 @@ def test_a_paused_job_lets_its_workers_go_and_goes_on(seed):
         before = done(tree)
         await asyncio.sleep(5.0)
         assert done(tree) == before
-        assert not any(tree[name].workers.working for name in tree.devices)
+        assert not any(tree[name].jobs.working for name in tree.devices)
         await tree.insist("train.resume", job=job)
         await finished(tree, job)
         await everyone_pushes(tree, job, 3)
@@ -304,7 +304,7 @@ def test_a_stopped_job_leaves_no_shard_and_no_worker(seed):
         job = await begin(tree, rounds=50, steps=10)
         await until(lambda: tree.job(job).round >= 1, 120, "a checkpoint")
         await tree.insist("train.stop", job=job)
-        await until(lambda: not any(tree[name].workers.working for name in tree.devices), 10, "workers are let go")
+        await until(lambda: not any(tree[name].jobs.working for name in tree.devices), 10, "workers are let go")
         await until(lambda: not any(tree[edge].parameters.serving for edge in tree.edges), 10, "shards are dropped")
         for edge in tree.edges:
             assert not tree[edge].world.disk.store("parameters").scan()

@@ -79,7 +79,7 @@ def test_masked_rounds_move_the_weights_by_the_mean(seed):
         assert rows(tree)[0]["accuracy"] == pytest.approx(0.5, abs=1e-3)
         assert rows(tree)[0]["worst_decile"] is None
         assert rows(tree)[0]["clipped"] == 0
-        await until(lambda: not any(tree[name].training._masking._plain for name in tree.devices))
+        await until(lambda: not any(tree[name].jobs.training._masking._plain for name in tree.devices))
 
     grown(story, seed, edges=TREE)
 

@@ -32,7 +32,7 @@ def updater_of(device: Device, slots: Mapping[str, Slots]) -> Updater:
     quiet = Quiet(config.update_window, config.update_idle_s, config.update_patience_s)
 
     def may_restart(waited_s: float) -> bool:
-        training = any(part is not None and part.working for part in (device.training, device.workers))
+        training = device.jobs is not None and device.jobs.working
         busy = requests.queued > 0 or training
         return quiet.now(requests.answered, busy, waited_s, world.now(), world.wall())
 

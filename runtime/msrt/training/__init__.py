@@ -14,7 +14,14 @@ host     the asyncio shell that starts, asks, pauses and kills it
 
 from __future__ import annotations
 
-from msrt.training.settings import JobConfig
-from msrt.training.task import Node, Task
+from typing import TYPE_CHECKING
+
+from msrt.public import on_use
+
+if TYPE_CHECKING:
+    from msrt.training.settings import JobConfig
+    from msrt.training.task import Node, Task
 
 __all__ = ["JobConfig", "Node", "Task"]
+
+__getattr__ = on_use(__name__, {"JobConfig": "settings", "Node": "task", "Task": "task"})
