@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from msrt.inference.heap import give_back
 from msrt.joining import admit
 from msrt.life import live, tell
 from msrt.process import StateDir, default_state
@@ -23,9 +24,7 @@ from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import take_issued
 from msrt_device.hosts import Hosts
-from msrt_device.updater.agent import agent_slots, agent_version
-from msrt_device.updater.system import system_slots
-from msrt_device.updater.tryboot import tryboot_slots
+from msrt_device.updater.here import agent_slots, agent_version, system_slots, tryboot_slots
 from msrt_device.wiping import begun, wipe
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
@@ -64,6 +63,7 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             config=config,
             trainer=hosts.trainer if hosts is not None else None,
             prepare=Hosts.prepare,
+            tidy=give_back,
             device_class=device_class(),
             serial=config.serial,
             model_memory=machine_memory() // 2,

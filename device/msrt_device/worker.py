@@ -108,6 +108,8 @@ class DeviceSetup:
     """What can be updated over the air, by kind (see msrt.artifacts.images)."""
     agent: str = ""
     """Version of this program."""
+    tidy: Callable[[], None] | None = None
+    """Blocking: gives memory back that models left."""
     prepare: Callable[[], None] = lambda: None
     """Blocking: imports what a trainer takes, before the first is made."""
 
@@ -163,7 +165,7 @@ class Device:
         self.keeper = Keeper(
             world, self.slots, setup.engine or Engine(threads=config.engine_threads), fetch=self.fetch,
             vouch=self.trust.vouch,
-            changed=self._changed, budget=self.budget,
+            changed=self._changed, budget=self.budget, tidy=setup.tidy,
         )  # fmt: skip
         self.sequences = Sequences(
             config.sequences, config.sequence_bytes, config.sequence_idle_s, config.sequence_drain_s

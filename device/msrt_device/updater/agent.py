@@ -7,32 +7,19 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from msrt.artifacts.images import Image, Kind
+from msrt.artifacts.images import Image
 from msrt.errors import Conflict, DiskFull, InvalidImage, LocalError
 from msrt_device.updater import launcher
 from msrt_device.updater.seed import remember, unpacked
 from msrt_device.updater.slots import Held, ReadAt, SlotState
 
-__all__ = ["AgentSlots", "ImageFile", "agent_slots", "agent_version"]
+__all__ = ["SLOTS", "AgentSlots", "ImageFile"]
 
-KIND: Final = Kind.AGENT
-
-
-def agent_slots(leave: Callable[[], None]) -> Mapping[str, AgentSlots]:
-    """Its slots, where a launcher started this process. `leave` ends it, for the launcher to start what is due."""
-    root, slot = os.environ.get("MSRT_SLOTS", ""), os.environ.get("MSRT_SLOT", "")
-    return {KIND: AgentSlots(Path(root), slot, leave)} if root and slot in launcher.SLOTS else {}
-
-
-def agent_version() -> str:
-    """That of the slot which this process was started from, else of the distribution."""
-    slots = agent_slots(lambda: None).get(KIND)
-    return (slots.state().running.version if slots is not None else "") or version("msrt")
+SLOTS: Final = launcher.SLOTS
 
 
 class ImageFile(io.RawIOBase):

@@ -13,7 +13,6 @@ An image is a tar with system.json, linux, initrd and root.img (an ext4 file sys
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -22,30 +21,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from msrt.artifacts.images import Image, Kind
+from msrt.artifacts.images import Image
 from msrt.errors import Conflict, InvalidImage
 from msrt_device.updater.agent import ImageFile
 from msrt_device.updater.boot_media import PIECE, disk_fault, gone, put, read_json, sync_folder, write_partition
 from msrt_device.updater.entries import BootEntry, in_force, parse_entries
-from msrt_device.updater.slots import Held, ReadAt, Slots, SlotState
+from msrt_device.updater.here import ESP
+from msrt_device.updater.slots import Held, ReadAt, SlotState
 
-__all__ = ["MEMBERS", "SystemSlots", "system_slots"]
+__all__ = ["MEMBERS", "SystemSlots"]
 
 SLOTS: Final = ("a", "b")
 MEMBERS: Final = ("system.json", "linux", "initrd", "root.img")
-ESP: Final = Path("/efi")
 PARTITIONS: Final = Path("/dev/disk/by-partlabel")
 REBOOT: Final = Path("/run/msrt/reboot")
 """A unit of the image watches for this file: the agent itself may not reboot the machine."""
-
-
-def system_slots(cmdline: Path = Path("/proc/cmdline"), esp: Path = ESP) -> Mapping[str, Slots]:
-    """Those of this machine, if it was started from one of our images."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"\bmsrt\.slot=([ab])\b", cmdline.read_text())
-        if found is not None and (esp / "loader/entries").is_dir():
-            return {Kind.SYSTEM: SystemSlots(found[1], esp)}
-    return {}
 
 
 class SystemSlots:

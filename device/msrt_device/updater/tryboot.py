@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,33 +26,24 @@ from typing import Final
 
 import msgspec
 
-from msrt.artifacts.images import Image, Kind
+from msrt.artifacts.images import Image
 from msrt.errors import Conflict, InvalidImage, MsrtError
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.updater.agent import ImageFile
 from msrt_device.updater.autoboot import in_force, render
 from msrt_device.updater.boot_media import PIECE, disk_fault, gone, put, read_json, write_partition
-from msrt_device.updater.slots import Held, ReadAt, Slots, SlotState
+from msrt_device.updater.here import BOOT
+from msrt_device.updater.slots import Held, ReadAt, SlotState
 from msrt_device.updater.system import PARTITIONS, REBOOT
 
-__all__ = ["MEMBERS", "TrybootSlots", "tryboot_slots"]
+__all__ = ["MEMBERS", "TrybootSlots"]
 
 SLOTS: Final = ("a", "b")
 MEMBERS: Final = ("system.json", "boot.img", "root.img")
-BOOT: Final = Path("/boot/msrt")
 IDENTITY: Final = Path("/etc/msrt/identity")
 TRYBOOT: Final = "0 tryboot"
 """Argument of `reboot`: the default partition, and the flag."""
-
-
-def tryboot_slots(cmdline: Path = Path("/proc/cmdline"), boot: Path = BOOT) -> Mapping[str, Slots]:
-    """Those of this machine, if it was started from one of our images."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"\bmsrt\.slot=([ab])\b", cmdline.read_text())
-        if found is not None and (boot / "autoboot.txt").is_file():
-            return {Kind.SYSTEM: TrybootSlots(found[1], boot)}
-    return {}
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,8 @@ class Engine:
             session = ort.InferenceSession(bytes(model), self._options, providers=["CPUExecutionProvider"])
         except _ORT_ERRORS as error:
             raise _turned(error) from error
+        session.disable_fallback()
+        session._model_bytes = None  # noqa: SLF001 - kept to load the file anew elsewhere: a second copy of the weights
         return LoadedModel(session)
 
 

@@ -51,9 +51,11 @@ class Keeper:
         vouch: Vouch,
         changed: Callable[[], None],
         budget: Budget | None = None,
+        tidy: Callable[[], None] | None = None,
     ) -> None:
         """`fetch` brings a whole verified artifact by digest and has deadlines of its own; `vouch` says whether a
-        manifest may be used; `changed` is called after every change that a parent should hear of."""
+        manifest may be used; `changed` is called after every change that a parent should hear of; `tidy`, blocking,
+        once models have come or gone."""
         self.slots: Final = slots
         self._world = world
         self._engine = engine
@@ -61,6 +63,8 @@ class Keeper:
         self._vouch = vouch
         self._changed = changed
         self._budget = budget or Budget(0)
+        self._tidy = tidy
+        self._untidy = True
         self._wake = asyncio.Event()
         self._measured: dict[bytes, tuple[str, dict[str, int]]] = {}
         """By manifest: the better variant and what each took. A version that comes back is not measured again."""
@@ -91,6 +95,7 @@ class Keeper:
 
     def _left(self, gone: list[Slot]) -> None:
         """These left; what was replaced follows in a moment."""
+        self._untidy = self._untidy or bool(gone)
         for slot in gone:
             log.info("model.unloaded", model=slot.placement.model, version=slot.placement.version)
         draining = self.slots.draining()
@@ -110,8 +115,10 @@ class Keeper:
                 self._wake.clear()
                 slot = self.slots.next_to_load(self._world.now()) or self._budget.prefetch(self.slots)
                 if slot is None:
+                    await self._tidied()
                     await self._sleep()
                     continue
+                self._untidy = True
                 task = asyncio.create_task(self._again(slot) if slot.cold else self._load(slot))
                 self._job = slot, task
                 await asyncio.wait([task])
@@ -123,6 +130,11 @@ class Keeper:
                 self._job[1].cancel()
             for timer in self._drains.values():
                 timer.cancel()
+
+    async def _tidied(self) -> None:
+        if self._untidy and self._tidy is not None:
+            self._untidy = False
+            await self._world.offload(self._tidy)
 
     async def _sleep(self) -> None:
         retry = self.slots.next_retry()

@@ -11,7 +11,8 @@ import pytest
 from msrt.artifacts.images import Kind
 from msrt.errors import Conflict, InvalidImage
 from msrt_device.updater.entries import parse_entries
-from msrt_device.updater.system import SystemSlots, system_slots
+from msrt_device.updater.here import system_slots
+from msrt_device.updater.system import SystemSlots
 from tests.device.updater.images import described, reader, tar
 
 ENTRY = """title msrt (a)

@@ -17,7 +17,8 @@ from msrt_device.flash.raspberrypi.boot import FileBytes
 from msrt_device.flash.volumes.fat import FatVolume
 from msrt_device.flash.volumes.partitions import Partition
 from msrt_device.updater import autoboot
-from msrt_device.updater.tryboot import TrybootSlots, tryboot_slots
+from msrt_device.updater.here import tryboot_slots
+from msrt_device.updater.tryboot import TrybootSlots
 from tests.device.updater.images import described, reader, tar
 
 pytestmark = pytest.mark.skipif(

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from onnx import StringStringEntryProto, TensorProto, helper
@@ -18,6 +20,15 @@ def test_model_says_what_it_takes_and_gives():
     assert model.inputs == (TensorSpec("x", "FP32", (-1, 4)),)
     assert model.outputs == (TensorSpec("y", "FP32", (-1, 3)),)
     assert model.run({"x": np.zeros((5, 4), np.float32)})[0].shape == (5, 3)
+
+
+def test_a_loaded_model_keeps_no_copy_of_its_file():
+    """The session has the weights; onnxruntime's Python half would hold the file as well for as long as it lives."""
+    data = mlp()
+    before = sys.getrefcount(data)
+    model = ENGINE.load(data)
+    assert sys.getrefcount(data) == before
+    assert model.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
 
 
 def test_strings_go_through():

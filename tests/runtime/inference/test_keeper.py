@@ -34,7 +34,10 @@ class Bench:
         self.moved = asyncio.Event()
         world = SimpleNamespace(now=self.now, offload=self.offload, random=random.Random(0))
         self.slots = Slots()
-        self.keeper = Keeper(world, self.slots, engine or Engine(), fetch=self.fetch, vouch=vouch, changed=self.changed)
+        self.tidied = 0
+        self.keeper = Keeper(
+            world, self.slots, engine or Engine(), fetch=self.fetch, vouch=vouch, changed=self.changed, tidy=self.tidy
+        )
 
     def now(self):
         self.time += 1e-6
@@ -56,6 +59,10 @@ class Bench:
 
     def changed(self):
         self.changes += 1
+        self.moved.set()
+
+    def tidy(self):
+        self.tidied += 1
         self.moved.set()
 
     def place(self, files, variant="fp32", **fields):
@@ -102,6 +109,24 @@ def test_assigned_model_is_fetched_loaded_warmed_and_measured():
         assert slot.latency_us["fp32"] >= 1
         assert slot.model.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
         assert bench.changes >= 2
+
+    running(scenario)
+
+
+def test_memory_is_given_back_once_models_have_come_or_gone():
+    """Not between two of them, and not while nothing changes."""
+
+    async def scenario(bench):
+        await bench.until_so(lambda: bench.tidied == 1)  # what the start left
+        one, two = bench.place({"fp32": GOOD}), bench.place({"fp32": mlp(seed=2)}, model="other")
+        bench.keeper.assign(1, [one, two])
+        await bench.until_so(lambda: bench.tidied == 2)
+        assert bench.states() == [(1, "ready"), (1, "ready")]
+        bench.keeper.assign(2, [one])
+        await bench.until_so(lambda: bench.tidied == 3)
+        bench.keeper.assign(3, [one])
+        await asyncio.sleep(0)
+        assert bench.tidied == 3
 
     running(scenario)
 
