@@ -78,6 +78,22 @@ def test_a_full_queue_is_503_with_retry_after():
     simulate(scenario, queue_items=1, batch_rows=1)
 
 
+def test_a_sequence_that_nobody_can_begin_is_503_with_retry_after():
+    """A step of one that nobody keeps is 409 all the while."""
+
+    async def scenario(rig):
+        await rig.serve("d1")
+        rig.d1.report()
+        await until(lambda: not rig.edge.fleet.ready_model("net"))
+        begin = {**BODY, "parameters": {"sequence_id": 7, "sequence_start": True}}
+        status, headers, answer = await http(rig, PATH, begin)
+        assert (status, int(headers["retry-after"]) >= 1) == (503, True)
+        assert "no worker holds net ready" in answer["error"]
+        assert (await http(rig, PATH, {**BODY, "parameters": {"sequence_id": 7}}))[0] == 409
+
+    simulate(scenario)
+
+
 def test_readiness_is_of_the_edge_and_of_each_model():
     """A model is ready where a device has it; an unknown one is 404."""
 

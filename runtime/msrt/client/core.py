@@ -188,7 +188,7 @@ class Core:
             return
         pin = request.pin
         if pin is not None and pin.front is None and isinstance(error, SequenceLost):
-            error = Unavailable(error.text)  # it has not begun: there is nothing to lose
+            error = Unavailable(error.text)  # its worker died under the first step: nothing was begun
         request.error = error
         request.tried += (front,)
         if isinstance(error, PASSING) and front is self.current:

@@ -16,7 +16,7 @@ from msrt.dispatch.events import Action, Recall, Record, Reject, Request, State
 from msrt.dispatch.retry import BAD_ANSWER, FINAL, STALLED, too_late, verdict
 from msrt.dispatch.roster import CANARY, Flight, Pool, Roster, Worker
 from msrt.dispatch.sequences import Sequences
-from msrt.errors import FrameTooLarge, MsrtError, NotFound, Overloaded, SequenceLost
+from msrt.errors import FrameTooLarge, MsrtError, NotFound, Overloaded, SequenceLost, Unavailable
 from msrt.protocol.messages import InferFailed, Inferred
 
 __all__ = ["Flow", "of_canary"]
@@ -48,6 +48,23 @@ class Flow:
         pool = self._place(request, now) if request.sequence else self._route(request)
         lane = pool.lane(request)
         lane.measure(request)
+        try:
+            self._check(request, pool, now)
+        except MsrtError:
+            if request.sequence_start:
+                self.sequences.end(request.model, request.sequence)  # it never began
+            raise
+        request.deadline = min(request.deadline, now + self.config.max_deadline_s)
+        self._serial += 1
+        request.id = self._serial
+        self.live[request.id] = request
+        self.deadlines.add(request)
+        lane.queue.append(request)
+        self.wait(request, pool, now)
+        return pool
+
+    def _check(self, request: Request, pool: Pool, now: float) -> None:
+        """Whether there is room and time for it. Raises FrameTooLarge, Overloaded."""
         size = request.size
         if size > pool.limit and pool.slots:
             raise FrameTooLarge(size, pool.limit, "request")
@@ -58,14 +75,6 @@ class Flow:
             except Overloaded:
                 self.counters.hopeless += 1
                 raise
-        request.deadline = min(request.deadline, now + self.config.max_deadline_s)
-        self._serial += 1
-        request.id = self._serial
-        self.live[request.id] = request
-        self.deadlines.add(request)
-        lane.queue.append(request)
-        self.wait(request, pool, now)
-        return pool
 
     def turn_away(self, request: Request, error: MsrtError, now: float, out: list[Action]) -> None:
         """It is not let in."""
@@ -101,7 +110,7 @@ class Flow:
             pool = self._route(request)
             able = [slot for slot in pool.slots if not slot.worker.suspect] or pool.slots
             if not able:
-                raise SequenceLost(f"no worker holds {model} ready", hint="begin the sequence again")
+                raise Unavailable(f"no worker holds {model} ready")
             slot = min(able, key=lambda each: (each.load(now), each.worker.node))
             if not self.sequences.bind(model, name, slot.worker.node, slot.version, now):
                 raise Overloaded(f"{len(self.sequences)} sequences live here already")

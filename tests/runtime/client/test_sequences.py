@@ -207,10 +207,10 @@ def test_an_edge_with_a_sequence_is_kept():
 
 
 def test_an_edge_that_cannot_begin_it_is_passed_by():
-    """No device of its has the model: it says that the sequence is lost, but nothing was."""
+    """The device that was to keep it died under the first step: it says that the sequence is lost, but nothing was."""
 
     async def scenario(stage, client):
-        stage["a"].trouble = lambda _message: errors.SequenceLost("no worker holds double ready")
+        stage["a"].trouble = lambda _message: errors.SequenceLost("the worker that kept the sequence went away")
         async with client.sequence("double") as sequence:
             assert (await sequence.infer(X)).device == "device-of-b"
             assert sequence.lost is None

@@ -160,6 +160,27 @@ def test_a_sequence_stays_with_its_worker():
     bench.end()
 
 
+def test_a_sequence_that_nobody_can_begin_is_not_lost_but_to_be_begun_later():
+    """No worker holds the model: the caller hears unavailable, which is asked again; nothing was lost."""
+    bench = Bench()
+    bench.ask(sequence("s", start=True))
+    assert [reject.error.code for reject in bench.rejects] == ["unavailable"]
+    assert bench.dispatcher.counters.sequences_lost == 0
+    bench.up("a")
+    (send,) = bench.ask(sequence("s", start=True))
+    bench.do(echo(send))
+    bench.end()
+
+
+def test_a_sequence_that_was_not_let_in_keeps_no_place():
+    """Its first step was larger than what its worker may be sent."""
+    bench = Bench()
+    bench.up("a", limit=1)
+    bench.ask(sequence("s", start=True))
+    assert [reject.error.code for reject in bench.rejects] == ["frame_too_large"]
+    assert len(bench.dispatcher.flow.sequences) == 0
+
+
 def test_a_sequence_dies_with_its_worker_and_says_so():
     """In flight, waiting, and to come: each is told that the state is gone; nobody else is asked."""
     bench = Bench("a", "b", window=1)
