@@ -45,22 +45,22 @@ def test_a_readme_names_each_source_file_of_its_folder(readme):
 @every_readme
 def test_files_and_links_of_a_readme_are_there(readme):
     """Beside it, below it, or from the root on."""
-    folder, gone = readme.parent, []
-    for name in (file for words in quoted(readme) for file in FILE.findall(words)):
-        if not ((folder / name).exists() or (ROOT / name).exists() or any(_sources(Path(name).name, name))):
-            gone.append(name)
+    folder = readme.parent
+    files = (file for words in quoted(readme) for file in FILE.findall(words))
     links = [link for link in LINK.findall(readme.read_text()) if "://" not in link]
+    gone = [name for name in files if not ((folder / name).exists() or (ROOT / name).exists() or _is_tail(name))]
     assert gone + [link for link in links if not (folder / link).exists()] == []
 
 
-def _sources(name, tail):
-    """Files of the house whose path ends like this."""
-    return (path for top in TOPS for path in (ROOT / top).rglob(name) if path.as_posix().endswith(tail))
+def _is_tail(name):
+    """Whether the path of some file of the house ends like this."""
+    found = (path for top in TOPS for path in (ROOT / top).rglob(Path(name).name))
+    return any(path.as_posix().endswith(name) for path in found)
 
 
 @every_readme
 def test_commands_of_a_readme_exist(readme):
-    """`msrt GROUP COMMAND --option`: each word that leads to a command, and each option, is one; so is `make TARGET`."""
+    """`msrt GROUP COMMAND --option`: each word that leads to a command, and each option; and each `make TARGET`."""
     wrong = [f"{line}: {fault}" for line in quoted(readme) if (fault := _fault(line))]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     wrong += [f"make {name}" for line in quoted(readme) for name in TARGET.findall(line) if name not in targets]

@@ -336,7 +336,7 @@ class ParameterJob:
         await self._drop(gone - kept - {digest for _, digest in self._shards.values()})
 
     async def _drop(self, digests: set[str]) -> None:
-        for digest in digests:
+        for digest in sorted(digests):
             await self._t.artifacts.drop(digest)
 
     async def _finish(self) -> None:

@@ -129,7 +129,7 @@ class Serving:
             rollout = rollouts.get(model_name)
             wanted = _versions(rollout, node) if rollout is not None else []
             tables[model_name] = next((version for version in wanted if version in versions), max(versions))
-        for gone in self._tables.keys() - tables.keys():
+        for gone in sorted(self._tables.keys() - tables.keys()):
             self.requests.versions(VersionTable(gone, 0))
         for name, version in tables.items():
             if self._tables.get(name) != version:

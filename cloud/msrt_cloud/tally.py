@@ -59,6 +59,6 @@ class Tally:
 
     def flush(self) -> None:
         """Ready for the store's commit."""
-        for model in self._changed:
+        for model in sorted(self._changed):
             self._store.put(f"tally/{model}", self._seen[model].events.to_bytes(8, "big"))
         self._changed.clear()

@@ -39,7 +39,7 @@ class Events:
         self.upward = DurableSender(
             world, cloud, lambda data: wire.unpack(data, Event), commit=lambda: commit_all(store, *boxes)
         )
-        self._followers: set[asyncio.Queue[Event]] = set()
+        self._followers: dict[asyncio.Queue[Event], None] = {}
         self._held: list[Event] = []
         """Taken, and not on disk yet: followers hear of them when they are."""
         self.received = 0
@@ -114,14 +114,14 @@ class Events:
     async def follow(self, model: str, device: str) -> AsyncIterator[Event]:
         """Events from now on."""
         queue: asyncio.Queue[Event] = asyncio.Queue(FOLLOWER_QUEUE)
-        self._followers.add(queue)
+        self._followers[queue] = None
         try:
             while True:
                 event = await queue.get()
                 if (not model or event.model == model) and (not device or device in (event.name, event.node)):
                     yield event
         finally:
-            self._followers.discard(queue)
+            self._followers.pop(queue, None)
 
     async def tidy(self) -> None:
         """Give up what is too old, now and then."""

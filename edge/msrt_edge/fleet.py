@@ -215,7 +215,7 @@ class Fleet:
                     ready[model.model][node] = versions | {model.version}
         self._ready = {model: len(nodes) for model, nodes in ready.items()}
         rollouts = self._state().rollouts_in(self._region)
-        out = [VersionTable(name, 0) for name in self._tables.keys() - rollouts.keys()]  # withdrawn
+        out = [VersionTable(name, 0) for name in sorted(self._tables.keys() - rollouts.keys())]  # withdrawn
         for gone in out:
             del self._tables[gone.model]
         for name, rollout in rollouts.items():

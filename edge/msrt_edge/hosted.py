@@ -95,7 +95,7 @@ class Hosted:
         assert placed is not None
         assert advanced is not None
         mine = {shard for shard, owner in enumerate(placed.owners) if owner == me}
-        for shard in self._shards.keys() - mine:
+        for shard in sorted(self._shards.keys() - mine):
             del self._shards[shard]
             if self.machine is not None:
                 self.machine.drop(shard)

@@ -41,7 +41,7 @@ class Keeping:
         self._sending: set[int] = set()
         self._notes: list[RoundNote] = []
         self._turn = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._pin()
 
     async def own(self, shard: int) -> Buffer | None:
@@ -67,8 +67,8 @@ class Keeping:
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     async def _write(self, save: Callable[[], dict[int, Buffer]], generation: int = 0, round_: int = 0) -> None:
         async with self._turn:

@@ -95,7 +95,7 @@ class ParameterServers:
     async def _reconcile(self) -> None:
         """Have the shards that are ours, and none of a job that is over."""
         open_jobs = self._open_jobs()
-        for name in self._hosted.keys() - open_jobs.keys():
+        for name in sorted(self._hosted.keys() - open_jobs.keys()):
             await self._hosted.pop(name).keeping.close()
             self._told.pop(name, None)
         for name, job in open_jobs.items():

@@ -82,7 +82,7 @@ class Exchange:
         self._machine = SecureServer(message.job, plan, expected, cloud, seed, now, now + SETUP * left, settled)
         self._lock = asyncio.Lock()
         self._work: asyncio.Future[se.Unmask | se.GiveUp] = asyncio.get_running_loop().create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     def admit(self, node: str, meta: UpdateMeta) -> None:
         """May this update come? Raises StreamCancelled for one of another exchange, BadUpdate where it is too late."""
@@ -146,11 +146,11 @@ class Exchange:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled():
             task.result()
 

@@ -123,7 +123,7 @@ class Service:
         policies = edge.follower.state.policies
         ready = edge.fleet.ready_models()
         rolled = edge.follower.state.rollouts_in(edge.region)
-        for model in self._chains.keys() - policies.keys():
+        for model in sorted(self._chains.keys() - policies.keys()):
             self._chains.pop(model).close()
         entries: dict[str, Call] = {}
         for model in rolled:

@@ -35,7 +35,7 @@ class Mirroring:
         self._next, self._shadow, self._room = following, shadow, room
         self.line = Line(policy.shadow_share)
         self.report = Report(model, policy.shadow)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     async def infer(self, request: InferRequest) -> InferAnswer:
@@ -67,8 +67,8 @@ class Mirroring:
         self._timer = None
         for request, answer, took in self.line.take(self._room(), self._world.now()):
             task = asyncio.get_running_loop().create_task(self._copy(request, answer, took))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = None
+            task.add_done_callback(self._tasks.pop)
         if len(self.line):
             self._later(AGAIN_S)
 

@@ -55,7 +55,7 @@ class Overflowing:
         self._tracer = tracer
         self._world, self._relay, self._reach, self._allowed, self._served = world, relay, reach, allowed, served
         self._paths: dict[str, Path] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self.passed = self.kept = 0
 
     def ways(self, found: Iterable[tuple[str, str]]) -> None:
@@ -82,8 +82,8 @@ class Overflowing:
         if not self.open(asked, asker):
             return False
         task = asyncio.get_running_loop().create_task(self._carry(request, asked, asker, error))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         if isinstance(request.token, asyncio.Future):
             request.token.add_done_callback(lambda done: task.cancel() if done.cancelled() else None)
         return True

@@ -328,11 +328,11 @@ class Dispatcher:
         worker = self.roster.workers.get(event.worker)
         if worker is None:
             return out
-        before = set(worker.slots.values())
+        before = list(worker.slots.values())
         self._rebuild(self.roster.report(worker, event.models))
         worker.refresh()
-        for slot in before - set(worker.slots.values()):
-            if slot.private is not None:
+        for slot in before:
+            if slot.private is not None and slot is not worker.slots.get((slot.model, slot.version)):
                 self.flow.lose_queued(slot.private, out)
         self._pump_all(now, out)
         return out

@@ -339,7 +339,7 @@ class Roster:
                 if slot.model == model:
                     yield slot
 
-    def report(self, worker: Worker, states: Iterable[ModelState]) -> set[str]:
+    def report(self, worker: Worker, states: Iterable[ModelState]) -> Iterable[str]:
         """What a worker holds now; returns the models whose pools must be rebuilt. A slot that stays keeps its past."""
         old, worker.slots = worker.slots, {}
         for state in states:
@@ -348,7 +348,7 @@ class Roster:
                 slot = old.get(key) or Slot(worker, state, self.config)
                 slot.batchable, slot.cold = state.batch, state.cold
                 worker.slots[key] = slot
-        return {model for model, _ in [*old, *worker.slots]}
+        return dict.fromkeys(model for model, _ in [*old, *worker.slots])
 
     def rebuild(self, model: str) -> list[Pool]:
         """Bring the pools of a model in line with tables and workers; returns those that may have work to do."""

@@ -98,7 +98,7 @@ class Downlink:
         self.sessions = SESSIONS
         """Of one identity at a time, where it may have many."""
         self._sinks: list[_LinkSink] = []
-        self._enrolling: set[asyncio.Task[None]] = set()
+        self._enrolling: dict[asyncio.Task[None], None] = {}
         self.peers: dict[str, Peer] = {}
         """By node id; by node id and boot where one identity may have many processes (see MANY)."""
         self.refused = 0
@@ -213,8 +213,8 @@ class Downlink:
         if len(self._enrolling) >= MAX_ENROLMENTS:
             raise errors.Overloaded("too many nodes are joining at once", hint="it will be tried again")
         task = asyncio.get_running_loop().create_task(self._answer_enrol(sink, route, principal, enrol))
-        self._enrolling.add(task)
-        task.add_done_callback(self._enrolling.discard)
+        self._enrolling[task] = None
+        task.add_done_callback(self._enrolling.pop)
 
     async def _answer_enrol(self, sink: _LinkSink, route: Route, principal: bytes, enrol: Enrol) -> None:
         try:

@@ -73,7 +73,7 @@ class Peer:
         self._persisting: deque[tuple[Message, int]] = deque()
         self._storing: asyncio.Task[None] | None = None
         self._voids = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self.calls = Calls(self)
         self.streams = Streams(self)
         self.on_acked: Callable[[tuple[Message, ...]], None] = lambda _messages: None
@@ -299,8 +299,8 @@ class Peer:
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine that dies with this peer's session."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     def _schedule(self) -> None:
         if self.over:

@@ -60,7 +60,7 @@ class Replica:
         self._shelf.load(self.state)
         found = dict(store.scan(_HEAD)).get(_HEAD)
         self._head = msgspec.msgpack.decode(found, type=_Head) if found else _Head()
-        for scope in set(self._shelf.positions) - set(self.scopes):
+        for scope in self._shelf.positions.keys() - self.scopes:
             self._shelf.forget(scope)
             self.state = self.state.replaced(scope, [])
         self._taken = 0

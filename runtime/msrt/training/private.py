@@ -34,8 +34,7 @@ def shielded(
         delta = delta * np.float32(scale_down(l2_norm(delta), settings.clip))
     if settings.mode == "local":
         delta = add_noise(delta, noise_of(settings, asked) * settings.clip, key)
-    told = metrics.items() if settings.metrics else ((name, metrics[name]) for name in HARMLESS & metrics.keys())
-    return delta, dict(told)
+    return delta, {name: value for name, value in metrics.items() if settings.metrics or name in HARMLESS}
 
 
 class Shield:

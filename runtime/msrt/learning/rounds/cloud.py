@@ -119,8 +119,10 @@ class GlobalRound(Round):
 
     def _fail(self, key: str, meta: UpdateMeta, fault: str) -> list[RoundAction]:
         if self._of_this(meta):
-            for node in self.participants & meta.nodes.keys() - self.here:
-                self.failed[node] = fault
+            here = self.here
+            for node in meta.nodes:
+                if node in self.participants and node not in here:
+                    self.failed[node] = fault
         return [Refuse(key, tuple(meta.nodes), fault)]
 
     def _sum(self, key: str, meta: UpdateMeta) -> list[RoundAction]:
