@@ -126,7 +126,7 @@ def test_nothing_that_is_asked_is_a_fault_of_ours(apis, path, method, kind):
 
     @given(operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=60 if path.endswith("/infer") else 15, deadline=None, derandomize=True, database=None,
+        max_examples=60 if path.endswith("/infer") else 15, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     def ask(case):

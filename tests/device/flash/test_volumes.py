@@ -88,7 +88,7 @@ def test_what_mtools_writes_we_read_and_remove(volume, tmp_path):
 
 
 @tools
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["a.txt", "a much longer name.toml", "A Much.Longer", "b"]), st.integers(-1, 9000)),

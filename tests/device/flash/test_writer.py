@@ -45,7 +45,7 @@ def test_the_medium_holds_the_image_whatever_it_held_before(images, kind, zeroes
     verify(written.ranges, medium, quiet)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cut=st.integers(0, 1200), seed=st.integers(0, 1 << 30), spare=st.sampled_from([0, 65_536]), data=st.data())
 def test_whenever_the_power_goes_half_an_image_does_not_boot(images, cut, seed, spare, data):
     """Nothing of what was there before boots either, nor a backup of its partition table: all or nothing."""
@@ -70,7 +70,7 @@ def written(images):
     return medium, write_image(Image.open(images[""]), medium, quiet, Forgetful()).ranges
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(at=st.integers(0, SIZE - 1), bit=st.integers(0, 7))
 def test_verification_finds_a_flipped_bit_anywhere(written, at, bit):
     """In data and in holes; the error names the range."""
@@ -85,7 +85,7 @@ def test_verification_finds_a_flipped_bit_anywhere(written, at, bit):
 
 
 @pytest.mark.parametrize("kind", [".zst", ".xz"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(at=st.integers(0, 1 << 30), how=st.sampled_from(["flip", "cut"]))
 def test_a_damaged_image_never_becomes_bootable(images, tmp_path_factory, kind, at, how):
     """Cut off or with a flipped byte, it is refused by a sentence, or the medium stays without a beginning."""

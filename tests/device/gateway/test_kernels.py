@@ -95,7 +95,7 @@ sliding = (Code.CONV, Code.DEPTHWISE, Code.AVERAGE_POOL, Code.MAX_POOL)
 operators = st.sampled_from(list(Code)).flatmap(lambda code: windows(code) if code in sliding else flat(code))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(operators, st.integers(0, 2**31))
 def test_each_operator_gives_the_bits_of_the_reference(engine, op, seed):
     """Whatever its shapes, padding, strides, zero points and clamps."""
@@ -121,7 +121,7 @@ def test_keyword_spotting_gives_the_bits_of_the_reference(engine):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_a_hostile_blob_is_refused_or_harmless(engine, data):
     """Any word of a record may say anything, under a right checksum: what passes the check stays in its memory."""
@@ -152,7 +152,7 @@ def test_a_damaged_blob_is_refused(engine, tmp_path):
     assert engine.open(board, blob.arena - 1)[0] == 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.binary(max_size=mcu.BODY_LIMIT), st.integers(0, 255))
 def test_its_frames_are_ours(engine, body, sequence):
     """What the firmware writes the gateway reads, and the other way round."""
@@ -165,7 +165,7 @@ def test_its_frames_are_ours(engine, body, sequence):
     assert mcu.Decoder().feed(out.raw[:size]) == mcu.Decoder().feed(wanted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.binary(max_size=300))
 def test_its_digest_is_ours(engine, data):
     """SHA-256, whatever the length."""

@@ -96,7 +96,7 @@ def gateway(modules):
 
 
 @given(st.binary(max_size=1000), st.integers(0, 255), st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_both_ends_make_the_same_frames(modules, data, sequence, offset):
     """What one end encodes is byte for byte what the other does, and is read by both."""
     frames = modules["msrt_frames"]
@@ -107,7 +107,7 @@ def test_both_ends_make_the_same_frames(modules, data, sequence, offset):
 
 
 @given(st.binary(max_size=3000), st.integers(1, 64))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_costs_a_frame_and_never_the_line(modules, noise, step):
     """After any bytes a zero and a frame are heard."""
     decoder, frame = modules["msrt_frames"].Decoder(), mcu.encode(mcu.Ask(), 9)

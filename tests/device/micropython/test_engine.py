@@ -45,7 +45,7 @@ def ran(engine, blob, rows):
 
 
 @given(operators, st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_each_operator_is_the_reference(engine, op, seed):
     """Any window, padding, stride, dilation, zero point and clamp."""
     blob = blob_of(op, seed)
@@ -54,7 +54,7 @@ def test_each_operator_is_the_reference(engine, op, seed):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_damaged_blob_is_refused(engine, tmp_path_factory, data):
     """Any byte that is another one, anywhere: no model, and nothing is read outside."""
     board = bytearray(blob_of(data.draw(operators), 1).board)

@@ -59,7 +59,7 @@ def test_sizes_keep_to_their_bounds():
     assert 0.8 < sum(sizes) / len(sizes) / chunks.NORMAL < 1.5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(0, 300_000), st.binary(max_size=200), st.integers(0, 200), st.data())
 def test_a_plan_makes_the_new_version_of_the_old_one(seed, at, put_in, taken_out, data):
     """Whatever was put in or taken out, wherever an earlier try ended: it gives the new bytes, and few are fetched."""

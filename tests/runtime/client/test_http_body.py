@@ -7,7 +7,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt import errors
@@ -61,7 +61,6 @@ def test_sizes_that_do_not_add_up_are_malformed(change, tensors):
         decode_answer(*whole(head, tensors))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_damage_is_malformed_or_read(data):
     """A byte changed anywhere, the length of the JSON off by some: nothing but MalformedFrame is raised."""
@@ -82,7 +81,6 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.fixed_dictionaries({"outputs": st.lists(st.fixed_dictionaries({
     "name": st.text(max_size=3) | JSON, "datatype": st.sampled_from(["FP32", "INT8", "BYTES", "BOOL", "BF16", "?"]),
     "shape": st.lists(st.integers(-2, 1 << 65), max_size=3) | JSON, "data": JSON,

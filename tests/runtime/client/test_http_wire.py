@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt.client import AsyncClient
@@ -68,7 +68,6 @@ def by_h11(data):
             return status, bytes(body)
 
 
-@settings(deadline=None)
 @given(responses(), st.lists(st.sampled_from([1, 2, 7, 64, 5000, 1 << 20]), min_size=1, max_size=4))
 def test_any_pieces_make_the_same_response(response, sizes):
     """Status and body are those that h11 reads, however the bytes are cut."""
@@ -78,7 +77,6 @@ def test_any_pieces_make_the_same_response(response, sizes):
     assert found.headers[b"server"] == b"any thing"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_garbage_is_a_typed_error(data, size):
     """Nothing else is raised, whatever a server says."""
@@ -89,7 +87,6 @@ def test_garbage_is_a_typed_error(data, size):
     assert found is None or found.status >= 100
 
 
-@settings(deadline=None)
 @given(responses(), st.data())
 def test_damage_is_a_typed_error(response, data):
     """A response with a byte changed or cut short is read, or refused; never anything else."""

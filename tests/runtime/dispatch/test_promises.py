@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msrt.dispatch import Answered, Cancel, Failed, ModelsReady, Request, VersionTable, WorkerDown
@@ -157,7 +157,7 @@ class Chaos:
 
 
 @given(st.integers(0, 1000), st.lists(step, max_size=60))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 def test_each_request_is_settled_once_by_its_deadline_with_its_own_rows(seed, steps):
     """Any order of callers, answers, failures, losses, deaths, updates and time keeps the promise."""
     chaos = Chaos(seed)
@@ -174,7 +174,7 @@ shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3)
     st.lists(st.integers(0, 7), min_size=1, max_size=9),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rows_of_any_shape_come_back_to_whom_they_belong(tensors, counts, rng):
     """Several inputs of random shapes, echoed as outputs: each caller reads back exactly what it sent."""
     size = {"FP32": 4, "INT8": 1, "INT64": 8}

@@ -13,7 +13,7 @@ from msrt.learning.compress import SPAN, open_codec
 from msrt.learning.compress.codec import BLOCK
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 4000) | st.just(SPAN + 3 * BLOCK + 1),
     st.lists(

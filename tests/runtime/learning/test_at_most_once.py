@@ -144,7 +144,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(st.integers(1, 500), min_size=DEVICES, max_size=DEVICES),
     st.lists(steps, max_size=60),
@@ -185,7 +185,7 @@ def test_each_node_counts_at_most_once(samples: list[int], schedule: list[tuple[
     assert np.allclose(tree.total.mean(), expected, rtol=1e-5, atol=1e-7)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.permutations(range(DEVICES)), st.lists(place, min_size=DEVICES, max_size=DEVICES), place)
 def test_who_reports_again_after_a_death_is_counted(order: list[int], homes: list[int], dead: int) -> None:
     """An edge dies with everything it had added; its devices report to another, and nobody is missing."""

@@ -117,7 +117,7 @@ def test_zeros_and_the_tiniest_numbers_travel_without_a_warning(name: str) -> No
     assert np.abs(codec.decode(codec.encode(flat))).max() < 1e-37
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(BIASED), st.integers(1, 3000), st.integers(1, 12), st.integers(0, 2**31))
 def test_error_feedback_loses_nothing_in_the_long_run(name: str, size: int, rounds: int, seed: int) -> None:
     """The sum of all that was sent plus the residual is the sum of all that was meant."""

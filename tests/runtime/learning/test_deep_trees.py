@@ -200,7 +200,7 @@ def _run(tree: Tree, schedule: list[tuple[int | str, ...]]) -> None:
                 getattr(tree, str(name))(*at)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(many, st.lists(steps, max_size=80))
 def test_each_node_counts_at_most_once(samples: list[int], schedule: list[tuple[int | str, ...]]) -> None:
     """Any order, duplication, deaths and moves on any level: the mean is that of exactly the included set."""
@@ -213,7 +213,7 @@ def test_each_node_counts_at_most_once(samples: list[int], schedule: list[tuple[
     tree.check()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(many, st.lists(steps, max_size=60))
 def test_what_is_kept_and_sent_again_is_counted(samples: list[int], schedule: list[tuple[int | str, ...]]) -> None:
     """After any trouble, once all devices report again, all seal and everything arrives, nobody is missing."""

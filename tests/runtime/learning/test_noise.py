@@ -51,7 +51,7 @@ def test_the_digits_that_tell_are_dropped() -> None:
     assert grid < deviation / 10_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(0, 2**31), st.floats(1e-3, 1e3), st.floats(1e-3, 1e6),
        st.sampled_from(["fp32", "int8", "topk:0.1"]))  # fmt: skip
 def test_one_node_moves_the_mean_by_no_more_than_its_share_of_the_clip(

@@ -40,7 +40,7 @@ def _plain(recipe: Recipe, weights: Vector, updates: list[Vector], rate: float) 
     return w
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(KINDS), st.integers(1, 300) | st.just(SPAN + 7), st.integers(0, 2**31))
 def test_each_is_the_algorithm_of_its_paper(kind: Kind, size: int, seed: int) -> None:
     """Ten updates by spans in float32 end where the formulas in float64 do."""

@@ -55,7 +55,7 @@ def _plain(rule: str, updates: Vector) -> np.ndarray:
     return wide[best].mean(axis=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(RULES), st.integers(7, 20), st.integers(1, 50) | st.just(3 * BLOCK + 7), st.integers(0, 2**31))
 def test_each_rule_is_the_one_of_its_paper(rule: str, nodes: int, size: int, seed: int) -> None:
     """Whatever the number of nodes and parameters."""
@@ -63,7 +63,7 @@ def test_each_rule_is_the_one_of_its_paper(rule: str, nodes: int, size: int, see
     assert np.allclose(_mean(rule, updates), _plain(rule, updates), atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(("median", "trimmed:0.3", "bulyan:2")),
     st.integers(0, 2),

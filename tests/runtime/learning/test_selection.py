@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt.learning.history import History
@@ -68,7 +68,6 @@ def test_it_is_fair_over_many_rounds_without_a_burst(strategy) -> None:
     assert {len(chosen) for chosen in asked} == {12}
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(STRATEGIES), st.integers(1, 12), st.integers(1, 8),
     st.lists(st.sets(st.integers(0, 29), max_size=20), min_size=20, max_size=40),

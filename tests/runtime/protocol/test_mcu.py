@@ -42,7 +42,7 @@ frames = st.lists(st.tuples(chunks, st.integers(0, 255)), max_size=4)
 cuts = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(frames, cuts)
 def test_frames_arrive_however_the_line_cuts_them(sent, sizes):
     """One byte at a time, or several frames in one read."""
@@ -55,7 +55,7 @@ def test_frames_arrive_however_the_line_cuts_them(sent, sizes):
     assert not decoder.damaged
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(frames, st.binary(max_size=3000), st.data())
 def test_noise_costs_frames_but_never_the_line(sent, noise, data):
     """What was struck is dropped, what was not arrives, and the next frame always does."""
@@ -70,7 +70,7 @@ def test_noise_costs_frames_but_never_the_line(sent, noise, data):
     assert decoder.feed(mcu.encode(last, 9))[-1] == mcu.Frame(9, last)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chunks, st.data())
 def test_a_flipped_bit_is_noticed(chunk, data):
     """Nothing but the message that was sent is ever taken for a message."""
@@ -80,7 +80,7 @@ def test_a_flipped_bit_is_noticed(chunk, data):
     assert mcu.Decoder().feed(bytes(frame)) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=1200).map(lambda raw: raw.replace(b"\0", b"\1")))
 def test_any_bytes_are_a_frame_or_malformed(raw):
     """Nothing else is raised, whatever the line brings."""

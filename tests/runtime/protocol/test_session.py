@@ -221,7 +221,7 @@ def test_too_much_waiting_is_refused_not_dropped():
         hop.child.session.send(Call(15, "x"), (bytes(1 << 20),), hop.now)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 1 << 30),
     loss=st.sampled_from([0.0, 0.1, 0.4]),
@@ -279,7 +279,7 @@ def check_parent(hop: Hop, _since: int) -> None:
     assert durable == sorted(set(durable)), "durable within the sessions of one sender: in order"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 30), loss=st.sampled_from([0.05, 0.3]), cuts=st.integers(0, 3))
 def test_a_session_that_is_resumed_loses_nothing(seed, loss, cuts):
     """Cut and resumed within the lease: every session and durable message arrives, in order, once."""

@@ -43,7 +43,7 @@ faults = st.builds(
 cuts = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 3), st.booleans()), max_size=4)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     faults,
     cuts,
@@ -67,7 +67,7 @@ def test_any_bad_weather_that_ends_is_survived(faults, cuts, seed, size, source,
     assert delivered(channel), (channel.sender_error, channel.receiver_error)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.sampled_from([0.5, 0.9, 1.0]), st.integers(1, 300))
 def test_weather_that_does_not_end_fails_by_the_deadline(seed, loss, size):
     """Each side is over within its patience of the last progress, delivered or with DeadlineExceeded."""
@@ -312,7 +312,7 @@ def test_done_before_the_end_finishes_a_stream_of_known_bytes():
     assert sender.handle(StreamDone(1), 0.0) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.one_of(

@@ -49,7 +49,7 @@ def header(body: object, delivery: int = 0) -> bytes:
     return msgpack.packb([1, delivery, 0, 0, 0, 0, body])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.binary(max_size=60), max_size=4))
 def test_random_bytes_are_refused_or_read(frames):
     """No bytes make `decode` raise anything else."""
@@ -57,7 +57,7 @@ def test_random_bytes_are_refused_or_read(frames):
         wire.decode(frames, 100)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.sampled_from(VALID), st.data())
 def test_damaged_packets_are_refused_or_read(whole, data):
     """Bytes changed, cut, doubled or put in between: typed errors, and the quick and the strict reader agree."""
@@ -96,7 +96,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(TAGS), st.data())
 def test_wild_values_in_known_fields_are_refused_or_read(tag, data):
     """Right names, wild contents: typed errors only."""
@@ -105,7 +105,7 @@ def test_wild_values_in_known_fields_are_refused_or_read(tag, data):
     outcome(header({"t": tag, **body}, int(cls.delivery)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=5), st.integers(0, 2**63 - 1))
 def test_free_form_fields_come_back_as_they_went(params, seq):
     """A call's parameters survive the wire, whatever they are."""
@@ -245,7 +245,7 @@ def test_headers_may_come_as_views():
     assert bytes(packet.frames[0]) == b"raw"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=40))
 def test_unpacking_any_payload_is_refused_or_read(payload):
     """A payload that is accepted is exactly what packing its frames gives."""
@@ -272,7 +272,7 @@ class Record(msgspec.Struct, frozen=True):
     table: dict[str, int] = {}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=50))
 def test_records_are_read_as_strictly(data):
     """`unpack` gives the type or a typed error."""

@@ -162,7 +162,7 @@ def test_a_body_that_is_no_request_is_refused(body):
         ),
     ).map(lambda value: json.dumps(value).encode())
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_raise_anything_but_our_errors(body):
     """decode_infer answers any bytes with a request or a CallerError."""
     with contextlib.suppress(CallerError):

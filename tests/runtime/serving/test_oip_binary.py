@@ -153,7 +153,7 @@ def test_a_size_without_the_header_is_named():
 
 
 @given(st.binary(max_size=200), st.integers(0, 250))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bytes_are_a_request_or_a_fault_of_the_caller(body, length):
     """Nothing else comes of it."""
     with contextlib.suppress(CallerError):
@@ -195,7 +195,7 @@ def test_json_and_binary_outputs_may_be_mixed():
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4), st.text(max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sizes_add_up(frames, ident):
     """The JSON's length and its binary sizes are the body's."""
     specs = tuple(TensorSpec(f"y{n}", "UINT8", (len(frame),)) for n, frame in enumerate(frames))

@@ -5,7 +5,7 @@ import os
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt.errors import (
@@ -59,7 +59,6 @@ def test_every_truncation_is_forged():
             Invite.parse(text[:size], 0.0)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_forged(text):
     """Whatever is pasted instead gets the one typed error."""

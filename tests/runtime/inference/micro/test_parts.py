@@ -10,7 +10,7 @@ from msrt.inference.micro.fixed import fixed, requantise
 from msrt.inference.micro.plan import Life, plan
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(2.0**-31, 2.0**20))
 def test_a_factor_is_kept_to_thirty_bits(factor):
     """As a 31-bit multiplier and a shift."""
@@ -20,7 +20,7 @@ def test_a_factor_is_kept_to_thirty_bits(factor):
     assert abs(multiplier / 2.0**shift - factor) <= factor * 2.0**-30
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(-(2**24), 2**24), st.floats(2.0**-16, 4.0), st.integers(-128, 127))
 def test_requantising_rounds_once(total, factor, zero):
     """To the nearest, half a step off at most."""
@@ -43,7 +43,7 @@ lives = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lives)
 def test_tensors_that_live_together_do_not_overlap(found):
     """And the arena ends where the last of them does."""

@@ -59,7 +59,7 @@ def come_to_an_end(field, seconds=200):
     pytest.fail(f"not over after {seconds} s: {field.clock}, {[s.machine.progress for s in field.servers.values()]}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MODES, SEEDS, st.integers(1, 3), st.integers(1, 4))
 def test_a_network_that_loses_and_repeats_costs_nothing(mode, seed, servers, workers):
     """Once each, and to the end."""
@@ -68,7 +68,7 @@ def test_a_network_that_loses_and_repeats_costs_nothing(mode, seed, servers, wor
     come_to_an_end(field)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MODES, SEEDS, st.integers(1, 3), st.integers(1, 4))
 def test_killed_workers_hold_nobody_and_count_once_over_their_lives(mode, seed, servers, workers):
     """A life's late words do not count for the next one's."""
@@ -77,7 +77,7 @@ def test_killed_workers_hold_nobody_and_count_once_over_their_lives(mode, seed, 
     come_to_an_end(field)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MODES, SEEDS, st.integers(1, 3), st.integers(1, 4))
 def test_a_server_that_comes_back_from_its_disk_counts_nothing_twice(mode, seed, servers, workers):
     """What was acknowledged after the last snapshot is lost with it, and never in it twice."""
@@ -86,7 +86,7 @@ def test_a_server_that_comes_back_from_its_disk_counts_nothing_twice(mode, seed,
     come_to_an_end(field)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 4), SEEDS, st.integers(1, 3), st.integers(2, 5))
 def test_nobody_works_beyond_the_bound_over_several_servers(staleness, seed, servers, workers):
     """What a server lets on is at most s clocks ahead of the slowest that it counts on."""
@@ -98,7 +98,7 @@ def test_nobody_works_beyond_the_bound_over_several_servers(staleness, seed, ser
     assert max(seen) <= staleness
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.integers(1, 3), st.integers(1, 4))
 def test_synchronous_steps_are_whole_without_deaths(seed, servers, workers):
     """Every shard has the same pushes: each worker's of each clock."""

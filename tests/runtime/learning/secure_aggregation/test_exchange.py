@@ -60,7 +60,7 @@ def test_the_sum_is_exact(count, bits):
     assert one.server.stage is Stage.DONE
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whoever_drops_out_whenever(data):
     """Any devices, at any stages: either the sum of exactly those whose update came, or a reason and no sum."""

@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt.errors import BadSignature, BadUpdate, InvalidJob
@@ -21,7 +21,6 @@ from msrt.learning.secure_aggregation.shamir import PRIME, SHARE_SIZE, combine, 
 RANDOM = random.Random(5)
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 12), st.data())
 def test_any_threshold_of_shares_gives_the_secret(secret, threshold, data):
     """Whichever and in whatever order; one fewer gives something else."""

@@ -158,7 +158,6 @@ def test_a_model_has_one_name():
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_garbage_is_refused_in_a_sentence(data):
     """Whatever the bytes are: a request, or an error of ours."""
     with contextlib.suppress(MsrtError):
@@ -182,7 +181,7 @@ MARKS = {"cached": True, "stages": 2, "confidence": 0.5, "tier": "edge"}
     view=st.booleans(),
     marks=st.sampled_from([{}, MARKS]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_an_answer_is_what_protobuf_would_write(ident, frames, view, marks):
     """The parts that are written by hand add up to the message."""
     outputs = tuple(TensorSpec(f"y{n}", "UINT8", (len(frame),)) for n, frame in enumerate(frames))

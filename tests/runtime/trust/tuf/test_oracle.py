@@ -51,7 +51,7 @@ def changed(data, role, kind, number, value):
     days=st.sampled_from([0.0, 13.0, 15.0, 400.0]),
 )
 @example(known=True, changes=[("timestamp", ("old", 0, 0))], days=0.0)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_both_readers_agree(known, changes, days):
     """A flipped byte, a cut, an old file, another role's; with or without an earlier state; in time and too late."""
     ours, oracle = Ours(FORGE), Oracle(FORGE)
