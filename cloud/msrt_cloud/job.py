@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -22,6 +22,7 @@ from msrt.learning.rounds import GlobalRound, Terms
 from msrt.learning.selection import select
 from msrt.learning.vector import l2_norm, load, peek
 from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, UpdateMeta
+from msrt.training.private import SPENT
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ from msrt_cloud.finishing import finish, first_weights
 from msrt_cloud.job_views import absent
 from msrt_cloud.muster import candidates, muster
 from msrt_cloud.open_round import OpenRound
-from msrt_cloud.privacy import Spending
+from msrt_cloud.privacy import BudgetSpent, Spending
 from msrt_cloud.records import Draw, Records
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class RunningJob:
     def __init__(self, training: Training, created: JobCreated, config: JobConfig, until: float) -> None:
         self._t, self._created, self._config, self.name = training, created, config, created.job
         self._until = until
-        self._workshop = training.workshop(self.name)
+        self.workshop = training.workshop(self.name)
         self._round: OpenRound | None = None
         self._records = Records(training.nodes, training.world.offload, self.name)
         self._silent: frozenset[str] = frozenset()
@@ -92,15 +93,15 @@ class RunningJob:
         """
         bundle = await self._t.artifacts.read(self._created.bundle)
         await self._unheld()
-        await self._workshop.start(bundle)
+        await self.workshop.start(bundle)
         job = self._t.writer.state.jobs[self.name]
         checkpoint = Checkpoint(self._t, self._created.job, self._config)
-        self._spending = await Spending.of(self._t, self._created, self._config)
+        await self._records.resume(job.round)
+        self._spending = await Spending.of(self._t, self._created, self._config, self._records)
         if job.weights:
             await checkpoint.resume(job)
         else:
-            await checkpoint.begin(await first_weights(self._t, self._created, self._workshop, self._say))
-        await self._records.resume(job.round)
+            await checkpoint.begin(await first_weights(self._t, self._created, self.workshop, self._say))
         self._layout = peek(checkpoint.data)[0]
         self._guard = await self._norm_guard(checkpoint)
         nodes, reason = list[Node](), ""
@@ -109,7 +110,11 @@ class RunningJob:
             if self._spending is not None and not self._spending.affords(number + 1):
                 reason = f"its privacy budget is spent after round {number}"
                 break
-            outcome, nodes = await self._one_round(number + 1, checkpoint)
+            try:
+                outcome, nodes = await self._one_round(number + 1, checkpoint)
+            except BudgetSpent as over:
+                reason = str(over)
+                break
             if isinstance(outcome, e.Abandon):
                 self._given_up += 1
                 self.waiting = why = self._why(outcome)
@@ -148,7 +153,7 @@ class RunningJob:
 
     async def close(self) -> None:
         """End the workshop's process."""
-        await self._workshop.stop()
+        await self.workshop.stop()
 
     async def _unheld(self) -> None:
         """While an operator holds the job no round opens, and the processes of all nodes are let go."""
@@ -156,7 +161,7 @@ class RunningJob:
         if not jobs[self.name].held:
             return
         self._t.tell(self.closed())
-        await self._workshop.stop()
+        await self.workshop.stop()
         self.waiting = "paused by the operator"
         while True:
             await asyncio.sleep(GATHER_S)
@@ -173,10 +178,17 @@ class RunningJob:
         while True:
             await self._unheld()
             devices = [device.node for device in t.participants(config.select)]
-            self.waiting = due.missing(t.fleet.heard(), devices, t.world.now())
+            able = devices if self._spending is None else self._spending.able(devices, number)
+            self.waiting = due.missing(t.fleet.heard(), able, t.world.now())
             if not self.waiting:
-                return await self._draw(number, devices), devices
+                return await self._draw(number, able), devices
+            if self._spending is not None and t.world.now() >= self._until:
+                self._spending.check_left(devices, able, self._enrolled(), number)
             await asyncio.sleep(GATHER_S)
+
+    def _enrolled(self) -> list[str]:
+        state = self._t.writer.state
+        return [node for node in candidates(state, self._config.select) if not state.nodes[node].revoked]
 
     async def _draw(self, number: int, devices: list[str]) -> Draw:
         """A round that is opened again by another process asks the same nodes."""
@@ -191,7 +203,10 @@ class RunningJob:
             chosen = await self._t.world.offload(select, chosen, records.history.seen, wanted, self.name, number)
         places = {node: index for index, node in enumerate(devices)}
         fresh = Draw(number, {node: places[node] for node in chosen}, len(devices))
-        if sampling.partial:
+        ledger = self._spending.ledger if self._spending is not None else None
+        if ledger is not None:
+            await records.draw(fresh, ledger.asked(fresh.nodes, number))
+        elif sampling.partial:
             await records.draw(fresh)
         return fresh
 
@@ -286,6 +301,7 @@ class RunningJob:
         mean = await current.mean()
         spent: dict[str, float] = {}
         if self._spending is not None:
+            await self._note_spent(outcome.failed, number)
             mean, spent = await self._spending.noisy(mean, len(outcome.included)), self._spending.told(number)
             outcome = msgspec.structs.replace(outcome, metrics=outcome.metrics | spent)
         metrics = outcome.metrics
@@ -308,19 +324,29 @@ class RunningJob:
             "asked": len(machine.participants), "eligible": current.message.count,
             **spent,
         }  # fmt: skip
-        await t.curves.judge(self.name, Judged.of(number, outcome.included, machine.notes))
+        judged = Judged.of(number, outcome.included, machine.notes)
+        if self._spending is not None:
+            judged = self._spending.judged(judged, machine.participants, t.curves.judged(self.name))
+        await t.curves.judge(self.name, judged)
         await t.curves.add(self.name, number, row | absent(current, outcome, t.writer.state))
         await t.writer.append(fact)
         await checkpoint.commit(fact)
         history.settle(shown)
         log.info("round.closed", job=self.name, round=number, nodes=len(outcome.included), **metrics)
 
+    async def _note_spent(self, failed: Mapping[str, str], number: int) -> None:
+        """Nodes count for themselves as well, and know better where one trained a round twice."""
+        ledger = self._spending.ledger if self._spending is not None else None
+        for node in sorted(node for node, text in failed.items() if SPENT in text and ledger is not None):
+            assert ledger is not None
+            await self._records.spend(ledger.refused(node, number))
+
     # --- the end -------------------------------------------------------------------------------------------------
 
     async def _finish(self, weights: str, nodes: list[Node]) -> None:
         self._round = None
         data = await self._t.artifacts.read(weights)
-        await finish(self._t, self.name, self._config, self._workshop, data, nodes, self._say)
+        await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
 
     def _say(self, what: str) -> None:
         self.waiting = what

@@ -54,7 +54,7 @@ class ParameterJob:
         self._t, self._created, self._config, self.name = training, created, config, created.job
         assert config.parameter_server is not None
         self._settings, self._until = config.parameter_server, until
-        self._workshop = training.workshop(self.name)
+        self.workshop = training.workshop(self.name)
         self.regions: dict[str, TrainProgress] = {}
         """Edge to what it said last."""
         self.waiting = "starting"
@@ -96,7 +96,7 @@ class ParameterJob:
 
     async def close(self) -> None:
         """End the workshop's process."""
-        await self._workshop.stop()
+        await self.workshop.stop()
 
     # --- what only rounds of everybody have -------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class ParameterJob:
 
     async def run(self) -> str:
         """Until the last round is checkpointed and published: it ends at its time. Raises what ends the job."""
-        await self._workshop.start(await self._t.artifacts.read(self._created.bundle))
+        await self.workshop.start(await self._t.artifacts.read(self._created.bundle))
         if self._job.placed is None:
             await self._begin()
         self._layout = peek(await self._t.artifacts.read(self._job.weights))[0]
@@ -141,7 +141,7 @@ class ParameterJob:
     async def _begin(self) -> None:
         """First weights, servers and workers."""
         t, config = self._t, self._config
-        weights = await first_weights(t, self._created, self._workshop, self._say)
+        weights = await first_weights(t, self._created, self.workshop, self._say)
         due = muster(t.writer.state, self._job, config.min_nodes, config.select, self._until)
         while True:
             await self._unheld()
@@ -176,7 +176,7 @@ class ParameterJob:
         if not self._job.held:
             return
         self._t.tell(self.closed())
-        await self._workshop.stop()
+        await self.workshop.stop()
         self.waiting = "paused by the operator"
         while True:
             await asyncio.sleep(WATCH_S)
@@ -345,7 +345,7 @@ class ParameterJob:
         data = await self._t.artifacts.read(self._job.weights)
         included = self._job.advanced.included if self._job.advanced else ()
         nodes = [Node(id=node, index=placed.workers.get(node, 0), count=len(placed.workers)) for node in included]
-        await finish(self._t, self.name, self._config, self._workshop, data, nodes, self._say)
+        await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
 
 
 def _assembled(layout: Layout, shards: Sequence[Buffer]) -> Buffer:

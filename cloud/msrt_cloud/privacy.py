@@ -4,17 +4,23 @@ The journal is the ledger: a round's weights are given away only after its entry
 spent exactly once, whenever the cloud dies. A round that was given up, or whose entry was never written, gave nothing
 away: it is done again with fresh noise and costs what one round costs. With `local` and `sample` it is the nodes that
 give their updates away, once a round, and each counts for itself how often it did (see msrt.training.private).
+There the cloud keeps a ledger of each node (msrt.learning.ledger): who was asked more often has spent more, who has
+spent all is not drawn again, and the job ends when too few are left.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from msrt.errors import InvalidJob
 from msrt.journal.state import Job, State
+from msrt.learning.ledger import Ledger
 from msrt.learning.noise import KEY, add_noise
+from msrt.learning.notes import Judged
 from msrt.learning.vector import Vector
 from msrt.protocol.messages import Plan, PrivatePlan
 from msrt.training.accounting import Account, Mechanism, question, reach
@@ -23,9 +29,13 @@ from msrt.training.settings import JobConfig
 if TYPE_CHECKING:
     from msrt.journal.facts import JobCreated
     from msrt.training.accounting import Accountant
+    from msrt_cloud.records import Records
     from msrt_cloud.training import Training
 
-__all__ = ["Spending", "inherited", "settle"]
+__all__ = ["ROUNDS", "BudgetSpent", "Spending", "inherited", "settle"]
+
+ROUNDS: Final = "rounds_spent"
+"""Among a round's metrics: so many the node has spent that spent most."""
 
 
 def inherited(state: State, after: str, config: JobConfig) -> tuple[tuple[Mechanism, int], ...]:
@@ -40,7 +50,19 @@ def inherited(state: State, after: str, config: JobConfig) -> tuple[tuple[Mechan
             f"{after} is private by {was.privacy.mode!r}: what it spent says nothing of {config.privacy.mode!r}",
             hint="start from fresh weights, or with its mode",
         )
-    return (*_before(job), (question(was).mechanism, job.round)) if job.round else _before(job)
+    rounds = _gone(job, was.privacy.mode)
+    return (*_before(job), (question(was).mechanism, rounds)) if rounds else _before(job)
+
+
+def _gone(job: Job, mode: str) -> int:
+    """Rounds that a node of an earlier job spent at most. One that was stopped or failed may have had a round open:
+    with noise of the nodes' own that told as much as any other.
+    """
+    if mode == "central":
+        return job.round
+    known = job.advanced.metrics.get(ROUNDS) if job.advanced is not None else None
+    cut = job.ended is not None and job.ended.state != "finished"
+    return (job.round if known is None else int(known)) + cut
 
 
 def _before(job: Job) -> tuple[tuple[Mechanism, int], ...]:
@@ -62,30 +84,72 @@ async def settle(accountant: Accountant, config: JobConfig, before: tuple[tuple[
     return msgspec.structs.replace(config, privacy=asked.settled(found.noise * reach(config)))
 
 
+class BudgetSpent(Exception):
+    """No further round can be paid."""
+
+
 class Spending:
     """Of one running job."""
 
-    def __init__(self, training: Training, config: JobConfig, account: Account) -> None:
+    def __init__(self, training: Training, config: JobConfig, account: Account, records: Records) -> None:
         assert config.privacy is not None
-        self._t, self._settings, self._account = training, config.privacy, account
+        self._t, self._config, self._settings, self._account = training, config, config.privacy, account
         self._affordable = account.affordable(config.privacy.limit)
+        self.ledger = None if config.privacy.mode == "central" else Ledger(self._affordable, records.spent)
+        """Of single nodes; None: each round counts for all of them."""
+        self._short = math.inf
+        """Since when too few are here that may be asked."""
 
     @classmethod
-    async def of(cls, training: Training, created: JobCreated, config: JobConfig) -> Spending | None:
+    async def of(cls, training: Training, created: JobCreated, config: JobConfig, records: Records) -> Spending | None:
         """Nothing where the job is not private. Raises InvalidJob, JobFailed where it cannot be counted."""
         if config.privacy is None:
             return None
         before = _before(training.writer.state.jobs[created.job])
         asked = msgspec.structs.replace(question(config), before=before)
-        return cls(training, config, await training.accountant(asked))
+        return cls(training, config, await training.accountant(asked), records)
 
     def affords(self, number: int) -> bool:
-        """May that round be opened?"""
-        return number <= self._affordable
+        """May that round be opened, as far as all nodes together go?"""
+        return self.ledger is not None or number <= self._affordable
+
+    def able(self, devices: list[str], number: int) -> list[str]:
+        """Those of them that the round may ask."""
+        ledger = self.ledger
+        return devices if ledger is None else [node for node in devices if ledger.affords(node, number)]
+
+    def check_left(self, devices: list[str], able: list[str], known: Iterable[str], number: int) -> None:
+        """Raises BudgetSpent where too few are left: of all that are known, or for a while of those that are here."""
+        ledger, least, now = self.ledger, self._config.least_nodes, self._t.world.now()
+        if ledger is None or len(able) >= least or len(able) == len(devices):
+            self._short = math.inf
+            return
+        self._short = min(self._short, now)
+        left = sum(ledger.affords(node, number) for node in known)
+        if left < least or now - self._short >= self._config.deadline_s:
+            few = min(left, len(able))
+            more = f": {few} of its nodes have some left, and it needs {least}" if few else ""
+            raise BudgetSpent(f"its privacy budget is spent after round {number - 1}{more}")
 
     def told(self, number: int) -> dict[str, float]:
-        """What so many rounds have spent."""
-        return {"epsilon": self._account.after(number), "delta": self._settings.delta}
+        """What so many rounds have spent: of the node that spent most, where each counts for itself."""
+        ledger = self.ledger
+        if ledger is None:
+            return {"epsilon": self._account.after(number), "delta": self._settings.delta}
+        spent = {"epsilon": self._account.after(min(ledger.most, self._affordable)), "delta": self._settings.delta}
+        return spent | {ROUNDS: float(ledger.most), "nodes_spent": float(ledger.over(number + 1))}
+
+    def judged(
+        self, found: Mapping[str, Judged], asked: Iterable[str], known: Mapping[str, Judged]
+    ) -> dict[str, Judged]:
+        """What is kept of single nodes, with the epsilon that each has spent: those a round asked, in it or not."""
+        ledger, out = self.ledger, dict(found)
+        if ledger is not None:
+            for node in asked:
+                row = out.get(node) or known.get(node) or Judged(0, 0)
+                rounds = min(ledger.rows[node].rounds, self._affordable) if node in ledger.rows else 0
+                out[node] = msgspec.structs.replace(row, epsilon=self._account.after(rounds))
+        return out
 
     def plan(self, plan: Plan) -> Plan:
         """With what edges and devices have to do."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from msrt.learning.history import History, Seen
+from msrt.learning.ledger import Spent
 from msrt.protocol import wire
 from msrt.world.world import Store
 
@@ -19,6 +20,7 @@ __all__ = ["Draw", "Records"]
 
 DRAW: Final = "draw"
 NODE: Final = "node/"
+SPENT: Final = "spent/"
 LIMIT: Final = 4 << 20
 """Of the largest draw: some thousand ids."""
 
@@ -31,6 +33,9 @@ class Draw(msgspec.Struct, frozen=True):
     count: int
 
 
+NONE: Final[Mapping[str, Spent]] = {}
+
+
 class Records:
     """One job's."""
 
@@ -38,6 +43,8 @@ class Records:
         self.history = History()
         self._store, self._offload, self._job = store, offload, job
         self._draw: Draw | None = None
+        self.spent: dict[str, Spent] = {}
+        """What nodes of a private job spent, each by itself."""
 
     async def resume(self, settled: int) -> None:
         """Read what a cloud before this one wrote; `settled` is the last round that the journal knows."""
@@ -48,6 +55,8 @@ class Records:
             known = [row for row in wire.unpack(value, tuple[Seen, ...]) if row.asked <= settled]
             if known:
                 self.history.settle({key.rpartition("/")[2]: known[-1]})
+        for key, value in self._store.scan(f"{self._job}/{SPENT}"):
+            self.spent[key.rpartition("/")[2]] = wire.unpack(value, Spent)
         for _, value in self._store.scan(f"{self._job}/{DRAW}"):
             self._draw = wire.unpack(value, Draw, limit=LIMIT)
 
@@ -55,10 +64,15 @@ class Records:
         """Whom that round asked already."""
         return self._draw if self._draw is not None and self._draw.round == number else None
 
-    async def draw(self, draw: Draw) -> None:
-        """Remember whom a round asks before anybody hears of it. Raises DiskFull."""
+    async def draw(self, draw: Draw, spent: Mapping[str, Spent] = NONE) -> None:
+        """Remember whom a round asks, and what they have spent then, before anybody hears of it. Raises DiskFull."""
         self._draw = draw
-        await self._write({DRAW: wire.pack(draw)})
+        await self._write({DRAW: wire.pack(draw), **_rows(spent)})
+
+    async def spend(self, spent: Mapping[str, Spent]) -> None:
+        """These spent more than was counted. Raises DiskFull."""
+        if spent:
+            await self._write(_rows(spent))
 
     async def redraw(self) -> None:
         """The round was given up: the next try may ask others. Raises DiskFull."""
@@ -88,3 +102,7 @@ class Records:
         for key, value in rows.items():
             self._store.put(f"{self._job}/{key}", value)
         await self._offload(self._store.commit)
+
+
+def _rows(spent: Mapping[str, Spent]) -> dict[str, bytes]:
+    return {SPENT + node: wire.pack(row) for node, row in spent.items()}

@@ -6,16 +6,18 @@ A failing seed is replayed by `MSRT_SEED=n pytest tests/flows/test_stories_priva
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import dp_accounting as dp
 import numpy as np
 import pytest
 
-from msrt.errors import InvalidJob
+from msrt.errors import InvalidJob, JobFailed
 from msrt.learning.aggregate import scale_down
 from msrt.learning.vector import load
+from msrt.protocol.messages import Event
 from tests.flows import invariants
-from tests.flows.trainer import SIZE, known_update
+from tests.flows.trainer import SIZE, SimulatedTrainer, known_update
 from tests.flows.tree import grown, until
 
 TREE = {"edge-n": 2, "edge-s": 3}
@@ -173,3 +175,104 @@ def test_local_noise_is_in_every_update_and_the_job_ends_with_its_budget():
         assert drawn.std() == pytest.approx(3.0 * LONG, rel=5 / np.sqrt(2 * drawn.size))
 
     grown(story, 1, edges=TREE)
+
+
+@pytest.mark.parametrize("victim", ["", "cloud"])
+def test_a_node_that_is_asked_more_often_spends_more_and_is_not_drawn_beyond_its_budget(victim):
+    """Two of five a round, three rounds a node: the job ends when fewer are left than it needs, each node's spent
+    epsilon is told, and a cloud that is killed forgets none of it.
+    """
+
+    async def story(tree):
+        budget = epsilon(1.5, 3) + 1e-9
+        config = {"sampling": {"count": 2}, "min_nodes": 2}
+        await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
+        privacy = {"mode": "local", "clip": LONG, "noise": 3.0, "budget": budget}
+        job = await tree.train(rounds=50, deadline_s=30.0, quorum=0.5, privacy=privacy, **config)
+        if victim:
+            await until(lambda: tree.job(job) and tree.job(job).round >= 2, 60, "two rounds")
+            tree.sim.crash(victim)
+            await asyncio.sleep(1)
+            tree.sim.restart(victim)
+        facts = await over(tree, job)
+        asked = Counter(node for fact in facts for node in fact.included)
+        assert max(asked.values()) == 3
+        assert tree.job(job).ended.state == "finished"
+        assert tree.job(job).ended.reason.startswith(f"its privacy budget is spent after round {len(facts)}")
+        assert len([node for node in asked.values() if node < 3]) < 2 or len(asked) < 4
+        assert len(facts) > 6  # more rounds than any node was in
+        rows = {row["node"]: row for row in await tree.ask("train.nodes", job=job)}
+        for node, count in asked.items():
+            assert rows[node]["epsilon"] == pytest.approx(epsilon(1.5, count))
+        report = await tree.ask("train.report", job=job)
+        assert report["epsilon"] == pytest.approx(epsilon(1.5, 3))
+        assert report["rounds"][-1]["nodes_spent"] == sum(count == 3 for count in asked.values())
+
+    grown(story, 1, edges=TREE)
+
+
+def test_a_job_that_goes_on_counts_what_a_node_can_have_spent_at_most():
+    """Of a job that was stopped that is a round more than it finished: one may have been open."""
+
+    async def story(tree):
+        await until(lambda: len(list(tree.cloud.fleet.living())) == len(tree.devices), what="the cloud sees everyone")
+        privacy = {"mode": "local", "clip": LONG, "noise": 3.0}
+        first = await tree.train(rounds=50, deadline_s=30.0, privacy=privacy, sampling={"count": 2})
+        await until(lambda: tree.job(first).round >= 4, 60, "some rounds")
+        await tree.ask("train.stop", job=first)
+        most = max(Counter(node for fact in checkpoints(tree) for node in fact.included).values())
+        bundle = tree.job(first).created.bundle
+        again = (await tree.ask("train.run", bundle=bundle, start=first))["job"]
+        [spent] = tree.job(again).created.spent
+        assert spent[3] == most + 1
+        assert most < tree.job(first).round
+
+    grown(story, 1, edges=TREE)
+
+
+class Faulty(SimulatedTrainer):
+    """Fails while it is told to."""
+
+    broken = False
+
+    async def train(self, *args, **kwargs):
+        if Faulty.broken:
+            raise JobFailed("broken for a while")
+        return await super().train(*args, **kwargs)
+
+
+def test_a_triggered_job_after_a_failed_one_goes_on_spending_what_both_before_it_spent(monkeypatch):
+    """It starts from the weights of the one that finished; the data have paid for the failed one's rounds too."""
+
+    async def story(tree):
+        for name in tree.devices:
+            tree.trainers[name] = Faulty(lambda _node, _round: 0.2)
+        trigger = {"model": "net", "events": 3, "cooldown_s": 1.0}
+        first = await tree.train(
+            rounds=3, deadline_s=30.0, privacy={"mode": "central", "clip": LONG, "noise": 3.0}, trigger=trigger
+        )
+        await until(lambda: tree.ended(first), 300, "the first job ended")
+
+        async def fire(after):
+            await asyncio.sleep(2)
+            node, numbers = tree.node_id("device-1"), range(after, after + 3)
+            await tree.cloud.events.stored([Event(node, n, "device-1", "cam", "net", 1, 1.0, {}) for n in numbers])
+
+        await fire(1)
+        jobs = tree.cloud.writer.state.jobs
+        await until(lambda: "job-2" in jobs and jobs["job-2"].round >= 1, 60, "the second one is under way")
+        monkeypatch.setattr(Faulty, "broken", True)
+        await until(lambda: tree.ended("job-2"), 300, "the second job ended")
+        monkeypatch.setattr(Faulty, "broken", False)
+        failed = tree.job("job-2")
+        assert failed.ended.state == "failed"
+        assert 1 <= failed.round < 3
+        await fire(10)
+        await until(lambda: "job-3" in jobs and tree.ended("job-3"), 300, "the third job ended")
+        third = tree.job("job-3")
+        assert (third.ended.state, third.created.after) == ("finished", first)
+        assert third.created.start == tree.job(first).weights
+        assert third.created.spent == ((3.0, 0.0, 1, 3), (3.0, 0.0, 1, failed.round))
+        assert third.advanced.metrics["epsilon"] == pytest.approx(epsilon(3.0, 3 + failed.round + 3))
+
+    grown(story, 1, edges={"edge-n": 2}, sources=0)

@@ -37,6 +37,8 @@ class Judged(msgspec.Struct, frozen=True):
     loss: float | None = None
     accuracy: float | None = None
     seconds: float | None = None
+    epsilon: float | None = None
+    """Spent of its own privacy budget, where it is the nodes that add noise."""
 
     @classmethod
     def of(cls, number: int, included: Mapping[str, int], notes: Mapping[str, Note]) -> dict[str, Judged]:

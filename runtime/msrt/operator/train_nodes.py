@@ -30,6 +30,8 @@ async def report_of(cloud: Ask, job: str) -> dict[str, Any]:
 
 def show_nodes(nodes: list[dict[str, Any]]) -> None:
     """The worst served ones as a table, and how many there are."""
-    table(["name", "accuracy", "loss", "samples", "seconds", "round"], nodes[:SHOWN], empty="no node said anything yet")
+    columns = ["name", "accuracy", "loss", "samples", "seconds", "round"]
+    columns += ["epsilon"] if any(row.get("epsilon") is not None for row in nodes) else []
+    table(columns, nodes[:SHOWN], empty="no node said anything yet")
     if len(nodes) > SHOWN:
         console().print(f"and {len(nodes) - SHOWN} better served ones: --json, or --report FILE")

@@ -17,8 +17,10 @@ from msrt.training.pipe import Asked
 from msrt.training.settings import Privacy
 from msrt.training.settings.privacy import noise_of
 
-__all__ = ["Shield", "shielded"]
+__all__ = ["SPENT", "Shield", "shielded"]
 
+SPENT: Final = "the privacy budget of this node is spent"
+"""How a node begins that refuses a round."""
 HARMLESS: Final = frozenset({"seconds", "work"})
 """Metrics that say nothing of what is in the data."""
 
@@ -56,7 +58,7 @@ class Shield:
     def _count(self) -> None:
         known, most = self.released, self._asked.releases
         if most and known >= most:
-            raise InvalidJob(f"the privacy budget of this node is spent: it gave {known} updates away")
+            raise InvalidJob(f"{SPENT}: it gave {known} updates away")
         fresh = self._ledger.with_suffix(".new")
         with fresh.open("w") as file:
             file.write(str(known + 1))

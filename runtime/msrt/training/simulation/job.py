@@ -96,11 +96,12 @@ class Simulation:
         failures = 0
         while len(self.lines) < self.config.rounds:
             number, began = len(self.lines) + 1, self._now()
-            if self._hidden is not None and not self._hidden.affords(number):
+            able = list(self.nodes) if self._hidden is None else self._hidden.able(self.nodes, number)
+            if not able:
                 self.reason = f"its privacy budget is spent after round {number - 1}"
                 return
             self._bytes_from_nodes = 0
-            opened = self._one_round(number, failures)
+            opened = self._one_round(number, failures, able)
             outcome = opened.end()
             if isinstance(outcome, e.Abandon):
                 failures += 1
@@ -124,10 +125,12 @@ class Simulation:
             self.lines.append(line)
             yield line
 
-    def _one_round(self, number: int, attempt: int) -> CloudRound:
+    def _one_round(self, number: int, attempt: int, able: Sequence[str]) -> CloudRound:
         config, size = self.config, self.local.layout.size
-        wanted = config.wanted(len(self.nodes))
-        taking = select(list(self.nodes), self._history.seen, wanted, config.name, number)
+        wanted = config.wanted(len(able))
+        taking = select(able, self._history.seen, wanted, config.name, number)
+        if self._hidden is not None:
+            self._hidden.asked(taking, number)
         clip = self._hidden.clip if self._hidden else config.aggregate.clip
         rule, alone = config.aggregate.opened, config.aggregate.alone
         pace = Pace(OPEN, OVER, max(1, round(config.quorum * len(taking)), rule.least))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msrt.learning.aggregate import NormGuard
+from msrt.learning.ledger import Ledger
 from msrt.learning.noise import add_noise
 from msrt.learning.vector import Vector
 from msrt.training.accounting import account, question, reach
@@ -24,6 +25,10 @@ class Hidden:
         self._settings = config.privacy.settled(self._account.noise * reach(config))
         self._seed = f"{config.name}/{config.seed}"
         self.noise = self._settings.noise or 0.0
+        self._affordable = self._account.affordable(self._settings.limit)
+        self.ledger = None if self._settings.mode == "central" else Ledger(self._affordable)
+        """Of single nodes; None: each round counts for all of them."""
+        self._least = config.least_nodes
 
     @classmethod
     def of(cls, config: JobConfig) -> Hidden | None:
@@ -37,13 +42,25 @@ class Hidden:
     def guard(self) -> NormGuard:
         return NormGuard.for_private(0.0 if self._settings.mode == "central" else self.noise)
 
-    def affords(self, number: int) -> bool:
-        """May that round be opened?"""
-        return number <= self._account.affordable(self._settings.limit)
+    def able(self, nodes: Iterable[str], number: int) -> list[str]:
+        """Those that the round may ask: none where it may not be opened."""
+        if self.ledger is None:
+            return list(nodes) if number <= self._affordable else []
+        left = [node for node in nodes if self.ledger.affords(node, number)]
+        return left if len(left) >= self._least else []
+
+    def asked(self, nodes: Iterable[str], number: int) -> None:
+        """The round asks these."""
+        if self.ledger is not None:
+            self.ledger.asked(nodes, number)
 
     def told(self, number: int) -> dict[str, float]:
-        """For its line."""
-        return {"epsilon": self._account.after(number), "delta": self._settings.delta}
+        """For its line: of the node that spent most, where each counts for itself."""
+        ledger = self.ledger
+        if ledger is None:
+            return {"epsilon": self._account.after(number), "delta": self._settings.delta}
+        spent = {"epsilon": self._account.after(ledger.most), "delta": self._settings.delta}
+        return spent | {"nodes_spent": float(ledger.over(number + 1))}
 
     def leaves(
         self, delta: Vector, metrics: Mapping[str, float], node: str, turn: int

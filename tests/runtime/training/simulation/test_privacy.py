@@ -118,3 +118,18 @@ def test_digits_are_learned_with_a_small_epsilon():
     assert len(job.lines) == 20
     assert reached[1] > 0.86
     assert reached[1] > reached[0] - 0.09
+
+
+def test_a_node_spends_in_the_rounds_that_ask_it_and_is_not_drawn_beyond_its_budget():
+    """Two of six a round, about four rounds a node: some twelve rounds, and what the lines say is the node's that spent
+    most.
+    """
+    tail = '[privacy]\nmode = "local"\nclip = 1.0\nnoise = 8.0\nbudget = 2.2\n[sampling]\ncount = 2\n'
+    job = simulation(f"{EXACT}{tail}", rounds=50, shape=Shape((1,), 6))
+    lines = list(job.run())
+    ledger = job._hidden.ledger
+    assert {row.rounds for row in ledger.rows.values()} == {ledger.limit}
+    assert ledger.limit * 3 <= len(lines) <= ledger.limit * 3 + 3
+    assert lines[-1]["epsilon"] <= 2.2
+    assert lines[-1]["nodes_spent"] == 6
+    assert [line["epsilon"] for line in lines] == sorted(line["epsilon"] for line in lines)
