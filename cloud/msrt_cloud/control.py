@@ -17,6 +17,7 @@ from msrt.trust.invite import Invite
 from msrt.trust.roles import Role, check_call
 from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
+from msrt_cloud.exports import Exports, JobExport, JobPart, JobServe
 from msrt_cloud.images import ImagePush, ImageRequest
 from msrt_cloud.jobs import JobList, JobLogs, JobName, JobNodes, Jobs, TrainRun
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
@@ -131,6 +132,7 @@ class Control:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         keys, policies, jobs, desk = Keys(cloud), Policies(cloud), Jobs(cloud), Desk(cloud)
+        exports = Exports(cloud)
         self._table: dict[str, tuple[type[msgspec.Struct], Method]] = {
             "invite.create": (InviteCreate, self._invite),
             "key.create": (KeyCreate, keys.create),
@@ -164,6 +166,9 @@ class Control:
             "train.pause": (JobName, jobs.pause),
             "train.resume": (JobName, jobs.resume),
             "train.stop": (JobName, jobs.stop),
+            "train.export": (JobExport, exports.export),
+            "train.part": (JobPart, exports.part),
+            "train.serve": (JobServe, exports.serve),
             "update.push": (ImagePush, cloud.images.push),
             "update.request": (ImageRequest, cloud.images.request),
             "update.images": (Nothing, cloud.images.rows),
@@ -274,7 +279,7 @@ class Control:
         )
         return {"node": node.node, "connected": connected}
 
-    async def down(self, name: str, method: str, params: dict[str, object]) -> object:
+    async def down(self, name: str, method: str, params: dict[str, object], within_s: float = 10.0) -> object:
         """Ask a node through its edge."""
         cloud = self._cloud
         node = cloud.fleet.find(cloud.writer.state, name)
@@ -282,7 +287,7 @@ class Control:
         peer = cloud.downlink.peers.get(edge.node)
         if peer is None:
             raise errors.Unavailable(f"the edge {edge.name} is away")
-        return await peer.call(method, {"node": node.node, **params}, 10.0)
+        return await peer.call(method, {"node": node.node, **params}, within_s)
 
     async def _node_logs(self, _peer: Peer, p: NodeLogs) -> object:
         more: dict[str, object] = {} if p.after is None else {"after": p.after, "run": p.run}

@@ -14,7 +14,7 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore
-from msrt.inference.bundle import Manifest, sign_manifest
+from msrt.inference.bundle import FP32, Manifest, sign_manifest
 from msrt.journal.facts import ModelPushed
 from msrt.journal.writer import Writer
 from msrt.protocol import wire
@@ -27,7 +27,7 @@ from msrt_cloud.room import file_name, of_disk
 from msrt_cloud.signing import Repository
 from msrt_cloud.signing.journal import target_of
 
-__all__ = ["Prepare", "Push", "Registry"]
+__all__ = ["Home", "Prepare", "Push", "Registry"]
 
 log = structlog.get_logger()
 AT_ONCE = 2
@@ -59,6 +59,25 @@ class Push(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     post_name: str = ""
 
 
+class Home(msgspec.Struct, frozen=True):
+    """A device, and the model that it made of a pushed one and of layers that stay there: the same graph."""
+
+    node: str
+    digest: str
+    size: int
+    report: dict[str, object]
+
+    def taken(self, manifest: Manifest) -> Manifest:
+        """The manifest of what lies there. What was found out about the pushed file's quality says nothing of it."""
+        file = msgspec.structs.replace(
+            manifest.variants[FP32], digest=self.digest, size=self.size, method="made by the device"
+        )
+        return msgspec.structs.replace(
+            manifest, variants={FP32: file}, require=FP32, home=self.node, scores="", temperature=1.0,
+            report=self.report,
+        )  # fmt: skip
+
+
 KINDS = {
     "file": "model.onnx", "calibrate": "calibrate.npy", "eval": "eval.npz", "pre": "pre.onnx", "post": "post.onnx",
 }  # fmt: skip
@@ -81,9 +100,9 @@ class Registry:
         self._signing, self._prepare = signing, prepare
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    async def push(self, push: Push) -> dict[str, Any]:
-        """Register a new version. Raises InvalidAddress, NotFound, InvalidModel, InvalidTensor, InvalidConfig,
-        QualityGate."""
+    async def push(self, push: Push, home: Home | None = None) -> dict[str, Any]:
+        """Register a new version; `home`: with a file of a device's own in the place of this one. Raises
+        InvalidAddress, NotFound, InvalidModel, InvalidTensor, InvalidConfig, QualityGate."""
         model = ModelName.parse(push.name)
         if model.version:
             raise errors.InvalidAddress(
@@ -92,13 +111,14 @@ class Registry:
         async with self._turns:
             prepared, files = await self._prepared(push)
         labels = class_names(push.labels, prepared.outputs)
-        for data in files:
+        for data in files if home is None else ():
             await self._artifacts.put_bytes(data)
         async with self._signing.turn:  # nobody else takes the version meanwhile
             manifest = prepared.manifest(model.name, self._writer.state.next_version(model.name), labels)
+            manifest = manifest if home is None else home.taken(manifest)
             data, signature = sign_manifest(manifest, self._identity.signer(Purpose.MANIFEST))
             wall = self._world.wall()
-            fact = ModelPushed(model.name, manifest.version, data, signature, dict(prepared.report), wall)
+            fact = ModelPushed(model.name, manifest.version, data, signature, dict(manifest.report), wall)
             await self._signing.publish(dict([target_of(fact)]))
             await self._writer.append(fact)
         log.info("model.pushed", model=fact.model, version=fact.version)

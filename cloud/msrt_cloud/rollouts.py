@@ -10,7 +10,7 @@ import structlog
 
 from msrt import errors
 from msrt.dispatch.canary import is_canary, parse_canary
-from msrt.inference.bundle import MCU, Manifest, runs_on
+from msrt.inference.bundle import MCU, MICRO, Manifest
 from msrt.journal.facts import Entry, Key, RolloutSet
 from msrt.journal.state import State
 from msrt.journal.writer import Writer
@@ -40,7 +40,8 @@ class Rollouts:
         self._windows: dict[Key, float] = {}
         self._done: dict[Key, tuple[int, str]] = {}
         """(version, reason) of a rollout that is through."""
-        self._micro: dict[tuple[str, int], bool] = {}
+        self._able_to: dict[tuple[str, int], tuple[bool, str]] = {}
+        """Version to whether microcontrollers can run it, and the one device that may, where it is one's own."""
         """Which versions microcontrollers can run."""
 
     async def run(self) -> None:
@@ -82,13 +83,14 @@ class Rollouts:
         return [seen for seen in found if (seen.region, fact.model) not in regional]
 
     def _able(self, model: str, version: int, found: list[Seen]) -> list[Seen]:
-        """Those whose class can run it; the others are not asked to."""
-        if all(seen.device.device_class != MCU for seen in found):
-            return found
-        micro = self._micro.get((model, version))
-        if micro is None:
-            pushed = self._writer.state.models[model][version]
-            micro = self._micro[model, version] = runs_on(wire.unpack(pushed.manifest, Manifest), MCU)
+        """Those that can run it; the others are not asked to."""
+        known = self._able_to.get((model, version))
+        if known is None:
+            manifest = wire.unpack(self._writer.state.models[model][version].manifest, Manifest)
+            known = self._able_to[model, version] = MICRO in manifest.variants, manifest.home
+        micro, home = known
+        if home:
+            found = [seen for seen in found if seen.device.node == home]
         return found if micro else [seen for seen in found if seen.device.device_class != MCU]
 
     async def _decided(self, fact: RolloutSet, decision: Decision) -> None:

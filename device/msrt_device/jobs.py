@@ -6,6 +6,7 @@ off the event loop, when a job comes or when the disk has something of one; what
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from msrt.learning.secure_aggregation import Me
     from msrt.training.trainer import Trainer
     from msrt_device.parameters import Workers
+    from msrt_device.personal import Personal
     from msrt_device.training import Training
 
 __all__ = ["Jobs"]
@@ -73,6 +75,8 @@ class Jobs:
         self._loading = False
         self.training: Training | None = None
         self.workers: Workers | None = None
+        self.personal: Personal | None = None
+        self._turn = asyncio.Lock()
         self.paused = False
 
     @property
@@ -122,6 +126,13 @@ class Jobs:
             if part is not None:
                 await part.stop()
 
+    async def asked(self, method: str, params: dict[str, object]) -> object:
+        """A question about this node's own models: see `personal`."""
+        if self.personal is None:
+            await self._load()
+        assert self.personal is not None
+        return await self.personal.asked(method, params)
+
     async def _begin(self) -> None:
         if self.training is None:
             await self._load()
@@ -129,12 +140,18 @@ class Jobs:
             self.said(*self._waiting.popleft())
 
     async def _load(self) -> None:
+        async with self._turn:
+            if self.training is None:
+                await self._load_once()
+
+    async def _load_once(self) -> None:
         self._loading = True
         try:
             await self._world.offload(_import, self._prepare)
         finally:
             self._loading = False
         from msrt_device.parameters import Workers  # noqa: PLC0415 - see above
+        from msrt_device.personal import Personal  # noqa: PLC0415
         from msrt_device.training import Training  # noqa: PLC0415
 
         node, me = self._who()
@@ -145,6 +162,7 @@ class Jobs:
         self.workers = Workers(
             self._world, node, self._vouch, trainer=self._trainer, artifacts=self._artifacts, fetch=self._fetch
         )
+        self.personal = Personal(self._world, self._store, self._artifacts, self._fetch, self.training.lend)
         log.info("training.loaded")
         self.pause(paused=self.paused)
         if self._peer is not None:
@@ -153,7 +171,7 @@ class Jobs:
 
 def _import(prepare: Callable[[], None]) -> None:
     """Blocking."""
-    for name in ("msrt_device.parameters", "msrt_device.training"):
+    for name in ("msrt_device.parameters", "msrt_device.personal", "msrt_device.training"):
         import_module(name)
     prepare()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -76,6 +77,7 @@ class Training:
         """Commits what is not urgent."""
         self._told: dict[str, RoundOpen] = {}
         """By job: what was opened last."""
+        self._starting = asyncio.Lock()
         self.paused = False
 
     @property
@@ -204,7 +206,7 @@ class Training:
         first = self._stamp(key_of(message.job, message.round, message.plan.step))
         meta = UpdateMeta(message.job, message.round, {self._node.id: 1}, first, "fp32", 0, step=message.plan.step)
         try:
-            trainer = await self._trainer(message, deadline)
+            trainer = await self._trainer(message.job, message.bundle, message.signature, deadline)
             if weights is None:
                 async with self._artifacts.keeping(message.weights):
                     weights = await self._patient(deadline, lambda: self._bring(message))
@@ -257,19 +259,31 @@ class Training:
         encoding = PLAIN if message.plan.secure else message.compression
         return await trainer.train(node, turn, weights, encoding, within, asked)
 
-    async def _trainer(self, message: RoundOpen, deadline: float) -> Trainer:
+    @contextlib.asynccontextmanager
+    async def lend(self, job: str, bundle: str, signature: bytes) -> AsyncIterator[Trainer]:
+        """The job's process, for what is no round; let go afterwards where no round keeps it. Raises what is wrong with
+        the job.
+        """
+        try:
+            yield await self._trainer(job, bundle, signature, self._world.now())
+        finally:
+            if job not in self._told:
+                await self._drop_trainer(job)
+
+    async def _trainer(self, job: str, bundle: str, signature: bytes, deadline: float) -> Trainer:
         """The job's process, started if need be. Raises what is wrong with the job."""
-        trainer = self._trainers.get(message.job)
-        if trainer is not None:
+        async with self._starting:
+            trainer = self._trainers.get(job)
+            if trainer is not None:
+                return trainer
+            claim = bundle_claim(job, bundle, signature)
+            await self._patient(deadline, lambda: self._vouch(claim))
+            trainer = self._trainer_for(job)
+            await trainer.start(await self._patient(deadline, lambda: self._artifacts.get(bundle, self._fetch)))
+            self._trainers[job] = trainer
+            if self.paused:
+                trainer.pause()
             return trainer
-        claim = bundle_claim(message.job, message.bundle, message.signature)
-        await self._patient(deadline, lambda: self._vouch(claim))
-        trainer = self._trainer_for(message.job)
-        await trainer.start(await self._patient(deadline, lambda: self._artifacts.get(message.bundle, self._fetch)))
-        self._trainers[message.job] = trainer
-        if self.paused:
-            trainer.pause()
-        return trainer
 
     async def _patient(self, deadline: float, fetch: Callable[[], Awaitable[T]]) -> T:
         """What it brings. A full disk, or an edge that went away, is waited out while the round lasts: a job whose

@@ -1,7 +1,7 @@
 """A device worker: one uplink to its edge, and the parts that hang on it.
 
-start: load what it was, from its own disk. run: greet the edges of its list, serve, watch its sensors, train. drain:
-say goodbye. stop: everything durable is on disk already.
+start: load what it was, from its own disk. run: greet its edges, serve, watch sensors, train. drain: say goodbye. stop:
+everything durable is on disk already.
 """
 
 from __future__ import annotations
@@ -319,6 +319,10 @@ class Device:
             return diagnosis(self, params)
         if method == "job":
             return self.setup.tails.told(params)
+        if method in ("personal", "personal.part"):
+            if self.jobs is None:
+                raise errors.NotFound("this device does not train, so it has no model of its own")
+            return await self.jobs.asked(method, params)
         raise errors.NotFound(f"a device has no method {method!r}")
 
     def stream(self, peer: Peer, opened: StreamOpen) -> StreamSink:

@@ -60,6 +60,8 @@ log = structlog.get_logger()
 REPORT_S: Final = 2.0
 REPORT_GAP_S: Final = 0.1
 EDGES_S: Final = 10.0
+WITHIN_S: Final = {"personal": 150.0}
+"""How long a device may take for what it is asked, where that is more than a look: it starts a job's process."""
 NEIGHBOURS: Final = "neighbours"
 
 
@@ -367,10 +369,10 @@ class Edge:
         if node == self.node:
             if method == "logs":
                 return log_answer(self.setup.tell, params)
-            if method == "job":
-                raise errors.NotFound("an edge runs no job's process")
+            if method != "diagnose":
+                raise errors.NotFound("an edge trains nothing: it runs no job's process, and has no model of its own")
             return {**self.values(), **dict(self.setup.tell("diagnose") or {})}
         peer = self.device_peers().get(node)
         if peer is None:
             raise errors.Unavailable("the device is not here")
-        return await peer.call(method, {**params, "wall": self.world.wall()}, 10.0)
+        return await peer.call(method, {**params, "wall": self.world.wall()}, WITHIN_S.get(method, 10.0))

@@ -90,7 +90,7 @@ def place(
         for number, version in enumerate(versions):
             pushed: ModelPushed | None = state.models.get(model, {}).get(version)
             manifest = manifests.get((model, version))
-            if pushed is None or manifest is None or not runs_on(manifest, device.device_class):
+            if pushed is None or manifest is None or not runs_on(manifest, device.device_class, device.node):
                 continue
             variant = measured.variant(manifest, device)
             out.append(Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0))
@@ -116,11 +116,12 @@ def version_table(rollout: RolloutSet, ready: Mapping[str, frozenset[int]]) -> V
 def wanted_digests(
     state: State, manifests: Mapping[tuple[str, int], Manifest], region: str = ""
 ) -> Iterable[tuple[str, int]]:
-    """Artifacts (digest, size) that devices of this region may ask for: every version that a rollout names."""
+    """Artifacts (digest, size) that devices of this region may ask for: every version that a rollout names. What
+    has its file at its home alone is nobody else's to hold."""
     for rollout in state.rollouts_in(region).values():
         policy = state.policies.get(rollout.model)
         for version in {rollout.version, rollout.previous, policy.shadow if policy is not None else 0}:
             manifest = manifests.get((rollout.model, version))
-            if manifest is not None:
+            if manifest is not None and not manifest.home:
                 files = (*manifest.variants.values(), manifest.pre, manifest.post)
                 yield from ((file.digest, file.size) for file in files if file is not None)

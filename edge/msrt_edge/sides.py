@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["Above", "Below"]
 
 log = structlog.get_logger()
+DOWN: Final = frozenset({"logs", "diagnose", "job", "personal", "personal.part"})
+"""What the cloud asks of a device through its edge."""
 
 
 class Above:
@@ -109,7 +111,7 @@ class Above:
             return [msgspec.to_builtins(view) for view in views]
         family, _, what = method.partition(".")
         node = params.get("node")
-        if family != "node" or what not in ("logs", "diagnose", "job") or not isinstance(node, str):
+        if family != "node" or what not in DOWN or not isinstance(node, str):
             raise errors.NotFound(f"an edge has no method {method!r} for its cloud")
         return await self._edge.below(node, what, {k: v for k, v in params.items() if k not in ("node", "_call")})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -186,3 +188,11 @@ def test_a_version_that_nobody_vouched_for_leaves_the_one_before_in_service():
     state, manifests = told(pushed(1, files=BOTH), pushed(2, files=BOTH), RolloutSet("net", 2, previous=1))
     del manifests["net", 2]
     assert [p.version for p in place(state, manifests, Measured(), CAMERA)] == [1]
+
+
+def test_a_model_whose_file_lies_at_its_home_is_placed_there_alone_and_prefetched_by_nobody():
+    """Its layers are that device's own: another one of the same selector cannot have them."""
+    state, manifests = told(pushed(1, home="n1"), RolloutSet("net", 1))
+    assert [one.version for one in place(state, manifests, Measured(), CAMERA)] == [1]
+    assert place(state, manifests, Measured(), dataclasses.replace(CAMERA, node="n2")) == ()
+    assert list(wanted_digests(state, manifests)) == []

@@ -81,6 +81,12 @@ class SimulatedTrainer:
             samples, (delta, metrics) = 1, shielded(self.config.privacy, delta, metrics, asked.noise, key)
         return Trained(samples, delta.size, encoding, metrics, open_codec(encoding, SIZE).encode(delta))
 
+    async def personal(self, weights: bytes, most: int, within: float) -> tuple[int, bytes]:
+        kept = [round_ for _, round_ in self.trained if round_ <= most]
+        if not kept:
+            raise JobFailed("this node has kept no part of the model")
+        return kept[-1], b"personal " + bytes(weights)
+
     def room(self, name: str, size: int) -> memoryview:
         return self._rooms.setdefault(name, memoryview(bytearray(size)))
 

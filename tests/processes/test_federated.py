@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from msrt.inference.engine import Engine
 from tests.bench.tree import Tree, until
 
 DIGITS = Path(__file__).parents[2] / "deploy" / "examples" / "digits"
@@ -101,3 +104,29 @@ def test_heads_and_controls_stay_with_a_device_that_is_killed(house, tmp_path):
     assert shown == told["nodes"]
     assert told["parameters"] == 64 * 192 + 192 + 192 * 64 + 64
     assert max(row["accuracy"] for row in told["rounds"]) > 0.85, told["rounds"]  # a head that sat out is stale
+
+
+def test_a_node_serves_its_own_model_and_its_layers_stay_there(house, tmp_path):
+    """What d1 has of the job serves on d1 alone, its file is nowhere else; what d2 has is brought when asked for."""
+    text = 'rounds = 2\nquorum = 1.0\n[train]\nepochs = 1\nbatch = 16\nkeep_local = ["4.*"]\n'
+    report(house, bundle(tmp_path / "job", "own", text), tmp_path / "report.json")
+    said = json.loads(house.cli("train", "serve", "own", "--node", "d1", "--json"))
+    assert (said["model"], said["version"], said["matching"]) == ("own-d1", 1, 1)
+
+    def done():
+        rows = json.loads(house.cli("model", "list", "--json"))
+        return [row for row in rows if row["model"] == "own-d1" and row["rollout"] == "1 done"]
+
+    until("it serves", done, 60)
+    assert {path.parts[len(house.path.parts)] for path in house.path.rglob(said["digest"])} == {"d1"}
+    np.save(tmp_path / "x.npy", np.zeros((2, 64), np.float32))
+    answer = json.loads(house.cli("infer", "own-d1", str(tmp_path / "x.npy"), "--json"))
+    files = {}
+    for name in ("d1", "d2"):
+        house.cli("train", "export", "own", "--onnx", str(tmp_path / f"{name}.onnx"), "--node", name)
+        files[name] = (tmp_path / f"{name}.onnx").read_bytes()
+    assert hashlib.sha256(files["d1"]).hexdigest() == said["digest"]
+    assert len(files["d1"]) == len(files["d2"])
+    assert files["d1"] != files["d2"]
+    told = Engine().load(files["d1"]).run({"input": np.zeros((2, 64), np.float32)})[0]
+    assert np.allclose(np.asarray(next(iter(answer["outputs"].values()))), told, atol=1e-4), answer

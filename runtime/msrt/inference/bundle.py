@@ -128,6 +128,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the gate measured."""
     reference: Reference | None = None
     """What its inputs were like when it was pushed: devices hold their readings against it."""
+    home: str = ""
+    """Node id of the one device that may run it, and on whose disk alone its file lies: the model has layers of its own
+    there ([train] keep_local). Empty: its files are fetched by whoever is to run it."""
 
     @property
     def rides(self) -> bool:
@@ -147,9 +150,9 @@ def engine_variants(manifest: Manifest) -> list[str]:
     return sorted(name for name in manifest.variants if name != MICRO)
 
 
-def runs_on(manifest: Manifest, device_class: str) -> bool:
-    """Whether devices of this class can hold it at all."""
-    return device_class != MCU or MICRO in manifest.variants
+def runs_on(manifest: Manifest, device_class: str, node: str = "") -> bool:
+    """Whether a device of this class, or just this one, can hold it at all."""
+    return (device_class != MCU or MICRO in manifest.variants) and manifest.home in ("", node)
 
 
 def choose(manifest: Manifest, device_class: str) -> str:

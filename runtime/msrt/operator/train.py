@@ -15,6 +15,7 @@ from msrt.operator.train_export import FILE, export, write_csv, write_json
 from msrt.operator.train_list import list_jobs
 from msrt.operator.train_logs import logs
 from msrt.operator.train_nodes import nodes_of, report_of, show_nodes
+from msrt.operator.train_serve import serve
 from msrt.operator.train_simulate import simulate
 from msrt.operator.train_watch import NOTED, size, watch_job
 from msrt.training.bundle import pack
@@ -178,5 +179,5 @@ def stop(state: Path | None, job: str) -> None:
     console().print(f"{job} is stopped")
 
 
-for command in (list_jobs, logs, compare, export, simulate):
+for command in (list_jobs, logs, compare, export, serve, simulate):
     train.add_command(command)

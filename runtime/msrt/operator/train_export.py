@@ -1,8 +1,9 @@
-"""`msrt train export`: a job's curves as CSV and as TensorBoard's event files; its report as JSON."""
+"""`msrt train export`: a job's curves as CSV and TensorBoard's event files, its report as JSON, its model as ONNX."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ import click
 import msgspec
 
 from msrt import errors
-from msrt.operator.session import ask, state_option
+from msrt.operator.session import Ask, ask, state_option
 from msrt.operator.train_nodes import report_of
 
 __all__ = ["COLUMNS", "FILE", "as_csv", "export", "write_boards", "write_csv", "write_json"]
@@ -32,19 +33,30 @@ SCALARS: Final = ("loss", "accuracy", "worst_decile", "seconds", "bytes_up", "by
 @click.option(
     "--boards", type=DIRECTORY, help="A folder for TensorBoard: a run in it for each JOB. Needs msrt[boards]."
 )
+@click.option("--onnx", type=FILE, help="The model of one JOB, after its last round.")
+@click.option(
+    "--node", default="", help="With --onnx: as this node has it, with the layers that [train] keep_local keeps there."
+)
 @state_option
 def export(
-    state: Path | None, jobs: tuple[str, ...], csv_file: Path | None, report: Path | None, boards: Path | None
-) -> None:
-    """Write the curves of jobs to files.
+    state: Path | None, jobs: tuple[str, ...], csv_file: Path | None, report: Path | None, boards: Path | None,
+    onnx: Path | None, node: str,
+) -> None:  # fmt: skip
+    """Write the curves of jobs, or the model of one, to files.
 
     `msrt train export JOB... --boards DIR`, then `tensorboard --logdir DIR`, draws them in one picture.
+
+    `msrt train export JOB --onnx FILE --node NAME` is the one way by which layers of its own leave a node.
     """
-    if not (csv_file or report or boards):
-        raise errors.CallerError("nothing to write", hint="give --csv FILE, --report FILE or --boards DIR")
-    if len(jobs) > 1 and (csv_file or report):
-        raise errors.CallerError("--csv and --report are files of one job", hint="--boards takes several")
-    for job in jobs:
+    if not (csv_file or report or boards or onnx):
+        raise errors.CallerError("nothing to write", hint="give --csv FILE, --report FILE, --boards DIR or --onnx FILE")
+    if len(jobs) > 1 and (csv_file or report or onnx):
+        raise errors.CallerError("--csv, --report and --onnx are files of one job", hint="--boards takes several")
+    if node and not onnx:
+        raise errors.CallerError("--node says whose model is wanted", hint="give --onnx FILE as well")
+    if onnx:
+        _write(onnx, ask(state, lambda cloud: model_of(cloud, jobs[0], node)), "model")
+    for job in jobs if csv_file or report or boards else ():
         found = ask(state, lambda cloud, job=job: report_of(cloud, job))  # type: ignore[misc]
         if csv_file:
             write_csv(csv_file, found)
@@ -52,6 +64,20 @@ def export(
             write_json(report, found)
         if boards:
             write_boards(boards / job, found)
+
+
+async def model_of(cloud: Ask, job: str, node: str) -> bytes:
+    """ONNX of a job's model, or of a node's own."""
+    made = await cloud("train.export", 330.0, job=job, node=node)
+    data = b""
+    while len(data) < made["size"]:
+        part = await cloud("train.part", digest=made["digest"], node=node, offset=len(data))
+        if not part["data"]:
+            raise errors.Corrupt(f"the model of {job} ends after {len(data)} of {made['size']} bytes")
+        data += part["data"]
+    if hashlib.sha256(data).hexdigest() != made["digest"]:
+        raise errors.Corrupt(f"the model of {job} came damaged", hint="export it again")
+    return data
 
 
 def counted(line: dict[str, Any]) -> dict[str, Any]:

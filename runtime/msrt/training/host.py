@@ -176,6 +176,19 @@ class TrainerHost:
             wanted = paths if answer.reference else paths[:1]
             return Export(*[await self.world.offload(path.read_bytes) for path in wanted])
 
+    async def personal(self, weights: Buffer | Path, most: int, within: float) -> tuple[int, Path]:
+        """This node's own model as ONNX: of which round what it kept is, and a file that is the caller's from then on.
+        Raises JobFailed.
+        """
+        async with self._turn:
+            source, target = self._path("weights"), self._path("personal.onnx")
+            if isinstance(weights, Path):
+                source = weights
+            else:
+                await self.world.offload(write_file, source, weights)
+            answer = await self._ask(pipe.DoPersonal(str(source), str(target), most), pipe.Personal, within)
+            return answer.round, target
+
     async def baseline(self, nodes: Sequence[Node], within: float) -> pipe.Baselined:
         """Accuracy of each node alone and of pooled data. Raises JobFailed."""
         async with self._turn:

@@ -20,7 +20,7 @@ from msrt.training.flat import FlatModel
 from msrt.training.methods import FedAvg, Method, Scaffold, method_of
 from msrt.training.settings import JobConfig
 from msrt.training.settings.privacy import noise_of
-from msrt.training.shelf import Keeper, Memory
+from msrt.training.shelf import Keeper, Memory, Shelf
 from msrt.training.task import Data, Node, Task
 from msrt.training.travel import Travel
 
@@ -249,9 +249,22 @@ class Local:
         with torch.inference_mode():
             return self.task.evaluate(self.model, batches(test, EVAL_BATCH, None))
 
-    def export(self, weights: Vector, path: str) -> None:
+    def personal(self, weights: Vector, shelf: Shelf, most: int, path: str) -> int:
+        """`export` the model as the node has it that owns the shelf: with what it kept of the newest round up to
+        `most`, which is returned. Raises InvalidJob where the job keeps nothing, or this node has nothing of it.
+        """
+        first = self._travel.kept(self._initial)
+        if not first.size:
+            raise InvalidJob("its model is the same on all nodes", hint="[train] keep_local names what nodes keep")
+        found = shelf.newest("head", most)
+        if found is None or len(found[1]) != first.nbytes:
+            raise InvalidJob("this node has kept no part of the model: its updates are in no round so far")
+        self.export(weights, path, np.frombuffer(found[1], np.float32))
+        return found[0]
+
+    def export(self, weights: Vector, path: str, kept: Vector | None = None) -> None:
         """Write the model as one ONNX file with a free batch axis: inputs `input`, `input_1` ..., output `output`."""
-        self.put(weights)
+        self.put(weights, kept)
         self.model.eval()
         example = self.task.example()
         if example is None:

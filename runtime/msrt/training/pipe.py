@@ -24,6 +24,7 @@ __all__ = [
     "DoEvaluate",
     "DoExport",
     "DoInitial",
+    "DoPersonal",
     "DoStep",
     "DoTrain",
     "Done",
@@ -31,6 +32,7 @@ __all__ = [
     "Exported",
     "Faulty",
     "Open",
+    "Personal",
     "Stepped",
     "Trained",
     "encode",
@@ -117,6 +119,15 @@ class DoExport(_Tagged, frozen=True):
     evaluation: str
 
 
+class DoPersonal(_Tagged, frozen=True):
+    """Write the model as this node has it, as ONNX: these weights, with the tensors that it kept to itself."""
+
+    weights: str
+    model: str
+    most: int
+    """Of the newest round up to this one: what it kept of a later one goes with later weights."""
+
+
 class DoBaseline(_Tagged, frozen=True):
     """Train each node alone and all pooled; judge each on all test data."""
 
@@ -168,6 +179,13 @@ class Exported(_Tagged, frozen=True):
     reference: bool
 
 
+class Personal(_Tagged, frozen=True):
+    """A node's own model was written."""
+
+    round: int
+    """In which it trained what it kept."""
+
+
 class Baselined(_Tagged, frozen=True):
     """Accuracy of each node alone, their mean, and of pooled training."""
 
@@ -183,8 +201,8 @@ class Faulty(_Tagged, frozen=True):
     trace: str = ""
 
 
-Command: TypeAlias = Open | DoInitial | DoTrain | DoStep | DoEvaluate | DoExport | DoBaseline
-Answer: TypeAlias = Done | Trained | Stepped | Evaluated | Exported | Baselined | Faulty
+Command: TypeAlias = Open | DoInitial | DoTrain | DoStep | DoEvaluate | DoExport | DoPersonal | DoBaseline
+Answer: TypeAlias = Done | Trained | Stepped | Evaluated | Exported | Personal | Baselined | Faulty
 
 
 def encode(message: Command | Answer) -> bytes:

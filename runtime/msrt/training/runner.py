@@ -98,6 +98,9 @@ class Runner:
                 return pipe.Evaluated(*self.local.evaluate(self._weights(self.local, weights), nodes))
             case pipe.DoExport():
                 return self._export(self.local, command)
+            case pipe.DoPersonal(weights, model, most):
+                flat = self._weights(self.local, weights)
+                return pipe.Personal(self.local.personal(flat, self.shelf, most, model))
             case pipe.DoBaseline(nodes):
                 alone, pooled = self.local.baseline(nodes)
                 return pipe.Baselined(tuple(alone), sum(alone) / len(alone), pooled)

@@ -53,6 +53,11 @@ class Shelf:
             path.unlink()
         return earlier[-1][1].read_bytes() if earlier else None
 
+    def newest(self, name: str, most: int) -> tuple[int, bytes] | None:
+        """(round, state) of the last one up to round `most`; nothing is forgotten."""
+        found = [entry for entry in self._all(name) if entry[0] <= most]
+        return (found[-1][0], found[-1][1].read_bytes()) if found else None
+
     def keep(self, name: str, round_: int, state: bytes) -> None:
         target = self.work / f"{name}-{round_}.f32"
         fresh = target.with_suffix(".new")

@@ -56,6 +56,9 @@ class Trainer(Protocol):
         seconds.
         """
 
+    async def personal(self, weights: Buffer | Path, most: int, within: float) -> tuple[int, Buffer | Path]:
+        """The model as this node has it, with what it kept of the newest round up to `most`: that round, and ONNX."""
+
     def room(self, name: str, size: int) -> memoryview:
         """So many writable bytes that `step` reads or fills by that name; the same ones each time."""
 

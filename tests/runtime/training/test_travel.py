@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from msrt.errors import InvalidJob
+from msrt.inference.engine import Engine
 from msrt.learning.control import parts
 from msrt.learning.vector import Layout
 from msrt.training.local import Local
@@ -106,3 +107,33 @@ def test_a_head_outlives_its_process_and_a_round_trained_again_begins_with_the_o
     again, _, judged = Local(Personal({}), settings).train(start, Node("n0"), 3, keeper=Shelf(tmp_path))
     assert np.array_equal(delta, again)
     assert metrics == judged
+
+
+def test_the_model_of_a_node_is_the_shared_body_with_its_own_head(tmp_path):
+    """As ONNX it is right on that node's data and wrong on the other's; a head of later rounds is not put to it."""
+    settings = config(keep_local=["2.*"], epochs=3, batch=16, lr=0.2)
+    shelves = [Shelf(tmp_path / str(i)) for i in range(2)]
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
+    local = Local(Personal({}), settings)
+    vector, _ = rounds(local, 12, shelves)
+    shelves[0].keep("head", 13, np.zeros(18, np.float32).tobytes())  # of a round that no weights are of yet
+    assert [local.personal(vector, shelves[i], 12, str(tmp_path / f"{i}.onnx")) for i in range(2)] == [12, 12]
+    for i in range(2):
+        model = Engine().load((tmp_path / f"{i}.onnx").read_bytes())
+        right = []
+        for other in range(2):
+            x, y = Personal({}).data(Node("", index=other))[1]
+            right.append(float((model.run({"input": x})[0].argmax(1) == y).mean()))
+        assert right[i] > 0.9
+        assert right[1 - i] < 0.3
+
+
+def test_a_node_without_layers_of_its_own_has_no_model_of_its_own(tmp_path):
+    """It never took part, or its job keeps nothing; either way it says so."""
+    local = Local(Personal({}), config(keep_local=["2.*"]))
+    with pytest.raises(InvalidJob, match="has kept no part"):
+        local.personal(local.initial(), Shelf(tmp_path), 5, str(tmp_path / "m.onnx"))
+    common = Local(Personal({}), config())
+    with pytest.raises(InvalidJob, match="the same on all nodes"):
+        common.personal(common.initial(), Shelf(tmp_path), 5, str(tmp_path / "m.onnx"))
