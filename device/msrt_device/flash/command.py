@@ -12,6 +12,7 @@ import click
 from msrt.errors import CallerError, InvalidConfig
 from msrt.operator.session import state_option
 from msrt.operator.show import json_option, print_json, table
+from msrt_device.flash.elsewhere import flash_elsewhere
 from msrt_device.flash.identity.flags import common_of, identity_options, settings_of
 from msrt_device.flash.writing.medium import Medium
 
@@ -74,8 +75,8 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
 
 
 @click.command()
-@click.argument("source", metavar="IMAGE", type=click.Path(path_type=Path))
-@click.argument("target", metavar="TARGET", type=click.Path(path_type=Path), required=False)
+@click.argument("image", metavar="IMAGE")
+@click.argument("place", metavar="TARGET", required=False)
 @identity_options
 @click.option("--identity-only", is_flag=True, help="The base is on the medium: give only TARGET, and an identity.")
 @click.option(
@@ -97,11 +98,25 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
 )  # fmt: skip
 @click.option("--csv", "manifest", type=click.Path(path_type=Path, dir_okay=False), help="The batch's manifest.")
 @click.option("--region", default="", help="Of a batch's claims. Default: any edge.")
+@click.option(
+    "--ssh-config", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Of a TARGET over SSH: another file than ~/.ssh/config.",
+)  # fmt: skip
+@click.option(
+    "--wait", type=click.IntRange(1, 3600), default=180, show_default=True,
+    help="Of a TARGET over SSH: seconds until its agent has to be ready.",
+)  # fmt: skip
 @click.option("--hours", default=0.0, help="How long a batch's claims may be used. Default: the cloud's setting.")
 @state_option
 @lines_option
-def flash(source: Path, target: Path | None, *, identity_only: bool, as_json: bool, **given: Any) -> None:
+def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None:
     """Write IMAGE (raw, .zst, .xz) to TARGET, a disk or a file, read it back, and compare every byte.
+
+    TARGET may be a machine that runs Debian already, ssh://USER@HOST:PORT: IMAGE is then the agent's package (msrt
+    device image generic-systemd), or the word generic-systemd for one that fits. It is installed and started there.
+
+    TARGET may be a board on a serial line, /dev/ttyUSB0: IMAGE is then one of msrt device image micropython, files for
+    a board that runs MicroPython (by mpremote), or the whole flash of an ESP32 (by esptool).
 
     With --invite or --identity the board's identity is written, too, and read back; without, none is. With --count or
     --boards a batch is made: images in the directory TARGET, or with --identity-only their identity files alone.
@@ -110,6 +125,9 @@ def flash(source: Path, target: Path | None, *, identity_only: bool, as_json: bo
     from msrt_device.flash.flashing import flash as write  # noqa: PLC0415
     from msrt_device.flash.report import report, size  # noqa: PLC0415
 
+    if flash_elsewhere(image, place, given, as_json=as_json):
+        return
+    source, target, identity_only = Path(image), Path(place) if place is not None else None, given["identity_only"]
     plan = Plan(
         confirm=_confirm(yes=given["yes"]), force_non_removable=given["force_non_removable"],
         resume=not given["no_resume"], bmap=given["bmap"], issue=given["issue"],

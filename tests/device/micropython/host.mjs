@@ -1,13 +1,18 @@
 // A MicroPython in WebAssembly as a board: `node host.mjs PACKAGE FIRMWARE run BLOB ROWS` prints what the engine makes of
-// each row; `... serve PORT SERIAL` is an agent behind a TCP port (0: any free one), which prints the port it has.
-import { readFileSync, readdirSync } from "node:fs";
+// each row; `... serve PORT SERIAL` is an agent behind a TCP port (0: any free one), which prints the port it has;
+// `... repl` is its REPL on standard input and output, as a board's on its serial line.
+import { readFileSync, readSync, readdirSync, writeSync } from "node:fs";
 import { createServer } from "node:net";
 import { randomBytes } from "node:crypto";
 import { pathToFileURL } from "node:url";
 
 const [, , pack, firmware, verb, ...given] = process.argv;
 const { loadMicroPython } = await import(pathToFileURL(`${pack}/micropython.mjs`).href);
-const python = await loadMicroPython({ heapsize: 8 << 20, linebuffer: true, stdout: (line) => console.error(line) });
+const options =
+  verb === "repl"
+    ? { linebuffer: false, stdout: (data) => writeSync(1, data) }
+    : { linebuffer: true, stdout: (line) => console.error(line) };
+const python = await loadMicroPython({ heapsize: 8 << 20, ...options });
 for (const name of readdirSync(firmware)) {
   if (name.startsWith("msrt_") && name !== "msrt_lines.py") {
     python.FS.writeFile(`/${name}`, readFileSync(`${firmware}/${name}`));
@@ -66,7 +71,19 @@ def heard(text):
     agent.heard(binascii.unhexlify(text))
 `;
 
-if (verb === "run") {
+if (verb === "repl") {
+  python.replInit();
+  const byte = Buffer.alloc(1);
+  while (readSync(0, byte) === 1) {
+    if (byte[0] === 5) { // raw paste: this port cannot read a program within a call, and says so as older ones do
+      readSync(0, Buffer.alloc(2), 0, 2);
+      writeSync(1, "R\0");
+    } else if (python.replProcessChar(byte[0])) {
+      writeSync(1, "MPY: soft reboot\r\n"); // what a port's main does then
+      python.replInit();
+    }
+  }
+} else if (verb === "run") {
   python.FS.writeFile("/blob", readFileSync(given[0]));
   python.FS.writeFile("/rows", readFileSync(given[1]));
   const begun = process.hrtime.bigint();

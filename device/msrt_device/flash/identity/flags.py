@@ -16,7 +16,7 @@ from msrt.trust.invite import PREFIX, Invite
 from msrt.trust.roles import Role
 from msrt_device.flash.identity.settings import IdentitySettings
 
-__all__ = ["board_options", "claim_of", "common_of", "identity_options", "settings_of"]
+__all__ = ["board_options", "board_settings_of", "claim_of", "common_of", "identity_options", "settings_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE: Final = "the command line"
@@ -73,6 +73,14 @@ def settings_of(given: Mapping[str, Any]) -> IdentitySettings | None:
     if values:
         raise click.UsageError(f"without --invite or --identity no identity is written: {min(values)} says nothing")
     return None
+
+
+def board_settings_of(given: Mapping[str, Any]) -> IdentitySettings | None:
+    """The same for a board behind a gateway, which needs no claim: the flags alone are an identity."""
+    values = common_of(given) | {name: given[name] for name in ONE if given[name]}
+    if values and not given["invite"] and given["identity"] is None:
+        return IdentitySettings.of(values, HERE)
+    return settings_of(given)
 
 
 def common_of(given: Mapping[str, Any]) -> dict[str, Any]:

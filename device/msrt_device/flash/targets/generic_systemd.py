@@ -40,7 +40,7 @@ class GenericSystemd:
     title = "a machine that runs Debian 12 or 13 (or their like, with systemd and Python 3.11 or 3.13) already: a .deb"
     verified = (
         "Installed by dpkg into a root of Debian 12, where its agent joined and answered; on no machine that boots. "
-        "There is no installation over SSH."
+        "Over SSH: by a real sshd into such a root, whose service manager was a stand-in."
     )
     options: Mapping[str, str] = {
         "architecture": "amd64 (default) or arm64",

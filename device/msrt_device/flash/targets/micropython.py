@@ -14,7 +14,7 @@ from msrt.errors import CallerError, InvalidConfig
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.flash.targets import MissingTools, Progress
 
-__all__ = ["SOURCES", "TARGET", "InvalidFirmware", "MicroPython", "find_vfs", "join_uf2", "little_fs"]
+__all__ = ["SOURCES", "TARGET", "InvalidFirmware", "MicroPython", "find_vfs", "is_uf2", "join_uf2", "little_fs"]
 
 SOURCES: Final = Path(__file__).parent.parent / "firmware" / "micropython"
 BLOCK: Final = 4096
@@ -52,7 +52,8 @@ class MicroPython:
     title: str = "ESP32, RP2, STM32 with MicroPython: agent and int8 engine behind `msrt device gateway`"
     verified: str = (
         "Agent and engine served under the official WebAssembly build of MicroPython 1.27; images read back by "
-        "littlefs-python; on no real board, so USB, UART, Wi-Fi and sensors of main.py are untried."
+        "littlefs-python; flashed over a serial line by mpremote to that build's own REPL. On no real board: USB, "
+        "UART, Wi-Fi and sensors of main.py, and esptool's writing, are untried."
     )
     options: Mapping[str, str] = {
         "firmware": "MicroPython for the board, a .bin (ESP32 family) or .uf2 (RP2), to be in the image; default: none",
@@ -76,7 +77,7 @@ class MicroPython:
         progress("file system", 0, 1)
         if not firmware:
             data = little_fs(_files(options), size or SIZE)
-        elif _is_uf2(firmware):
+        elif is_uf2(firmware):
             files = little_fs(_files(options), size or _RP2_SIZE)
             data = join_uf2(firmware, files, _XIP + (_RP2_AT if at is None else at))
         else:
@@ -150,7 +151,7 @@ def join_uf2(firmware: bytes, data: bytes, address: int) -> bytes:
     return b"".join(_UF2.pack(*block) for block in blocks)
 
 
-def _is_uf2(firmware: bytes) -> bool:
+def is_uf2(firmware: bytes) -> bool:
     return firmware[:8] == struct.pack("<2I", *_UF2_MAGIC[:2])
 
 
