@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from msrt import errors
+from msrt.artifacts.pieces import hash_file
+from msrt.artifacts.transfer import ARTIFACT
 from msrt.buffers import Buffer
 from msrt.client.known import load_caller
 from msrt.client.peers import Quiet
@@ -35,16 +38,35 @@ state_option = click.option(
 class Ask:
     """Calls to the cloud, each waiting for the session first."""
 
-    def __init__(self, uplink: Uplink) -> None:
-        self._uplink = uplink
+    def __init__(self, uplink: Uplink, offload: Callable[..., Awaitable[Any]]) -> None:
+        self._uplink, self._offload = uplink, offload
 
     async def __call__(self, method: str, timeout: float = 30.0, /, **params: object) -> Any:  # noqa: ASYNC109
         """Raises what the cloud answers with, Disconnected when it cannot be reached."""
         return await self._uplink.call(method, params, timeout)
 
     async def upload(self, path: Path) -> str:
-        """Send a file to the cloud's artifact store; its digest."""
-        return await self.upload_bytes(path.read_bytes())  # noqa: ASYNC240 - a command has nothing else to do
+        """Send a file to the cloud's artifact store; its digest. A cloud that is away meanwhile is waited for: what
+        came of it before stays there."""
+        digest, size = await self._offload(hash_file, path)
+        opened = await self._offload(path.open, "rb")
+        with opened:
+
+            async def read(offset: int, count: int) -> Buffer:
+                piece: bytes = await self._offload(os.pread, opened.fileno(), count, offset)
+                return piece
+
+            loop = asyncio.get_running_loop()
+            until = loop.time() + AWAY_S
+            while True:
+                peer = await self._uplink.wait(AWAY_S)
+                try:
+                    await peer.push(ARTIFACT, {"digest": digest}, read, size=size, digest=digest)
+                except errors.Disconnected:
+                    if loop.time() > until:
+                        raise
+                else:
+                    return str(digest)
 
     async def upload_bytes(self, data: Buffer) -> str:
         """The same for bytes at hand."""
@@ -52,7 +74,7 @@ class Ask:
 
         digest = hashlib.sha256(data).hexdigest()
         peer = await self._uplink.wait(WAIT_S)
-        await peer.push("artifact", {"digest": digest}, data, size=len(data), digest=digest)
+        await peer.push(ARTIFACT, {"digest": digest}, data, size=len(data), digest=digest)
         return digest
 
 
@@ -78,7 +100,7 @@ async def cloud(state: Path | None) -> AsyncIterator[Ask]:
     task = asyncio.get_running_loop().create_task(uplink.run())
     try:
         await uplink.wait(WAIT_S)
-        yield Ask(uplink)
+        yield Ask(uplink, world.offload)
     finally:
         uplink.close()
         await asyncio.wait([task])  # and not the task itself: a cancellation of ours must not end here
