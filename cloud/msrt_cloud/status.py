@@ -90,6 +90,7 @@ def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
                 "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
                 "models": list(map(_brief, device.models)) if device else [],
                 "agent": device.agent if device else "",
+                "updates": {said.kind: said.version for said in device.updates} if device else {},
             }
         )  # fmt: skip
     return rows

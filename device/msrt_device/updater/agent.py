@@ -15,7 +15,7 @@ from msrt.artifacts.images import Image
 from msrt.errors import Conflict, DiskFull, InvalidImage, LocalError
 from msrt_device.updater import launcher
 from msrt_device.updater.seed import remember, unpacked
-from msrt_device.updater.slots import Held, ReadAt, SlotState
+from msrt_device.updater.slots import Found, Held, ReadAt, SlotState
 
 __all__ = ["SLOTS", "AgentSlots", "ImageFile"]
 
@@ -75,7 +75,7 @@ class AgentSlots:
             fallen=_held(fallen), why=str(fallen.get("why", "")),
         )  # fmt: skip
 
-    def write(self, image: Image, read: ReadAt) -> None:
+    def write(self, image: Image, read: ReadAt, index: bytes = b"") -> None:
         root, slot = self.root, self._inactive
         if slot == launcher.committed(root):
             raise Conflict(f"slot {slot} is the one to fall back to", hint="commit this agent, or restart, first")
@@ -88,7 +88,7 @@ class AgentSlots:
             folder.mkdir()
             with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), 1 << 18)) as archive:
                 archive.extractall(folder, filter="data")
-                remember(archive, image.size, read, root / f"seed-{slot}")
+                remember(archive, image.size, read, root / f"seed-{slot}", index)
             if not (folder / launcher.PROGRAM).is_file():
                 raise InvalidImage(f"{image.name} has no {launcher.PROGRAM}", hint="make it by msrt device pack-agent")
             os.sync()  # thousands of files: once for all of them
@@ -129,8 +129,8 @@ class AgentSlots:
     def restart(self) -> None:
         self._leave()
 
-    def seed(self) -> tuple[int, ReadAt] | None:
-        return unpacked(self.root / self._active, self.root / f"seed-{self._active}")
+    def seed(self) -> Found | None:
+        return unpacked(self.root / f"seed-{self._active}", lambda name: self.root / self._active / name)
 
 
 def _held(said: dict[str, object]) -> Held:

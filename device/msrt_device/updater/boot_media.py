@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from msrt.errors import DiskFull, InvalidImage, LocalError
+from msrt_device.updater.slots import ReadAt
 
 __all__ = ["PIECE", "disk_fault", "gone", "put", "read_json", "sync_folder", "write_partition"]
 
@@ -54,30 +54,27 @@ def sync_folder(folder: Path) -> None:
     os.sync()
 
 
-def write_partition(partition: Path, name: str, data: IO[bytes], size: int) -> None:
-    """`size` bytes of the image `name` onto a partition, then read back from the medium.
+def write_partition(partition: Path, name: str, read: ReadAt, start: int, size: int) -> None:
+    """`size` bytes of the image `name` from `start` on, onto a partition; then held against what the medium gives back.
 
     Raises InvalidImage (it does not fit), LocalError (it reads back otherwise), OSError.
     """
-    wanted, found = hashlib.sha256(), hashlib.sha256()
+    places = [(offset, min(PIECE, size - offset)) for offset in range(0, size, PIECE)]
     fd = os.open(partition, os.O_RDWR | os.O_CLOEXEC)
     try:
         if size > os.lseek(fd, 0, os.SEEK_END):
             raise InvalidImage(f"{name} is larger than the partition {partition.name}", hint="flash the medium anew")
-        os.lseek(fd, 0, os.SEEK_SET)
-        while piece := data.read(PIECE):
-            wanted.update(piece)
-            view = memoryview(piece)
+        for at, count in places:
+            view = memoryview(read(start + at, count))
             while view:
-                view = view[os.write(fd, view) :]
+                view = view[os.pwrite(fd, view, at + count - len(view)) :]
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        for offset in range(0, size, PIECE):
-            found.update(os.pread(fd, min(PIECE, size - offset), offset))
+        for at, count in places:
+            if os.pread(fd, count, at) != read(start + at, count):
+                raise LocalError(f"{partition.name} does not read back as written", hint="the medium is worn out")
     finally:
         os.close(fd)
-    if wanted.digest() != found.digest():
-        raise LocalError(f"{partition.name} does not read back as written", hint="the medium is worn out")
 
 
 def disk_fault(error: OSError, slot: str) -> LocalError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from msrt.artifacts.delta import Seed, delta_fetch, known_chunks
+from msrt.artifacts.chunks import unpack_index
+from msrt.artifacts.delta import Seed, delta_fetch, indexed_chunks, known_chunks
 from msrt.artifacts.images import Image
 from msrt.artifacts.store import Fetch
 from msrt.artifacts.transfer import fetch_from
+from msrt.errors import InvalidImage
 from msrt_device.updater.quiet import Quiet
 from msrt_device.updater.selftest import answering, self_test
 from msrt_device.updater.shell import Means, Updater
@@ -23,7 +26,11 @@ __all__ = ["updater_of"]
 def _seeds(slots: Slots) -> Mapping[bytes, Seed]:
     """Chunks of what runs now. Blocking."""
     found = slots.seed()
-    return {} if found is None else known_chunks(found[1], found[0])
+    if found is None:
+        return {}
+    with contextlib.suppress(InvalidImage):  # it was damaged, or there is none
+        return indexed_chunks(unpack_index(found.chunks), found.read)
+    return known_chunks(found.read, found.size)
 
 
 def updater_of(device: Device, slots: Mapping[str, Slots]) -> Updater:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msrt.artifacts.images import Image
 from msrt.errors import Conflict
-from msrt_device.updater.slots import Held, ReadAt, SlotState, pieces
+from msrt_device.updater.slots import Found, Held, ReadAt, SlotState, pieces
 
 __all__ = ["MemoryBank", "MemorySlots"]
 
@@ -17,6 +17,7 @@ class MemoryBank:
     def __init__(self, version: str) -> None:
         self.held = {"a": Held(version)}
         self.bytes: dict[str, bytes] = {}
+        self.index: dict[str, bytes] = {}
         self.current = "a"
         self.armed, self.left = "", 0
         self.fallen, self.why = Held(""), ""
@@ -53,13 +54,14 @@ class MemorySlots:
             armed=bank.armed if bank.left else "", fallen=bank.fallen, why=bank.why,
         )  # fmt: skip
 
-    def write(self, image: Image, read: ReadAt) -> None:
+    def write(self, image: Image, read: ReadAt, index: bytes = b"") -> None:
         bank, slot = self.bank, self._inactive
         if slot == bank.current:
             raise Conflict(f"slot {slot} is the one to fall back to")
         bank.armed, bank.left = "", 0
         bank.held.pop(slot, None)
         bank.bytes[slot] = b"".join(bytes(piece) for piece in pieces(image, read))
+        bank.index[slot] = index
         bank.held[slot] = Held(image.version, image.digest)
 
     def arm(self, tries: int, trial_s: float) -> None:  # noqa: ARG002 - a simulated process ends by itself
@@ -80,8 +82,9 @@ class MemorySlots:
     def restart(self) -> None:
         self._leave()
 
-    def seed(self) -> tuple[int, ReadAt] | None:
+    def seed(self) -> Found | None:
         data = self.bank.bytes.get(self._active)
         if data is None:
             return None
-        return len(data), lambda offset, size: data[offset : offset + size]
+        index = self.bank.index.get(self._active, b"")
+        return Found(len(data), lambda offset, size: data[offset : offset + size], index)

@@ -315,7 +315,8 @@ class _Kind:
         if running.hexdigest() != image.digest:
             blobs.delete(image.digest)
             raise errors.Corrupt(f"{image.name} is damaged on disk", hint="it is fetched again")
-        self._slots.write(image, read)
+        size = self._means.artifacts.size(image.index) if image.index else None
+        self._slots.write(image, read, blobs.read(image.index, 0, size) if size is not None else b"")
 
     async def _test(self, models: tuple[str, ...]) -> None:
         fault = await self._means.test(models)

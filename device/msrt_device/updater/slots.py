@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msrt.artifacts.images import Image
 from msrt.buffers import Buffer
 
-__all__ = ["Held", "ReadAt", "SlotState", "Slots", "pieces"]
+__all__ = ["Found", "Held", "ReadAt", "SlotState", "Slots", "pieces"]
 
 PIECE: Final = 1 << 20
 
@@ -61,13 +61,24 @@ class SlotState:
         return self.held.get(self.active, Held(""))
 
 
+class Found(NamedTuple):
+    """The image in a slot, as a seed for another one."""
+
+    size: int
+    read: ReadAt
+    """Its bytes as they are now: they may have changed, check what you read."""
+    chunks: bytes = b""
+    """Their index, packed (`msrt.artifacts.chunks`); empty: they have to be cut."""
+
+
 class Slots(Protocol):
     """Two slots of one kind."""
 
     def state(self) -> SlotState: ...
 
-    def write(self, image: Image, read: ReadAt) -> None:
-        """Put an image (its digest was verified) into the inactive slot. Raises DiskFull, InvalidImage, LocalError."""
+    def write(self, image: Image, read: ReadAt, index: bytes = b"") -> None:
+        """Put an image (its digest was verified) into the inactive slot. `index`: what `seed` is to give back, empty
+        where it is not at hand. Raises DiskFull, InvalidImage, LocalError."""
 
     def arm(self, tries: int, trial_s: float) -> None:
         """Start the inactive slot next, for at most `tries` starts and `trial_s` seconds each; 0 tries: take an arming
@@ -79,9 +90,8 @@ class Slots(Protocol):
     def restart(self) -> None:
         """Have what is due started in place of this process or system, soon; returns."""
 
-    def seed(self) -> tuple[int, ReadAt] | None:
-        """Size of the image in the active slot, and its bytes as they are now: they may have changed, check what you
-        read. None: it cannot be read back."""
+    def seed(self) -> Found | None:
+        """The image in the active slot; None: it cannot be read back."""
 
 
 def pieces(image: Image, read: ReadAt, size: int = PIECE) -> Iterator[Buffer]:

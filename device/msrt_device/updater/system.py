@@ -4,18 +4,23 @@ What changes lies on the ESP, a FAT file system, which has no journal. So each s
 renamed, and all of it is on the medium before the next one begins:
 
     loader/entries/msrt-SLOT*.conf   see `entries`; without one a slot is never started
-    msrt/SLOT/linux, initrd          of the slot's kernel
+    msrt/SLOT/                       what the image holds but for the root
+    msrt/seed-SLOT/                  how the image lay together, and its chunks (see `seed`)
     msrt/SLOT.json                   what is in the slot; written last, removed first
     msrt/trial.json                  what is on trial, and how long each of its starts may take
+    msrt/trial.why                   what the system on trial, not its agent, had to say when it gave up
 
 An image is a tar with system.json, linux, initrd and root.img (an ext4 file system), in this order.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +29,11 @@ from typing import Any, Final
 from msrt.artifacts.images import Image
 from msrt.errors import Conflict, InvalidImage
 from msrt_device.updater.agent import ImageFile
-from msrt_device.updater.boot_media import PIECE, disk_fault, gone, put, read_json, sync_folder, write_partition
+from msrt_device.updater.boot_media import disk_fault, gone, put, read_json, sync_folder, write_partition
 from msrt_device.updater.entries import BootEntry, in_force, parse_entries
 from msrt_device.updater.here import ESP
-from msrt_device.updater.slots import Held, ReadAt, SlotState
+from msrt_device.updater.seed import remember, unpacked
+from msrt_device.updater.slots import Found, Held, ReadAt, SlotState
 
 __all__ = ["MEMBERS", "SystemSlots"]
 
@@ -57,10 +63,10 @@ class SystemSlots:
         return SlotState(
             self._active, self._inactive, held, trial=force != self._active,
             armed=trial["slot"] if waits else "", fallen=_held(trial) if fell else Held(""),
-            why=_why(trial, tried) if fell else "",
+            why=self._why(trial, tried) if fell else "",
         )  # fmt: skip
 
-    def write(self, image: Image, read: ReadAt) -> None:
+    def write(self, image: Image, read: ReadAt, index: bytes = b"") -> None:
         slot = self._inactive
         if slot == self._in_force(self._all()):
             raise Conflict(f"slot {slot} is the one to fall back to", hint="commit this system, or restart, first")
@@ -68,8 +74,10 @@ class SystemSlots:
             self._drop_entries(slot)
             gone(self._own / "trial.json")
             gone(self._own / f"{slot}.json")
-            with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), PIECE), mode="r|") as archive:
-                self._unpack(image, archive)
+            shutil.rmtree(self._own / f"seed-{slot}", ignore_errors=True)
+            with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read)), mode="r:") as archive:
+                self._unpack(image, read, archive)
+                remember(archive, image.size, read, self._own / f"seed-{slot}", index)
             put(self._own / f"{slot}.json", json.dumps({"version": image.version, "digest": image.digest}))
         except tarfile.TarError as error:
             raise InvalidImage(f"{image.name} cannot be unpacked: {error}") from error
@@ -87,6 +95,7 @@ class SystemSlots:
             if not said or slot == self._in_force(entries):
                 raise Conflict(f"slot {slot} holds nothing that could be tried", hint="write it first")
             self._drop_entries(slot)
+            gone(self._own / "trial.why")
             put(self._own / "trial.json", json.dumps({**said, "slot": slot, "tries": tries, "trial_s": trial_s}))
             put(self._own / "trial.seconds", f"{trial_s:.0f}\n")  # for a shell
             text = self._entry(slot, 1 + max(self._versions().values(), default=0))
@@ -113,8 +122,10 @@ class SystemSlots:
         self._reboot.parent.mkdir(parents=True, exist_ok=True)
         self._reboot.touch()
 
-    def seed(self) -> tuple[int, ReadAt] | None:
-        return None  # the running root is for root alone to read
+    def seed(self) -> Found | None:
+        found = unpacked(self._own / f"seed-{self._active}", lambda name: self._place(self._active, name))
+        # A system of before gave its agent no right to read it.
+        return found if found and os.access(self._place(self._active, MEMBERS[-1]), os.R_OK) else None
 
     # --- boot entries ----------------------------------------------------------------------------------------------
 
@@ -150,30 +161,35 @@ class SystemSlots:
             if entry.slot == slot and (entry.left is not None or not counted):
                 gone(self._entries / entry.name)
 
+    def _why(self, trial: Mapping[str, Any], tried: BootEntry | None) -> str:
+        with contextlib.suppress(OSError):
+            if said := (self._own / "trial.why").read_text(errors="replace").strip():
+                return said
+        if tried is None:
+            return "its boot entry is gone"
+        return f"{tried.done} of {trial['tries']} starts ended before it was committed"
+
     # --- what a slot holds -----------------------------------------------------------------------------------------
 
-    def _unpack(self, image: Image, archive: tarfile.TarFile) -> None:
+    def _unpack(self, image: Image, read: ReadAt, archive: tarfile.TarFile) -> None:
         slot, missing = self._inactive, set(MEMBERS)
         for member in archive:
             if member.name not in missing or not member.isfile():
                 raise InvalidImage(f"{image.name} holds {member.name!r}, which no system has")
             missing.remove(member.name)
-            data = archive.extractfile(member)
+            if member.name == MEMBERS[-1]:
+                write_partition(self._place(slot, member.name), image.name, read, member.offset_data, member.size)
+                continue
+            place, data = self._place(slot, member.name), archive.extractfile(member)
             assert data is not None, "it is a file"
-            if member.name == "root.img":
-                write_partition(self._partitions / f"root-{slot}", image.name, data, member.size)
-            elif member.name != "system.json":
-                folder = self._own / slot
-                folder.mkdir(exist_ok=True)
-                put(folder / member.name, data.read())
+            place.parent.mkdir(exist_ok=True)
+            put(place, data.read())
         if missing:
             raise InvalidImage(f"{image.name} has no {min(missing)}", hint="make it by msrt device image")
 
-
-def _why(trial: Mapping[str, Any], tried: BootEntry | None) -> str:
-    if tried is None:
-        return str(trial.get("why") or "its boot entry is gone")
-    return f"{tried.done} of {trial['tries']} starts ended before it was committed"
+    def _place(self, slot: str, name: str) -> Path:
+        """Where a member of an image lies once it is in a slot."""
+        return self._partitions / f"root-{slot}" if name == MEMBERS[-1] else self._own / slot / name
 
 
 def _held(said: Mapping[str, Any]) -> Held:

@@ -32,9 +32,9 @@ from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.updater.agent import ImageFile
 from msrt_device.updater.autoboot import in_force, render
-from msrt_device.updater.boot_media import PIECE, disk_fault, gone, put, read_json, write_partition
+from msrt_device.updater.boot_media import disk_fault, gone, put, read_json, write_partition
 from msrt_device.updater.here import BOOT
-from msrt_device.updater.slots import Held, ReadAt, SlotState
+from msrt_device.updater.slots import Found, Held, ReadAt, SlotState
 from msrt_device.updater.system import PARTITIONS, REBOOT
 
 __all__ = ["MEMBERS", "TrybootSlots"]
@@ -91,7 +91,7 @@ class TrybootSlots:
             return replace(state, armed=trial.slot)
         return replace(state, fallen=Held(trial.version, trial.digest), why=trial.why)
 
-    def write(self, image: Image, read: ReadAt) -> None:
+    def write(self, image: Image, read: ReadAt, index: bytes = b"") -> None:  # noqa: ARG002 - see `seed`
         from msrt_device.flash.raspberrypi.boot import prepare_partition  # noqa: PLC0415 - a rare need
 
         slot = self._inactive
@@ -100,8 +100,8 @@ class TrybootSlots:
         try:
             gone(self._boot / "trial.json")
             gone(self._boot / f"{slot}.json")
-            with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), PIECE), mode="r|") as archive:
-                self._unpack(image, archive)
+            with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read)), mode="r:") as archive:
+                self._unpack(image, read, archive)
             prepare_partition(self._partitions / f"boot-{slot}", slot, self._settings())
             put(self._boot / f"{slot}.json", json.dumps({"version": image.version, "digest": image.digest}))
         except tarfile.TarError as error:
@@ -151,7 +151,7 @@ class TrybootSlots:
         draft.write_text(argument)
         draft.replace(self._reboot)  # the unit that waits for it finds it whole
 
-    def seed(self) -> tuple[int, ReadAt] | None:
+    def seed(self) -> Found | None:
         return None  # the running root is for root alone to read
 
     def _in_force(self) -> str:
@@ -174,17 +174,15 @@ class TrybootSlots:
         except MsrtError:
             return IdentitySettings()
 
-    def _unpack(self, image: Image, archive: tarfile.TarFile) -> None:
+    def _unpack(self, image: Image, read: ReadAt, archive: tarfile.TarFile) -> None:
         missing = list(MEMBERS)
         for member in archive:
             if not missing or member.name != missing[0] or not member.isfile():
                 raise InvalidImage(f"{image.name} holds {member.name!r}, which no system of a Raspberry Pi has there")
             missing.pop(0)
-            data = archive.extractfile(member)
-            assert data is not None, "it is a file"
             if member.name != "system.json":
                 part = self._partitions / f"{member.name.removesuffix('.img')}-{self._inactive}"
-                write_partition(part, image.name, data, member.size)
+                write_partition(part, image.name, read, member.offset_data, member.size)
         if missing:
             raise InvalidImage(f"{image.name} has no {missing[0]}", hint="make it by msrt device image raspberrypi")
 

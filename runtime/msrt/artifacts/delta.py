@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -16,9 +16,11 @@ from msrt.buffers import Buffer
 from msrt.errors import CallerError, Corrupt, InvalidImage, NotFound
 from msrt.hop import Uplink
 
-__all__ = ["Piece", "Seed", "delta_fetch", "known_chunks", "plan"]
+__all__ = ["Piece", "Seed", "delta_fetch", "indexed_chunks", "known_chunks", "plan"]
 
 log = structlog.get_logger()
+COPIED: Final = 4 << 20
+"""Bytes."""
 
 
 class Seed(NamedTuple):
@@ -38,7 +40,12 @@ class Piece(NamedTuple):
 
 def known_chunks(read: ReadAt, size: int) -> dict[bytes, Seed]:
     """Chunks of an artifact that is here, by name. Blocking."""
-    return {name: Seed(read, offset) for offset, _, name in index_of(read, size).chunks()}
+    return indexed_chunks(index_of(read, size), read)
+
+
+def indexed_chunks(index: Index, read: ReadAt) -> dict[bytes, Seed]:
+    """The same where the artifact was cut before. Pure."""
+    return {name: Seed(read, offset) for offset, _, name in index.chunks()}
 
 
 def plan(index: Index, have: int, known: Mapping[bytes, Seed]) -> list[Piece]:
@@ -101,16 +108,16 @@ def delta_fetch(
 
 
 def _batches(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Pieces with at most MOST that are fetched."""
+    """Pieces with at most MOST that are fetched, as one stream. What is copied between those is little, for a stream
+    waits meanwhile: more than COPIED ends a batch, and is copied when its stream is over."""
     batch: list[Piece] = []
-    wanted = 0
+    wanted = copied = 0
     for piece in pieces:
-        if piece.seed is None:
-            if wanted == MOST:
-                yield batch
-                batch, wanted = [], 0
-            wanted += 1
+        wanted, copied = wanted + (piece.seed is None), copied + (piece.size if piece.seed else 0)
         batch.append(piece)
+        if (wanted == MOST and piece.seed is None) or copied > COPIED:
+            yield batch
+            batch, wanted, copied = [], 0, 0
     if batch:
         yield batch
 

@@ -197,7 +197,7 @@ def test_an_unpacked_image_is_read_as_it_was(root):
     slots = AgentSlots(root)
     slots.write(image, reader(data))
     slots.arm(1, 60.0)
-    size, read = AgentSlots(root, launcher.due(root).slot).seed()
+    size, read, _ = AgentSlots(root, launcher.due(root).slot).seed()
     assert size == len(data)
     assert read(0, size) == data
     assert all(read(at, 700) == data[at : at + 700] for at in range(0, size, 511))

@@ -105,6 +105,33 @@ def test_a_commit_is_one_rename_and_makes_it_the_one_in_force(board):
     assert (board / "esp/msrt/b/linux").read_bytes() == b"L2"
 
 
+def test_what_runs_is_a_seed_for_the_next_one(board):
+    """Its bytes are where they were unpacked to; the index of its chunks is given back as it came."""
+    image, data = system("2")
+    slots(board).write(image, reader(data), b"an index")
+    slots(board).arm(1, 60.0)
+    assert slots(board).seed() is None  # nobody wrote down how the first one lay together
+    boot(board)
+    found = slots(board, "b").seed()
+    assert (found.size, found.chunks) == (len(data), b"an index")
+    assert found.read(0, len(data)) == data
+    slots(board, "b").commit()
+    slots(board, "b").write(*system_args("3"))
+    assert slots(board, "a").seed().chunks == b""
+
+
+def test_a_system_that_gave_up_has_said_why(board):
+    """By a file, for its agent may not even start."""
+    installed(board)
+    assert boot(board) == "b"
+    (board / "esp/msrt/trial.why").write_text("its agent ended 3 times\n")
+    assert boot(board) == "a"
+    assert slots(board).state().why == "its agent ended 3 times"
+    installed(board, "3")
+    assert (boot(board), boot(board)) == ("b", "a")
+    assert slots(board).state().why == "1 of 1 starts ended before it was committed"
+
+
 def test_a_trial_that_was_taken_back_cannot_be_committed(board):
     """Neither by what still runs of it."""
     installed(board)
