@@ -1,6 +1,7 @@
 """Starts the agent from the slot that is due, and goes back to the one in force when a new one does not prove itself.
 
     python3 launcher.py ROOT ARGUMENT...        runs ROOT/SLOT/agent.py ARGUMENT... until it is told to stop
+    python3 launcher.py ROOT --factory FOLDER ARGUMENT...
 
 This file is what an update must never break: it needs Python's own library and nothing else, and runs from a copy of
 its own beside the slots. `msrt_device.updater.agent` is the other side, within the agent, and uses the same functions.
@@ -9,6 +10,10 @@ its own beside the slots. `msrt_device.updater.agent` is the other side, within 
     ROOT/current         link to the slot in force; replaced by `commit`, in one step
     ROOT/trial.json      there is a trial: slot, version, digest, how many starts are left, seconds for each
     ROOT/fallen.json     the trial that ended badly, and why
+    ROOT/factory.json    of which factory the slots are
+
+A factory is the agent of a system that does not change: a folder with agent.py and slot.json. It is in force until
+another agent is; when the system is another one, what was in the slots before was not made for it, and goes.
 
 Every change is a file that replaces another one, or a link that does: written beside, fsynced, renamed, the directory
 fsynced. In whatever instant the power goes, one slot is in force.
@@ -20,6 +25,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +33,10 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Due", "committed", "due", "fall", "point", "put", "read", "remove", "run", "sync_folder", "whole"]
+__all__ = [
+    "Due", "committed", "due", "fall", "main", "point", "put", "read", "remove", "run", "settle", "sync_folder",
+    "whole",
+]  # fmt: skip
 
 SLOTS: Final = ("a", "b")
 TRIAL: Final = "trial.json"
@@ -35,6 +44,8 @@ FALLEN: Final = "fallen.json"
 CURRENT: Final = "current"
 WHOLE: Final = "slot.json"
 PROGRAM: Final = "agent.py"
+SITE: Final = "site"
+FACTORY: Final = "factory.json"
 EVERY_S: Final = 0.1
 STOP_S: Final = 30.0
 """How long an agent may take to stop before it is killed."""
@@ -149,6 +160,27 @@ def due(root: Path) -> Due:
     return Due(now, {})
 
 
+def settle(root: Path, factory: Path) -> None:
+    """Have the agent of this system in force, unless the slots are of this system already. Raises OSError."""
+    said = read(factory / WHOLE)
+    if read(root / FACTORY) == said and committed(root):
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    remove(root / FACTORY)
+    for old in root.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    slot = root / SLOTS[0]
+    slot.mkdir()
+    shutil.copyfile(factory / PROGRAM, slot / PROGRAM)
+    os.sync()
+    put(slot / WHOLE, said)
+    point(root, SLOTS[0])
+    put(root / FACTORY, said)
+
+
 # --- the agent's process -------------------------------------------------------------------------------------------
 
 
@@ -157,11 +189,14 @@ def _dies_with_us() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _start(root: Path, slot: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-    # Its byte code lies beside the slot, whose files stay as they were written.
-    cache = str(root / f"cache-{slot}")
-    environment = {**os.environ, "MSRT_SLOTS": str(root), "MSRT_SLOT": slot, "PYTHONPYCACHEPREFIX": cache}
-    command = [sys.executable, str(root / slot / PROGRAM), *arguments]
+def _start(root: Path, slot: str, factory: Path | None, arguments: list[str]) -> subprocess.Popen[bytes]:
+    folder = root / slot if slot or factory is None else factory
+    environment = {**os.environ, "MSRT_SLOTS": str(root), "MSRT_SLOT": slot}
+    environment.pop("WATCHDOG_PID", None)  # the signs of life are the agent's to give
+    if (folder / SITE).is_dir():
+        # Its byte code lies beside the slot, whose files stay as they were written.
+        environment["PYTHONPYCACHEPREFIX"] = str(root / f"cache-{slot}")
+    command = [sys.executable, str(folder / PROGRAM), *arguments]
     return subprocess.Popen(command, env=environment, preexec_fn=_dies_with_us)  # noqa: S603, PLW1509 - one thread here
 
 
@@ -208,24 +243,24 @@ def _watch(root: Path, process: subprocess.Popen[bytes], start: Due, told: _Told
             return f"it was not committed within {start.trial.get('trial_s'):g} s"
 
 
-def run(root: Path, arguments: list[str]) -> int:
-    """Keep an agent running until SIGTERM or SIGINT."""
+def run(root: Path, arguments: list[str], factory: Path | None = None) -> int:
+    """Keep an agent running until SIGTERM or SIGINT. One of a factory does without slots if need be."""
     told = _Told()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told.heard)
-    pause = PAUSE_S[0]
+    pause, ends = PAUSE_S[0], 0
     while not told.stop:
         try:
             start = due(root)
         except (LookupError, OSError) as error:  # a full or failing disk: the agent in force needs no counting
             now = committed(root)
             _say("no_slot" if not now else "not_counted", error=str(error))
-            if not now:
+            if not now and factory is None:
                 return 1
             start = Due(now, {})
         _say("starts", slot=start.slot, version=whole(root, start.slot).get("version", ""), trial=bool(start.trial))
         began = time.monotonic()  # noqa: TID251
-        process = _start(root, start.slot, arguments)
+        process = _start(root, start.slot, factory, arguments)
         why = _watch(root, process, start, told)
         if told.stop:
             break
@@ -237,6 +272,8 @@ def run(root: Path, arguments: list[str]) -> int:
         if read(root / TRIAL):
             continue  # it ended so that another one may begin
         pause = PAUSE_S[0] if time.monotonic() - began > STEADY_S else min(pause * 2, PAUSE_S[1])  # noqa: TID251
+        ends += 1
+        _count(ends)
         _say("ended", slot=start.slot, status=process.returncode, again_in_s=pause)
         _rest(pause, told)
     return 0
@@ -253,6 +290,13 @@ def _remember(root: Path, start: Due, why: str) -> None:
         put(root / TRIAL, {**trial, "why": why})
 
 
+def _count(ends: int) -> None:
+    """For a system on trial, which may take it as its verdict: how often its agent has ended by itself."""
+    if folder := os.environ.get("RUNTIME_DIRECTORY", ""):
+        with contextlib.suppress(OSError):
+            (Path(folder) / "ended").write_text(f"{ends}\n", encoding="utf-8")
+
+
 def _rest(seconds: float, told: _Told) -> None:
     """Let a moment pass; a signal ends it."""
     until = time.monotonic() + seconds  # noqa: TID251
@@ -260,5 +304,17 @@ def _rest(seconds: float, told: _Told) -> None:
         time.sleep(EVERY_S)  # noqa: TID251 - nothing else runs in this process
 
 
+def main(argv: list[str]) -> int:
+    """The command line at the top."""
+    root, factory, arguments = Path(argv[0]).absolute(), None, argv[1:]
+    if arguments[:1] == ["--factory"]:
+        factory, arguments = Path(arguments[1]), arguments[2:]
+        try:
+            settle(root, factory)
+        except OSError as error:  # a full or failing disk
+            _say("not_settled", error=str(error))
+    return run(root, arguments, factory)
+
+
 if __name__ == "__main__":
-    sys.exit(run(Path(sys.argv[1]).absolute(), sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

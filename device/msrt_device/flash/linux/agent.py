@@ -6,6 +6,7 @@ installation, so a board gets what was tested together.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -22,8 +23,9 @@ from packaging.requirements import Requirement
 import msrt
 from msrt.errors import LocalError
 from msrt_device.flash.linux.run import run
+from msrt_device.updater.packing import PROGRAM
 
-__all__ = ["PYTHON", "PYTHONS", "AgentUnavailable", "install_agent", "own_wheel"]
+__all__ = ["PYTHON", "PYTHONS", "AgentUnavailable", "install_agent", "make_factory", "own_wheel"]
 
 PYTHON: Final = "3.11"
 """Debian 12's."""
@@ -81,6 +83,20 @@ def install_agent(target: Path, architecture: str, wheel: Path | None = None, py
     for tests in [*packages.glob("*/tests"), *packages.glob("*/*/tests")]:
         _remove(tests)
     _environment(target, python)
+
+
+def make_factory(target: Path, folder: Path) -> None:
+    """What `launcher` starts the agent at `target` by, until another one is sent over the air; the launcher as well.
+
+    The build is named by what is in it: the slots that were filled on top of one are of no use to another.
+    """
+    packages = target / "lib" / f"python{PYTHON}" / "site-packages"
+    records = sorted(packages.glob("*.dist-info/RECORD"))
+    build = hashlib.sha256(b"".join(hashlib.sha256(record.read_bytes()).digest() for record in records)).hexdigest()
+    version = next(packages.glob("msrt-*.dist-info")).name.removeprefix("msrt-").removesuffix(".dist-info")
+    shutil.copyfile(packages / "msrt_device/updater/launcher.py", folder / "launcher.py")
+    (folder / "agent.py").write_text(PROGRAM)
+    (folder / "slot.json").write_text(json.dumps({"version": version, "build": build}) + "\n")
 
 
 def pins() -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from msrt_device.flash.linux.agent import PYTHON, install_agent
+from msrt_device.flash.linux.agent import PYTHON, install_agent, make_factory
 from msrt_device.flash.linux.contents import DRIVERS_LEFT_OUT, GROUPS, LEFT_OUT, MASKED, USERS, WANTED
 from msrt_device.flash.linux.run import run
 
@@ -62,6 +62,7 @@ def _unpack(packages: Path, tree: Path) -> None:
 def _settle(tree: Path) -> None:
     """Users, units, and links for what a board changes."""
     shutil.copytree(ROOTFS, tree, dirs_exist_ok=True, symlinks=True)
+    make_factory(tree / "opt" / "msrt", tree / "usr/lib/msrt/agent")
     etc = tree / "etc"
     _users(etc)
     for path in (tree / "usr/bin").iterdir():
