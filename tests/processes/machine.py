@@ -17,8 +17,8 @@ from msrt_device.flash.linux.run import find_tool, run
 HOST = "10.0.2.2"
 """Where a guest of QEMU's user network finds the loopback of the machine it runs on."""
 MIB = 2**20
-ESP, MSRTID = 1 * MIB, 193 * MIB
-"""Where the two FAT partitions of our images begin."""
+ESP, MSRTID = (1 * MIB, 192 * MIB), (193 * MIB, 16 * MIB)
+"""Where the two FAT partitions of our images begin, and their sizes."""
 FIRMWARE = {
     "amd64": ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     "arm64": ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
@@ -36,11 +36,17 @@ def need(architecture: str) -> None:
 
 
 class Machine:
-    """One board with one medium; `log` is what it says on its serial line."""
+    """One board with one medium; `log` is what it says on its serial line.
+
+    The medium as it was given is never written to: from each power-on to the next cut, writes go to a qcow2 overlay of
+    their own, `disk`. Where they lie in it QEMU keeps in its own memory until the guest flushes its disk, so what was
+    not flushed goes with a SIGKILL, as the content of a disk's write cache does.
+    """
 
     def __init__(self, architecture: str, image: Path, folder: Path, *extra: str) -> None:
         self.architecture = architecture
-        self.image = image
+        self.disk, self._format = image, "raw"
+        self._folder, self.starts = folder, 0
         self.log = folder / "serial.log"
         self._variables = folder / "variables.fd"
         self._extra = extra
@@ -58,7 +64,8 @@ class Machine:
         self.cut_power()
 
     def power_on(self) -> None:
-        """From the firmware on; what the medium was told to keep is kept when the power is cut (writethrough)."""
+        """From the firmware on."""
+        self._overlay()
         board, cpu = BOARD[self.architecture]
         code = FIRMWARE[self.architecture][0]
         argv = [
@@ -66,13 +73,28 @@ class Machine:
             "-m", "1024", "-nodefaults", "-display", "none",
             "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
             "-drive", f"if=pflash,format=raw,unit=1,file={self._variables}",
-            "-drive", f"if=none,id=medium,format=raw,cache=writethrough,file={self.image}",
+            "-drive", f"if=none,id=medium,format=qcow2,cache=writeback,l2-cache-size=16M,file={self.disk}",
             "-device", "virtio-blk-pci,drive=medium,bootindex=0",
             "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-rng-pci", "-chardev", f"file,id=serial,append=on,path={self.log}",
             "-serial", "chardev:serial", *self._extra,
         ]  # fmt: skip
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _overlay(self) -> None:
+        self.starts += 1
+        top = self._folder / f"power-{self.starts}.qcow2"
+        base = ["-b", str(self.disk.absolute()), "-F", self._format]
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(top)])
+        self.disk, self._format = top, "qcow2"
+
+    def partition(self, start: int, size: int) -> Path:
+        """A copy of a part of the medium: of what the machine has told it to keep, as long as the power is on."""
+        out = self._folder / "partition"
+        out.unlink(missing_ok=True)
+        blocks = [f"bs={MIB}", f"skip={start // MIB}", f"count={size // MIB}"]
+        run(["qemu-img", "dd", "-U", "-f", self._format, "-O", "raw", *blocks, f"if={self.disk}", f"of={out}"])
+        return out
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -94,19 +116,12 @@ class Machine:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def read_file(image: Path, partition: int, name: str, to: Path) -> str:
+def read_file(machine: Machine, partition: tuple[int, int], name: str) -> str:
     """A file of one of the FAT partitions."""
-    run(["mcopy", "-n", "-o", "-i", f"{image}@@{partition}", f"::{name}", str(to)])
-    return to.read_text(errors="replace")
+    return run(["mcopy", "-n", "-i", str(machine.partition(*partition)), f"::{name}", "-"])
 
 
-def write_file(image: Path, partition: int, name: str, text: str, scratch: Path) -> None:
-    draft = scratch / "draft"
-    draft.write_text(text)
-    run(["mcopy", "-o", "-i", f"{image}@@{partition}", str(draft), f"::{name}"])
-
-
-def names(image: Path, partition: int, folder: str) -> set[str]:
+def names(machine: Machine, partition: tuple[int, int], folder: str) -> set[str]:
     """The files of a folder of one of the FAT partitions."""
-    listed = run(["mdir", "-b", "-i", f"{image}@@{partition}", f"::{folder}"])
+    listed = run(["mdir", "-b", "-i", str(machine.partition(*partition)), f"::{folder}"])
     return {line.rpartition("/")[2] for line in listed.split()}

@@ -2,87 +2,78 @@
 
 from __future__ import annotations
 
-import subprocess
+import random
 import time
 import tomllib
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from msrt_device.flash.targets import load_target
-from tests.bench.tree import BODY, MSRT, Proc, post, until
-from tests.processes.machine import ESP, HOST, MSRTID, Machine, names, need, read_file, write_file
+from tests.bench.tree import Tree, until
+from tests.processes.boards import Site, built
+from tests.processes.machine import MSRTID, read_file
 
-GIB = 2**30
-BOOT_S = 600
-"""Deadline for a boot, on a machine that is busy with other tests; `make bench` measures one that is not."""
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+BOUND = {"spent": True, "name": "board-1", "region": "north"}
 
 
-def msrt(*argv: str) -> str:
-    done = subprocess.run([MSRT, *argv], capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One for all tests here, which come one after the other: what takes long is to boot."""
+    base, packed = built("amd64", tmp_path_factory.mktemp("image"))
+    with Tree() as tree, Site(tree, base, packed) as site:
+        yield site
 
 
-def built(architecture: str, folder: Path) -> Path:
-    """A base image; skips visibly where it cannot be made."""
-    need(architecture)
-    name = f"linux-{architecture}-uefi"
-    if missing := load_target(name).needs():
-        pytest.skip(f"{name} cannot be built here: {'; '.join(missing)}")
-    done = subprocess.run(
-        [MSRT, "device", "image", name, "-o", str(folder / "base.img")],
-        capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    if "unable to fetch" in done.stderr.lower() or "apt-get update" in done.stderr:
-        pytest.skip(f"no Debian mirror can be reached: {done.stderr[-200:]}")
-    assert done.returncode == 0, done.stderr
-    return folder / "base.img"
+def test_a_flashed_amd64_image_boots_enrols_and_answers(board):
+    """The claim is spent at its edge and gone from the medium."""
+    board.answered()
+    assert tomllib.loads(read_file(board.machine, MSRTID, "identity.toml")) == BOUND
 
 
-def loopback(edge: Proc) -> str:
-    """The edge's HTTP for us: what it advertises is for the machine in the emulator."""
-    return edge.field("http").replace(HOST, "127.0.0.1")
+def test_a_system_comes_over_the_air_while_the_board_serves(board):
+    """It is written beside the one that runs, of which most is taken; started once on trial, and in force when its edge
+    has welcomed it and its model has answered. The cloud hears of it once."""
+    board.answered()
+    name = board.push("2")
+    board.tree.cli("update", "rollout", name)
+    until("it is being written", lambda: board.stage(name) in {"writing", "waiting"}, 300)
+    assert board.answers()
+    assert 0 < board.fetched(name) < 0.05 * board.systems.size
+    row = board.ended(name)
+    assert (row["state"], row["done"], row["errors"]) == ("done", 1, 0)
+    assert [(one["state"], one["version"]) for one in row["nodes"]] == [("done", "2")]
+    board.answered()
+    assert board.running() == "2"
+    until("the outcome is told", lambda: board.outcomes("2"), 30)
+    assert board.outcomes("2") == [("done", "")]
 
 
-def answered(url: str, machine: Machine, deadline_s: float = BOOT_S) -> float:
-    """Seconds until the edge answers by that machine's worker."""
-    began = time.monotonic()
+def test_the_power_may_go_at_any_moment_of_an_update(board):
+    """At three sampled moments: while it is fetched and written, and when it starts. What it brings cannot even boot,
+    so the old system is back each time, and says once what became of it; another try with the same is refused."""
+    board.answered()
+    before, draw = board.running(), random.Random(5)
+    name = board.push("3", "kernel")
+    board.ask("update.rollout", name=name, errors=1.0, success=0.5)
+    for stages in ({"fetching", "writing", "waiting"}, {"writing", "waiting", "starting"}, {"starting"}):
+        until(f"it is {stages}", lambda stages=stages: board.stage(name) in stages, 600)
+        time.sleep(draw.uniform(0.0, 8.0))  # that is the fault: any moment will do
+        board.power_cycle()
+        board.answered()
+        assert board.running() == before
+    row = board.ended(name)
+    assert [(one["state"], one["version"]) for one in row["nodes"]] == [("error", before)]
+    assert "Kernel panic" in board.machine.said()
+    until("what became of it is told", lambda: board.outcomes("3"), 60)
+    assert board.outcomes("3") == [("failed", "1 of 1 starts ended before it was committed")]
+    board.ask("update.rollout", name=name)
+    assert "failed here before" in board.ended(name)["reason"]
 
-    def answer() -> bool:
-        assert machine.running(), machine.said()[-2000:]
-        return post(f"{url}/v2/models/mlp/infer", BODY)[0] == 200
 
-    until("an answered inference", answer, deadline_s)
-    return time.monotonic() - began
-
-
-def a_system_that_panics(medium: Path, scratch: Path) -> None:
-    """On trial in slot b, once; by the kernel of slot a."""
-    entry = read_file(medium, ESP, "loader/entries/msrt-a.conf", scratch / "entry")
-    broken = entry.replace("version 1", "version 2").replace("options ", "options rdinit=/broken ")
-    write_file(medium, ESP, "loader/entries/msrt-b+1.conf", broken, scratch)
-
-
-def test_a_flashed_amd64_image_boots_enrols_and_answers(tree, tmp_path):
-    """The claim is spent at its edge and gone from the medium. A second boot needs none: not even one that first tries
-    a new system whose kernel panics, which the boot loader counts and passes over."""
-    base = built("amd64", tmp_path)
-    edge = tree.edge("e1", "north", "--set", f"advertise={HOST}", "--set", "lease_s=20.0")
-    tree.push()
-    medium = tmp_path / "medium.img"
-    with medium.open("wb") as file:
-        file.truncate(4 * GIB)
-    invite = tree.invite("device", "--region", "north")
-    msrt("device", "flash", str(base), str(medium), "--invite", invite, "--name", "board-1", "--yes")
-    with Machine("amd64", medium, tmp_path) as machine:
-        answered(loopback(edge), machine)
-        said = tomllib.loads(read_file(medium, MSRTID, "identity.toml", tmp_path / "identity"))
-        assert said == {"spent": True, "name": "board-1", "region": "north"}
-        machine.cut_power()
-        a_system_that_panics(medium, tmp_path)
-        machine.power_on()
-        answered(loopback(edge), machine)
-        assert "Kernel panic" in machine.said()
-        assert names(medium, ESP, "loader/entries") == {"msrt-a.conf", "msrt-b+0-1.conf"}
+def test_a_flashed_arm64_image_boots_enrols_and_answers(tree, tmp_path):
+    """As on the other CPU."""
+    base, packed = built("arm64", tmp_path)
+    with Site(tree, base, packed, "arm64") as site:
+        site.answered()
+        assert tomllib.loads(read_file(site.machine, MSRTID, "identity.toml")) == BOUND
