@@ -16,7 +16,7 @@ from msrt.buffers import Buffer
 from msrt.errors import CallerError, Corrupt, InvalidImage, NotFound
 from msrt.hop import Uplink
 
-__all__ = ["Piece", "Seed", "delta_fetch", "indexed_chunks", "known_chunks", "plan"]
+__all__ = ["COPIED", "Piece", "Seed", "batches", "delta_fetch", "indexed_chunks", "known_chunks", "plan"]
 
 log = structlog.get_logger()
 COPIED: Final = 4 << 20
@@ -90,7 +90,7 @@ def delta_fetch(
         pieces = await store.offload(lambda: plan(chunks, have, seeds()))
         fetched = sum(piece.size for piece in pieces if piece.seed is None)
         log.info("artifact.delta", digest=digest, size=chunks.size, fetched=fetched, ranges=len(pieces))
-        for batch in _batches(pieces):
+        for batch in batches(pieces):
             weaver = _Weaver(store, sink, batch)
             wanted = [number for piece in batch if piece.seed is None for number in (piece.offset, piece.size)]
             if wanted:
@@ -107,7 +107,7 @@ def delta_fetch(
     return fetch
 
 
-def _batches(pieces: list[Piece]) -> Iterator[list[Piece]]:
+def batches(pieces: list[Piece]) -> Iterator[list[Piece]]:
     """Pieces with at most MOST that are fetched, as one stream. What is copied between those is little, for a stream
     waits meanwhile: more than COPIED ends a batch, and is copied when its stream is over."""
     batch: list[Piece] = []
