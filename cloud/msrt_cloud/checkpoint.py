@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
+import structlog
 
+from msrt import errors
 from msrt.buffers import Buffer
 from msrt.journal.facts import JobAdvanced
 from msrt.journal.state import Job
@@ -23,6 +25,7 @@ from msrt.learning.control import Shares, moved_with_control
 from msrt.learning.events import Finish
 from msrt.learning.optimise import moved
 from msrt.learning.vector import Vector, peek
+from msrt.protocol.checksum import quick
 from msrt.protocol.messages import Change
 from msrt.training.settings import JobConfig
 from msrt.training.weights import carries
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint"]
 
+log = structlog.get_logger()
 CHAIN: Final = 8
 """Changes at most that a node may catch up with; beyond them, or where they are no smaller, the weights themselves."""
 
@@ -50,8 +54,10 @@ class Checkpoint:
         """What `weights` names, where that is at hand."""
         self._delta: Buffer = b""
         """The last change, where it is at hand."""
-        self._next: tuple[Buffer, Buffer, Buffer] = b"", b"", b""
-        """`data`, weights and change of the version that waits for the journal."""
+        self.checksum = ""
+        """Of the elements of `data`, where it is followed by changes."""
+        self._next: tuple[Buffer, Buffer, Buffer, str] = b"", b"", b"", ""
+        """`data`, weights, change and checksum of the version that waits for the journal."""
         self.counted: dict[str, int] = {}
         """Where late updates count: the newest round that was counted of each node."""
 
@@ -72,10 +78,22 @@ class Checkpoint:
         self.data = await self._t.artifacts.read(weights)
 
     async def resume(self, job: Job) -> None:
-        """From the journal's last word. Raises NotFound, Corrupt."""
+        """From the journal's last word. What nodes have is not synced: where a power failure took it, they get the
+        weights themselves. Raises NotFound, Corrupt.
+        """
         fact = job.advanced
         assert fact is not None
-        self._take(fact, await self._t.artifacts.read(fact.served or fact.weights))
+        try:
+            data = await self._t.artifacts.read(fact.served or fact.weights)
+        except (errors.NotFound, errors.Corrupt) as error:
+            if not fact.served:
+                raise
+            log.warning("job.served_lost", job=self._job, round=fact.round, error=error.text)
+            fact = msgspec.structs.replace(fact, served="", chain=())
+            data = await self._t.artifacts.read(fact.weights)
+        self._take(fact, data)
+        if fact.chain:
+            self.checksum = await self._t.world.offload(quick, memoryview(data)[peek(data)[1] :])
         if fact.counted:
             self.counted = msgspec.json.decode(await self._t.artifacts.read(fact.counted), type=dict[str, int])
 
@@ -95,15 +113,15 @@ class Checkpoint:
         size, take = len(before) + len(state), t.vectors.take
         step = partial(step, room=take(len(before)))
         new, state = await by_size(t.world.offload, size, step, server.recipe, before, state, mean, rate)
-        keep, chain, data, delta = t.artifacts.put_bytes, self.chain, new, b""
+        keep, chain, data, delta, sum_ = t.artifacts.put_bytes, self.chain, new, b"", ""
         if down == "fp32":
             weights, memory = await asyncio.gather(keep(new), self._maybe(state))
             served = weights
         else:
             data = take(len(before))
-            delta = await by_size(t.world.offload, size, _change, self.data, new, down, number, data)
+            delta, sum_ = await by_size(t.world.offload, size, _change, self.data, new, down, number, data)
             weights, memory, digest, served = await asyncio.gather(
-                keep(new), self._maybe(state), keep(delta), keep(data)
+                keep(new), self._maybe(state), keep(delta), keep(data, sync=False)
             )
             change = Change(self.served, digest, down)
             chain = (*chain, change)[-min(CHAIN, len(data) // max(len(delta), 1) - 1) :]
@@ -112,7 +130,7 @@ class Checkpoint:
             "" if served == weights else served, (self.weights, *self.older)[: self._config.checkpoints - 1], chain,
             memory, await self._count(number, outcome),
         )  # fmt: skip
-        self._next = data, new, delta if chain else b""
+        self._next = data, new, delta if chain else b"", sum_
         return fact
 
     async def _maybe(self, state: Buffer) -> str:
@@ -141,7 +159,7 @@ class Checkpoint:
         held = self._digests()
         for room in {id(room): room for room in (self.data, self._weights)}.values():
             self._t.vectors.give(room)
-        data, self._weights, self._delta = self._next
+        data, self._weights, self._delta, self.checksum = self._next
         self._take(fact, data)
         gone = sorted(held - self._digests())
         await asyncio.gather(*map(self._t.artifacts.drop, gone))  # at once: a death in between leaves the rest for good
@@ -159,10 +177,12 @@ class Checkpoint:
         return named - {""}
 
 
-def _change(served: Buffer, weights: Buffer, codec: str, number: int, room: memoryview) -> Buffer:
-    """The payload of what changed since what the nodes have; what they have after it is made in the room. Blocking."""
+def _change(served: Buffer, weights: Buffer, codec: str, number: int, room: memoryview) -> tuple[Buffer, str]:
+    """The payload of what changed since what the nodes have; what they have after it is made in the room. And the
+    checksum of that. Blocking.
+    """
     layout, start = peek(served)
     room[:start] = served[:start]
     flats = (np.frombuffer(data, "<f4", offset=start) for data in (served, weights, room))
     have, wanted, moved = flats
-    return change(open_codec(codec, layout), have, wanted, number, moved)
+    return change(open_codec(codec, layout), have, wanted, number, moved), quick(room[start:])

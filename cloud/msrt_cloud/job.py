@@ -237,7 +237,7 @@ class RunningJob:
         config, created = self._config, self._created
         return RoundOpen(
             self.name, number, created.bundle, created.signature, checkpoint.served, config.deadline_s, {}, count,
-            config.links.device, config.heaviest, checkpoint.chain, self._plan(number),
+            config.links.device, config.heaviest, checkpoint.chain, self._plan(number), checkpoint.checksum,
         )  # fmt: skip
 
     @property

@@ -47,6 +47,10 @@ class Room:
     def pin(self, digests: Iterable[str], owner: str) -> None:
         self._pins[owner] = frozenset(digests)
 
+    def free(self, digest: str) -> bool:
+        """Is it here, and needed by nobody?"""
+        return digest in self.sizes and digest not in self._needed()
+
     def touch(self, digest: str) -> None:
         """It was used just now."""
         if digest in self.sizes:

@@ -26,7 +26,7 @@ from msrt.buffers import SLICE, Buffer, room_for
 from msrt.errors import Corrupt, DiskFull, LocalError, MsrtError, NotFound, Unavailable
 from msrt.hop.halves import Reader
 from msrt.protocol.stream import INLINE
-from msrt.world.world import Blobs, World, by_size
+from msrt.world.world import Blobs, Spans, World, by_size
 
 __all__ = ["ArtifactStore", "BlobSink", "Fetch", "Lent"]
 
@@ -140,6 +140,19 @@ class ArtifactStore:
         if digest not in self._lendable:
             await self.verify(digest)
         return self._disk.file(digest)
+
+    async def evolve(self, base: str, digest: str, start: int, span: int, work: Callable[[Spans], None]) -> bool:
+        """Make an artifact of another that nobody needs any more, where it lies (see `Disk.evolve`); False where
+        somebody does. What `work` raises leaves neither.
+        """
+        async with self.lock(base), self.lock(digest):
+            if self.has(digest) or not self.room.free(base):
+                return False
+            size = self.room.sizes.pop(base)
+            self._lendable.discard(base)
+            await self.offload(self._disk.evolve, base, digest, start, span, work)
+            self.came(digest, size)
+        return True
 
     async def _put(self, digest: str, size: int, write: Callable[[], None]) -> str:
         async with self.lock(digest):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import random  # noqa: TID251 - the type of the seeded source that tears unsynced files
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msrt.buffers import Buffer
 from msrt.errors import Conflict, Corrupt, DiskFull, NotFound
 from msrt.world.buffered import Batch, BufferedStore, Record
 from msrt.world.files import check_digest
+
+if TYPE_CHECKING:
+    from msrt.world.world import Spans
 
 __all__ = ["MemoryBlobs", "MemoryDisk", "MemoryScratch", "MemoryStore"]
 
@@ -184,6 +188,13 @@ class MemoryDisk:
         self.check_space()
         self._blobs.put(digest, path.read_bytes(), sync=sync)
         path.unlink()
+
+    def evolve(self, base: str, digest: str, start: int, span: int, work: Callable[[Spans], None]) -> None:
+        data = bytearray(self._blobs.read(base))
+        self._blobs.delete(base)
+        work((at, memoryview(data)[at : at + span]) for at in range(start, len(data), span))
+        self.check_space()
+        self._blobs.put(digest, bytes(data), sync=False)
 
     def scratch(self, _each: int) -> MemoryScratch:
         return MemoryScratch(self)

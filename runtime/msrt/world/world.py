@@ -7,7 +7,7 @@ import random  # noqa: TID251 - the type of World.random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from msrt.buffers import Buffer
 from msrt.links.link import Credentials, Link
@@ -102,6 +102,9 @@ class Scratch(Protocol):
         """Forget everything."""
 
 
+Spans: TypeAlias = Iterator[tuple[int, memoryview]]
+
+
 class Disk(Protocol):
     """A node's state directory."""
 
@@ -120,6 +123,11 @@ class Disk(Protocol):
 
     def adopt(self, path: Path, digest: str, *, sync: bool = True) -> None:
         """Make a file of this file system a whole blob: it is moved. The caller vouches for its digest. Blocking."""
+
+    def evolve(self, base: str, digest: str, start: int, span: int, work: Callable[[Spans], None]) -> None:
+        """Make one whole blob of another where it lies: `work` goes through (offset, bytes) of each span from `start`
+        on and changes them. It vouches for the outcome; what it raises leaves neither blob. Not synced. Blocking.
+        """
 
     def scratch(self, each: int) -> Scratch:
         """Room for pieces of at most `each` bytes. Blocking. Raises DiskFull."""

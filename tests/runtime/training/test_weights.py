@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
+import msgspec
 import numpy as np
 import pytest
 
+from msrt.buffers import Rooms
 from msrt.learning.compress import change, open_codec
 from msrt.learning.vector import Layout, save
+from msrt.protocol.checksum import quick
 from msrt.protocol.messages import Change, RoundOpen
-from msrt.training.weights import CARRIED, MOST, AtHand, carries
+from msrt.training.weights import CARRIED, MOST, AtHand, bring, carries
+from msrt.world.files import FieldDisk
+from msrt.world.memory import MemoryDisk
+from tests.runtime.artifacts.rig import store, world
 
 LAYOUT = Layout.of({"w": np.zeros(8, np.float32)})
 ZERO = np.zeros(8, np.float32)
@@ -87,3 +94,51 @@ def test_only_what_is_small_rides_along():
     assert carries(bytes(CARRIED + 1)) == ()
     assert carries(bytes(MOST), b"change") == (b"change",)
     assert carries(bytes(MOST + 1), b"change") == ()
+
+
+def moved_on(size=200_000, seed=3):
+    """(weights file, the next one, the payload between them, checksum of the next one's elements)."""
+    layout = Layout.of({"w": np.zeros(size, np.float32)})
+    have, wanted = np.random.default_rng(seed).normal(size=(2, size)).astype(np.float32)
+    out = np.empty(size, np.float32)
+    payload = change(open_codec("int8", layout), have, wanted, 1, out)
+    return *(bytes(part) for part in (save(layout, have), save(layout, out), payload)), quick(out.data.cast("B"))
+
+
+def brings(disk, before, message, payload, *, hold=False):
+    """What is in the store after a round's weights were brought, and what was fetched for it."""
+    artifacts, fetched = store(disk), []
+
+    async def fetch(digest, _offset, sink):
+        fetched.append(digest)
+        data = {name(payload): payload}[digest]
+        await sink.write(0, data)
+        await sink.complete(len(data), digest)
+
+    async def work():
+        await artifacts.put_bytes(before)
+        if hold:
+            artifacts.pin([name(before)], "another")
+        await bring(world(disk), artifacts, fetch, message, Rooms(1))
+        return await artifacts.read(message.weights)
+
+    return bytes(asyncio.run(work())), artifacts.has(name(before)), fetched
+
+
+@pytest.mark.parametrize("field", [True, False])
+def test_weights_follow_a_change_in_their_own_place(field, tmp_path):
+    """One change is fetched; the version before, which nobody needs, became the next one."""
+    before, after, payload, checksum = moved_on()
+    step = Change(name(before), name(payload), "int8")
+    message = msgspec.structs.replace(opened(name(after), step, number=2), checksum=checksum)
+    disk = FieldDisk(tmp_path) if field else MemoryDisk()
+    assert brings(disk, before, message, payload) == (after, False, [name(payload)])
+
+
+@pytest.mark.parametrize("checksum", ["", "held"])
+def test_a_version_that_somebody_needs_stays(checksum):
+    """Nor does it go where the cloud tells no checksum."""
+    before, after, payload, sum_ = moved_on()
+    step = Change(name(before), name(payload), "int8")
+    message = msgspec.structs.replace(opened(name(after), step, number=2), checksum=checksum and sum_)
+    assert brings(MemoryDisk(), before, message, payload, hold=bool(checksum)) == (after, True, [name(payload)])

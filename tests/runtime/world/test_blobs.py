@@ -126,3 +126,36 @@ def test_a_byte_changed_before_finish_is_found_after_a_restart(tmp_path):
     blobs.write(DIGEST, 5000, DATA[5000:])
     with pytest.raises(Corrupt):
         blobs.finish(DIGEST)
+
+
+def _added(spans):
+    for _, span in spans:
+        span[0] += 1
+
+
+def test_a_blob_becomes_another_in_its_place(rig):
+    """Span by span behind its head; the first is gone."""
+    blobs = rig.disk.blobs()
+    blobs.write(DIGEST, 0, DATA)
+    blobs.finish(DIGEST)
+    wanted = bytearray(DATA)
+    for at in range(64, len(DATA), 4096):
+        wanted[at] += 1
+    after = hashlib.sha256(wanted).hexdigest()
+    rig.disk.evolve(DIGEST, after, 64, 4096, _added)
+    assert (blobs.size(DIGEST), blobs.read(after)) == (None, bytes(wanted))
+
+
+def test_what_becomes_nothing_is_gone(rig):
+    """Work that fails half-way leaves neither blob."""
+    blobs = rig.disk.blobs()
+    blobs.write(DIGEST, 0, DATA)
+    blobs.finish(DIGEST)
+
+    def fails(spans):
+        next(spans)[1][0] += 1
+        raise Corrupt("half-way")
+
+    with pytest.raises(Corrupt, match="half-way"):
+        rig.disk.evolve(DIGEST, "0" * 64, 0, 4096, fails)
+    assert (blobs.size(DIGEST), blobs.size("0" * 64), blobs.partial("0" * 64)) == (None, None, 0)

@@ -22,6 +22,8 @@ TINY: Final = 1e-30
 
 
 class _Blocks(Codec):
+    local = True
+
     @property
     def blocks(self) -> int:
         return -(-self.size // BLOCK)

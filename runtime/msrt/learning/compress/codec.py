@@ -27,6 +27,8 @@ class Codec(abc.ABC):
     """
 
     biased = True
+    local = False
+    """`part` gives each element to the bit as `add` does."""
     memory_size = 0
     """Elements that it carries from one vector to the next, beside the residual."""
 

@@ -23,6 +23,7 @@ Raw: TypeAlias = NDArray[Any]
 
 class _Dense(Codec):
     biased = False
+    local = True
     dtype: ClassVar[str]
 
     @property

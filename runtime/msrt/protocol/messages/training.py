@@ -117,6 +117,8 @@ class RoundOpen(Session, frozen=True, tag="round.open"):
     chain: tuple[Change, ...] = ()
     """Changes that lead from versions that the receiver may have to `weights`, oldest first."""
     plan: Plan = Plan()
+    checksum: str = ""
+    """Of the elements of `weights` (msrt.protocol.checksum), for who follows `chain`; empty: their digest tells."""
 
 
 class RoundClosed(Session, frozen=True, tag="round.closed"):
