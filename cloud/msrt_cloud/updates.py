@@ -217,9 +217,11 @@ class Updates:
             if device.node not in campaign.seats:
                 said = next((update for update in device.updates if update.kind == fact.kind), None)
                 group = group_of(fact, device.node) + 1
-                state = "waiting" if self._usable(fact, device.device_class) else "no image"
+                state, reason = "waiting" if self._usable(fact, device.device_class) else "no image", ""
+                if said is not None and said.token == fact.token:  # it came when the campaign was over
+                    state, reason = said.stage or state, said.reason
                 yield {
-                    "node": device.node, "name": device.name, "state": state, "group": group, "reason": "",
+                    "node": device.node, "name": device.name, "state": state, "group": group, "reason": reason,
                     "version": said.version if said is not None else "",
                 }  # fmt: skip
 

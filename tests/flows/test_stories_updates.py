@@ -209,3 +209,31 @@ def test_old_campaigns_are_forgotten_though_the_cloud_dies_half_way():
         assert set(tree.versions().values()) == {"5"}
 
     grown_updating(scenario, edges={"edge-n": 2}, cloud_config={"updates_kept": 2})
+
+
+def test_an_update_that_could_not_be_trusted_yet_is_looked_at_again():
+    """A newcomer's edge hides the signatures: it stays as it is, and goes on by itself once they come."""
+
+    async def scenario(tree):
+        name = await tree.push_image("2")
+        await tree.insist("update.rollout", name=name)
+        await over(tree, name)
+        edge = tree["edge-n"]
+        honest = edge.trust.answer
+
+        async def hides(_params):
+            raise errors.NotFound("this edge has no method 'trust.get'")
+
+        edge.trust.answer = hides
+        new = await tree.newcomer("edge-n")
+        await until(lambda: tree[new] is not None and tree[new].trust.refused)
+        await asyncio.sleep(20.0)
+        assert tree.versions()[new] == "1"
+        edge.trust.answer = honest
+        await until(lambda: tree.versions()[new] == "2", 120.0)
+
+        await asyncio.sleep(20.0)
+        rows = (await tree.campaign(name))["nodes"]
+        assert {row["name"]: row["state"] for row in rows}[new] == "done"
+
+    grown_updating(scenario, edges={"edge-n": 1})

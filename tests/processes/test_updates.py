@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import time
 
 import pytest
 
-from tests.bench.tree import until
+from tests.bench.tree import MSRT, until
 from tests.processes.updating import Site
 
 
@@ -79,3 +80,42 @@ def test_the_machine_may_lose_its_power_at_any_moment_of_an_update(tree):
     site.ask("update.rollout", name=last)
     assert site.ended(last)["state"] == "done"
     assert (site.in_force(), site.running()) == ("9", "9")
+
+
+@pytest.mark.slow
+def test_an_agent_is_signed_by_two_people_without_a_network(tree):
+    """Their keys take the place of the cloud's; one alone is too few; the device follows what both signed."""
+    site = Site(tree)
+    there = tree.path / "there"
+    there.mkdir()
+    one, two, rotation, request = (there / name for name in ("one.pem", "two.pem", "rotation.json", "request.json"))
+    for key in (one, two):
+        apart("make", key)
+    public = [word for key in (one, two) for word in ("--public", f"{key}.pub")]
+    tree.cli("cloud", "keys", "request", "agents", str(rotation), *public, "--threshold", "2")
+    assert "1 of 2 signatures" in apart("sign", rotation, "--key", one, "--yes")
+    with pytest.raises(RuntimeError, match="1 of the 2 signatures"):
+        tree.cli("cloud", "keys", "import", str(rotation))
+    apart("sign", rotation, "--key", two, "--yes")
+    assert "agents 2 is in force" in tree.cli("cloud", "keys", "import", str(rotation))
+
+    image = site.made("2")
+    push = ("update", "push", str(image), "--kind", "agent", "--version", "2")
+    with pytest.raises(RuntimeError, match="0 of the 2 keys that sign agents are here"):
+        tree.cli(*push)
+    tree.cli(*push, "--request", str(request))
+    with pytest.raises(RuntimeError, match="none of these files is agent@2"):
+        apart("sign", request, "--key", one, "--image", site.image, "--yes")
+    assert "agent@2" in apart("sign", request, "--key", one, "--key", two, "--image", image, "--yes")
+    tree.cli(*push, "--signed", str(request))
+    tree.cli("update", "rollout", "agent@2")
+    assert site.ended("agent@2")["state"] == "done"
+    assert (site.in_force(), site.running()) == ("2", "2")
+
+
+def apart(*argv):
+    """A command of `msrt cloud keys` where no cloud is; what it says."""
+    done = subprocess.run([MSRT, "cloud", "keys", *map(str, argv)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout

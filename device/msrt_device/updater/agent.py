@@ -97,6 +97,7 @@ class AgentSlots:
         except tarfile.TarError as error:
             raise InvalidImage(f"{image.name} cannot be unpacked: {error}") from error
         except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)  # half of it would keep a full disk full
             raise _disk(error, folder) from error
 
     def arm(self, tries: int, trial_s: float) -> None:

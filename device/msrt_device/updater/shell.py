@@ -109,7 +109,7 @@ class Updater:
             await self._means.vouch(image_claim(image, offer.image, offer.signature))
         except (errors.BadSignature, errors.NotTrusted, errors.InvalidImage) as error:
             self._unsigned |= isinstance(error, errors.NotTrusted)
-            log.warning("update.offer_refused", token=offer.token, error=str(error))
+            log.warning("update.offer_refused", campaign=offer.token, error=str(error))
             return None
         unfit = ""
         if not fits(image, self._means.device_class):
@@ -178,7 +178,7 @@ class _Kind:
                     await self._perform(actions)
                 if self.machine.record != before:
                     log.info("update.stage", kind=self._kind, stage=self.machine.record.stage.value,
-                             reason=self.machine.record.reason, token=self.machine.record.token)  # fmt: skip
+                             reason=self.machine.record.reason, campaign=self.machine.record.token)  # fmt: skip
                     self._means.changed()
         finally:
             ticking.cancel()
@@ -282,6 +282,7 @@ class _Kind:
                 means.artifacts.lost(image.digest, error)
                 await self._fetch(image)  # says `fetched` in a stage that does not listen
             except (errors.DiskFull, errors.NotFound) as error:
+                log.warning("update.not_written", kind=self._kind, error=str(error), again_in_s=pause)
                 self.machine.note(error.text)
                 means.changed()
                 await asyncio.sleep(pause)

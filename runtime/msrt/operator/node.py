@@ -159,6 +159,8 @@ def _doubt(values: dict[str, float]) -> str:
     """What a node says of its own trust, where something is wrong."""
     if values.get("trust_left_s", 1.0) < 0:
         return "  [red]signed metadata has ended: accepts nothing new[/]"
+    if not values.get("trust_clock", 1.0):
+        return "  [yellow]its clock was never set: it goes by the last signed time[/]"
     refused = values.get("trust_refused", 0.0)
     return f"  [yellow]{refused:.0f} refused as not signed[/]" if refused else ""
 

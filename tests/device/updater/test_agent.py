@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from msrt.errors import Conflict, InvalidImage
+from msrt.errors import Conflict, DiskFull, InvalidImage
 from msrt_device.updater import launcher
 from msrt_device.updater.agent import AgentSlots
 from tests.device.updater.images import agent, described, reader, tar
@@ -210,3 +211,20 @@ def test_an_agent_that_nobody_packed_has_no_seed(root):
     """Then all of an image is fetched."""
     (root / "seed-a" / "map.json").unlink()
     assert AgentSlots(root).seed() is None
+
+
+def test_a_disk_that_gets_full_is_not_left_full(root, monkeypatch):
+    """Half an image goes again, so that others find room; what is in force stays, and a later try succeeds."""
+    image, data = agent("2")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(launcher, "put", full)
+        with pytest.raises(DiskFull, match="is full"):
+            AgentSlots(root).write(image, reader(data))
+    assert not (root / "b").exists()
+    assert version_of(root, launcher.due(root).slot) == "1"
+    AgentSlots(root).write(image, reader(data))
+    assert version_of(root, "b") == "2"

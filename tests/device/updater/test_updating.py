@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -327,3 +329,21 @@ def test_whatever_happens_an_agent_is_left_that_can_be_updated(steps):
     assert device.version in device.proven
     counts = {token: [t for t in device.told if t[0] == token] for token, _, _ in device.told}
     assert all(sum(t[2] == "done" for t in told) <= 1 for told in counts.values())
+
+
+def table():
+    """What leads where, as Markdown."""
+    ways = {}
+    for (stage, said), following in u.TABLE.items():
+        ways.setdefault((said, following), []).append(stage)
+    order = list(u.Said)
+    rows = [
+        f"| {said.value} | {', '.join(sorted(stages, key=list(u.Stage).index))} | {following} |"
+        for (said, following), stages in sorted(ways.items(), key=lambda way: order.index(way[0][0]))
+    ]
+    return "\n".join(["| what happens | in the stage | leads to |", "|---|---|---|", *rows])
+
+
+def test_the_readme_shows_the_table():
+    """As the code has it."""
+    assert table() in Path(u.__file__).with_name("README.md").read_text()
