@@ -32,7 +32,7 @@ def needs_model(inputs: object) -> bool:
     """Whether names or dtypes are left to the model: a bare array, or lists of numbers."""
     import numpy as np  # noqa: PLC0415 - `import msrt` stays light
 
-    if not isinstance(inputs, Mapping):
+    if type(inputs) is not dict and not isinstance(inputs, Mapping):
         return True
     return any([not isinstance(value, np.ndarray) for value in inputs.values()])  # noqa: C419 - half the time
 

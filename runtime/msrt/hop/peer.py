@@ -44,6 +44,8 @@ STORE_AGAIN_S = 1.0
 """Pause before durable messages are offered again to a disk that was full."""
 
 _STREAM = (StreamOpen, StreamCredit, StreamChunk, StreamEnd, StreamDone, StreamCancel)
+_OURS = frozenset((*_STREAM, Call, Return, Failed))
+"""What is not the handler's."""
 
 
 class Peer:
@@ -112,7 +114,8 @@ class Peer:
         for action in self.session.send(message, frames, self.world.now()):
             if isinstance(action, s.Transmit) and not self.transmit(message, frames, action.seq) and transient:
                 raise errors.Overloaded(f"{self._backlog_bytes} bytes wait for the link to {self.name}")
-        self._schedule()
+        if not transient:  # one of those brings no deadline nearer
+            self._schedule()
 
     async def call(self, method: str, params: dict[str, object] | None = None, timeout: float = 30.0) -> object:  # noqa: ASYNC109
         """Ask the peer. Raises what it answered with, Disconnected, DeadlineExceeded."""
@@ -188,7 +191,13 @@ class Peer:
 
     def received(self, packet: wire.Packet) -> None:
         """One decoded packet of this peer. Raises OutOfOrder."""
-        self.perform(self.session.receive(packet, self.world.now()))
+        actions = self.session.receive(packet, self.world.now())
+        if len(actions) == 1 and packet.delivery is DeliveryClass.TRANSIENT:
+            first = actions[0]
+            if type(first) is s.Deliver:  # nearly always; nothing is due any sooner
+                self._deliver(first.message, first.frames)
+                return
+        self.perform(actions)
 
     def _lost_on(self, link: Link, route: Route) -> None:
         if self.link is link and self.route == route:
@@ -221,14 +230,14 @@ class Peer:
         self._schedule()
 
     def _deliver(self, message: Message, frames: s.Frames) -> None:
-        if isinstance(message, _STREAM):
+        if type(message) not in _OURS:
+            self.handler.message(self, message, list(frames))
+        elif isinstance(message, _STREAM):
             self.streams.received(message, list(frames))
-        elif isinstance(message, Return | Failed):
-            self.calls.answered(message)
         elif isinstance(message, Call):
             self.spawn(self.calls.answer(message))
-        else:
-            self.handler.message(self, message, list(frames))
+        elif isinstance(message, Return | Failed):
+            self.calls.answered(message)
 
     def _joined(self, resumed: bool, lost: tuple[Message, ...]) -> None:  # noqa: FBT001
         if not resumed and self._announced:

@@ -61,7 +61,7 @@ class ZmqListener(ZmqLink):
         self._sink, self._context = sink, Context()
         if self._credentials.secret_key:
             self._zap = Authenticator(self._context, self._allow)
-        socket = self._socket = self._context.socket(zmq.ROUTER)
+        socket = self._opened(self._context.socket(zmq.ROUTER))
         prepare(socket, self.address)
         secure(socket, self._credentials, server=True)
         socket.router_mandatory = socket.router_handover = True
@@ -212,7 +212,7 @@ class ZmqDialer(ZmqLink):
 
     def _attempt(self) -> None:
         assert self._context is not None
-        socket = self._socket = self._context.socket(zmq.DEALER)
+        socket = self._opened(self._context.socket(zmq.DEALER))
         prepare(socket, self.address)
         secure(socket, self._credentials, server=False)
         socket.routing_id = b"\x01" + self._random_bytes(15)  # a first byte of zero is libzmq's own

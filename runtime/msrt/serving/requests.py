@@ -361,12 +361,12 @@ def _fitting(replies: list[Reply], limit: int) -> int:
 def _answer(peer: Peer, message: Inferred, frames: list[Buffer]) -> None:
     """Say it; an answer that the client's link cannot carry is an error of its own, with its size."""
     size = sum(map(frame_size, frames)) + wire.HEADER_ROOM
-    error = errors.FrameTooLarge(size, peer.limit, "answer")
     with contextlib.suppress(errors.Disconnected, errors.Overloaded):
         try:
             if size <= peer.limit:
                 peer.send(message, frames)
                 return
+            error = errors.FrameTooLarge(size, peer.limit, "answer")
         except errors.FrameTooLarge as header:
             error = header
         peer.send(InferFailed(message.ids, error.code, error.text, "ask for fewer rows or outputs at a time"))

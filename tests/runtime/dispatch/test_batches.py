@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
+import numpy as np
 import pytest
 
 from msrt.dispatch import Answered, Request
+from msrt.dispatch.batching import SMALL, has_nan
 from msrt.errors import InvalidTensor
 from msrt.protocol.messages import Inferred, TensorSpec
 from tests.runtime.dispatch.counter import Bench, echo, failed, question, ready, rows_of
@@ -195,3 +199,15 @@ def test_what_costs_by_the_batch_is_not_halved(us_of):
     bench = Bench("a")
     timed(bench, us_of)
     assert [len(send.message.ids) for send in bench.ask(*(question((n,)) for n in range(16)))] == [16]
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("<f2", "FP16"), ("<f4", "FP32"), ("<f8", "FP64")])
+@pytest.mark.parametrize("count", [2, SMALL])
+def test_nan_is_found_in_small_tensors_and_in_large_ones(dtype, name, count):
+    """However it is looked for; infinities, whose sum is none, are none."""
+    values = np.zeros(count, dtype)
+    spec = (TensorSpec("y", name, (count,)),)
+    values[:2] = math.inf, -math.inf
+    assert not has_nan(spec, [values.tobytes()])
+    values[-1] = math.nan
+    assert has_nan(spec, [memoryview(values.tobytes())])
