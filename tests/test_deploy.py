@@ -30,7 +30,6 @@ DEPLOY = Path(__file__).parent.parent / "deploy"
 TYPES = {"cloud": CloudConfig, "edge": EdgeConfig, "device": DeviceConfig}
 CONFIGS = {**TYPES, "gateway": GatewayConfig}
 MASTER = Identity(b"1" * 32, b"2" * 32).node
-roles = pytest.mark.parametrize("role", TYPES)
 
 
 def example(name):
@@ -73,36 +72,54 @@ def test_the_example_device_has_its_sensors():
     ]
 
 
-@roles
-def test_the_unit_starts_what_exists(role):
+UNITS = {
+    "cloud": ("msrt-cloud", "cloud start", "cloud"),
+    "edge": ("msrt-edge", "edge join", "edge"),
+    "device": ("msrt-device", "device join", "device"),
+    "gateway": ("msrt-gateway@", "device gateway", "gateway-%i"),
+}
+units = pytest.mark.parametrize(("unit", "verb", "name"), UNITS.values(), ids=UNITS)
+
+
+@units
+def test_the_unit_starts_what_exists(unit, verb, name):
     """It calls a command of ours with an example's file, drains on SIGTERM, comes back, and is shut in."""
-    unit = configparser.ConfigParser(strict=True, interpolation=None)
-    unit.optionxform = str
-    unit.read(DEPLOY / "systemd" / f"msrt-{role}.service")
-    service = unit["Service"]
+    found = configparser.ConfigParser(strict=True, interpolation=None)
+    found.optionxform = str
+    text = (DEPLOY / "systemd" / f"{unit}.service").read_text()
+    found.read_string(re.sub(r"^DeviceAllow=.*\n", "", text, flags=re.MULTILINE))  # the one key that may come again
+    service = found["Service"]
     command = shlex.split(service["ExecStart"])
-    verb = "start" if role == "cloud" else "join"
     assert command == [
-        "/opt/msrt/bin/msrt", role, verb, "--config", f"/etc/msrt/{role}.toml", "--state", f"/var/lib/msrt/{role}",
+        "/opt/msrt/bin/msrt", *verb.split(), "--config", f"/etc/msrt/{name}.toml", "--state", f"/var/lib/msrt/{name}",
     ]  # fmt: skip
     assert service["KillMode"] == "mixed"
     assert service["Restart"] == "on-failure"
-    assert service["StateDirectory"] == f"msrt/{role}"
+    assert service["StateDirectory"] == f"msrt/{name}"
     assert service["ProtectSystem"] == "strict"
     assert service["NoNewPrivileges"] == "yes"
 
 
-@roles
-def test_systemd_understands_the_unit(role, tmp_path):
+@units
+def test_systemd_understands_the_unit(unit, verb, name, tmp_path):
     """The real parser finds no unknown line."""
     tool = shutil.which("systemd-analyze")
     if tool is None:
         pytest.skip("systemd-analyze is not installed")
-    text = (DEPLOY / "systemd" / f"msrt-{role}.service").read_text().replace("/opt/msrt/bin/msrt", "/bin/true")
-    unit = tmp_path / f"msrt-{role}.service"
-    unit.write_text(text)
-    done = subprocess.run([tool, "verify", unit], capture_output=True, text=True, timeout=60, check=False)
-    assert f"msrt-{role}.service" not in done.stderr
+    text = (DEPLOY / "systemd" / f"{unit}.service").read_text().replace("/opt/msrt/bin/msrt", "/bin/true")
+    file = tmp_path / f"{unit}{'one' if unit.endswith('@') else ''}.service"
+    file.write_text(text)
+    done = subprocess.run([tool, "verify", file], capture_output=True, text=True, timeout=60, check=False)
+    assert file.name not in done.stderr
+
+
+def test_a_gateway_reaches_serial_ports_and_no_other_device():
+    """Each rule names a driver's terminals; everything else of /dev is closed."""
+    lines = (DEPLOY / "systemd" / "msrt-gateway@.service").read_text().splitlines()
+    allowed = [line.partition("=")[2] for line in lines if line.startswith("DeviceAllow=")]
+    assert "DevicePolicy=closed" in lines
+    assert allowed
+    assert all(rule.startswith("char-tty") for rule in allowed)
 
 
 def test_compose_mounts_what_is_here():
@@ -123,9 +140,10 @@ def test_prometheus_scrapes_where_the_examples_listen():
     """The ports are those of config/*.toml."""
     (job,) = example("prometheus.yml")["scrape_configs"]
     found = {entry["labels"]["tier"]: entry["targets"] for entry in job["static_configs"]}
-    listeners = {role: load(DEPLOY / "config" / f"{role}.toml", type_) for role, type_ in TYPES.items()}
+    listeners = {role: load(DEPLOY / "config" / f"{role}.toml", type_) for role, type_ in CONFIGS.items()}
     assert found == {
         "cloud": [listeners["cloud"].http], "edge": [listeners["edge"].http], "device": [listeners["device"].metrics],
+        "gateway": [listeners["gateway"].metrics],
     }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +16,9 @@ from msrt.life import live, tell
 from msrt.process import StateDir, default_state
 from msrt.settings import DeviceConfig
 from msrt.telemetry import logs
-from msrt.telemetry.links import link_bytes
 from msrt.telemetry.metrics import Metrics
 from msrt.training.tails import Tails
+from msrt_device.exposing import expose, listen
 from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import take_issued
@@ -77,61 +76,11 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             if hosts is not None:
                 stack.push_async_callback(hosts.close)
             if config.metrics != "off":
-                await _metrics(node, metrics, state, config, stack)
+                await listen(expose(metrics, lambda: node), config.metrics, state, stack)
             await live(node, stop, world, metrics, lambda: _started(node))
         if node.decommissioned:
             await world.offload(wipe, folder, board)
             click.echo("decommissioned: keys, models and state are wiped")
-
-
-async def _metrics(
-    node: Device, metrics: Metrics, state: StateDir, config: DeviceConfig, stack: contextlib.AsyncExitStack
-) -> None:
-    from msrt.telemetry.exporter import serve_metrics  # noqa: PLC0415 - only where metrics are on
-    from msrt.telemetry.trusting import observe_trust  # noqa: PLC0415
-
-    observe_trust(metrics, lambda: node.trust)
-
-    def render() -> bytes:
-        for model in node.slots.reports():
-            metrics.model_version.labels(model.model, model.variant).set(model.version if model.state == "ready" else 0)
-        metrics.queue_depth.labels("engine").set(node.requests.queued)
-        metrics.event_backlog.set(node.events.outbox.size)
-        return metrics.render()
-
-    metrics.tally(
-        "engine_requests_total", "Inference requests of this device.", ("code",),
-        lambda: {
-            ("ok",): node.requests.answered, ("refused",): node.requests.refused, ("expired",): node.requests.expired,
-            ("abandoned",): node.requests.abandoned,
-        },
-    )  # fmt: skip
-    metrics.tally(
-        "link_bytes_total", "Bytes of packets of the present session.", ("link", "direction"),
-        lambda: link_bytes([node.uplink.peer.link] if node.uplink.peer and node.uplink.peer.link else []),
-    )  # fmt: skip
-    metrics.tally(
-        "dropped_total", "Thrown away by a queue's stated policy.", ("queue",),
-        lambda: {("events",): node.events.outbox.dropped},
-    )  # fmt: skip
-    metrics.gauges(
-        "models", "Models by state.", ("state",),
-        lambda: Counter(("cold" if model.cold else model.state,) for model in node.slots.reports()),
-    )  # fmt: skip
-    metrics.gauges(
-        "model_memory_bytes", "Bytes of loaded models, estimated, and what they may take; a limit of 0 is none.",
-        ("what",),
-        lambda: {("used",): node.budget.used(node.slots), ("limit",): node.budget.limit},
-    )  # fmt: skip
-    metrics.gauges("kept_sequences", "Sequences whose state is kept.", (), lambda: {(): len(node.sequences)})
-    metrics.tally(
-        "sequences_ended_total", "Sequences whose state was lost, or made room.", ("reason",),
-        lambda: {("lost",): node.sequences.lost, ("evicted",): node.sequences.evicted},
-    )  # fmt: skip
-    host, port = state.address("metrics", config.metrics)
-    server = await serve_metrics(render, host, port)
-    stack.callback(server.close)
-    state.remember("metrics", server.sockets[0].getsockname()[1])
 
 
 def _started(node: Device) -> None:

@@ -321,10 +321,7 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """In that time an edge must have welcomed it and its models must have answered."""
 
     def __post_init__(self) -> None:
-        if self.metrics not in {"", "off"} and not is_loopback(self.metrics, "metrics"):
-            raise InvalidConfig(
-                f"metrics = {self.metrics!r} is reachable from other machines", hint="use 127.0.0.1:PORT"
-            )
+        _check_metrics(self.metrics)
         check_serial(self.serial)
         names = [source.name for source in self.source]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -352,6 +349,16 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True):
     """Longest pause between two looks for the board, or two tries of the whole list of parents."""
     event_bytes: Bytes = 16 * MIB
     """Events on disk that the edge has not taken; the oldest go first and are counted."""
+    metrics: str = ""
+    """HTTP listener of /metrics; empty: a free loopback port; `off`: none."""
+
+    def __post_init__(self) -> None:
+        _check_metrics(self.metrics)
+
+
+def _check_metrics(address: str) -> None:
+    if address not in {"", "off"} and not is_loopback(address, "metrics"):
+        raise InvalidConfig(f"metrics = {address!r} is reachable from other machines", hint="use 127.0.0.1:PORT")
 
 
 def is_loopback(address: str, what: str = "address") -> bool:

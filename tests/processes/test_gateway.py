@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+from urllib.request import urlopen
 
 import numpy as np
 import onnxruntime as ort
@@ -26,6 +27,7 @@ class House:
 
     def __init__(self, tree, board, cable, file):
         self.tree, self.board, self.cable = tree, board, cable
+        self.metrics = free_port()
         self.edge()
         self.gateway = self.start("--invite", tree.cli("invite", "device", "--region", "north"), "--name", "board")
         session = ort.InferenceSession(file)
@@ -43,7 +45,8 @@ class House:
     def start(self, *more):
         argv = [
             MSRT, "device", "gateway", "--tcp", f"127.0.0.1:{self.cable.port}", "--sense-ms", "100", "--state",
-            str(self.tree.path / "gateway"), "--set", "reconnect_max_s=1", *more,
+            str(self.tree.path / "gateway"), "--set", "reconnect_max_s=1",
+            "--metrics", f"127.0.0.1:{self.metrics}", *more,
         ]  # fmt: skip
         proc = self.tree.procs["gateway"] = Proc(argv, self.tree.path / "gateway.log")
         return proc.ready()
@@ -119,6 +122,21 @@ def test_a_cut_line_is_survived(house):
         until("the line was lost", lambda number=number: house.told("gateway.board_lost") > number)
         house.served()
     assert house.told("board.model_loaded") == loaded
+
+
+def test_its_gateway_tells_prometheus_of_it(house):
+    """What the board did, what its line did, and what every device tells of itself."""
+    with urlopen(f"http://127.0.0.1:{house.metrics}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    told = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[0] != "#"}
+    assert told["msrt_board_here"] == 1
+    assert told["msrt_board_cut_total"] >= 5
+    assert told["msrt_board_joined_total"] > told["msrt_board_cut_total"]
+    assert told['msrt_board_inferences_total{code="ok"}'] >= 1000
+    assert told["msrt_board_repeated_frames_total"] > 0, "a byte in 700 was struck"
+    assert told["msrt_board_chunk_bytes_total"] > 1000
+    assert told['msrt_models{state="ready"}'] == 1
+    assert told['msrt_model_version{model="mlp",variant="micro"}'] == 1
 
 
 def test_a_board_that_starts_again_gets_its_model_again(house):

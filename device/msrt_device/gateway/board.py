@@ -26,6 +26,7 @@ from msrt.errors import (
 from msrt.protocol import mcu
 from msrt.protocol.address import check_serial
 from msrt.world.world import World
+from msrt_device.gateway.counts import Counts
 from msrt_device.gateway.line import Line
 
 __all__ = ["Board"]
@@ -44,9 +45,12 @@ Answer = TypeVar("Answer", mcu.Hello, mcu.Done, mcu.Inferred)
 class Board:
     """`lost` is set when nothing more can come of this."""
 
-    def __init__(self, world: World, *, lease_s: float, sense_ms: int, baud: int = 0) -> None:
+    def __init__(
+        self, world: World, *, lease_s: float, sense_ms: int, baud: int = 0, counts: Counts | None = None
+    ) -> None:
         """`baud`: of a serial line, so that its slowness is not taken for silence."""
         self._world, self._lease_s, self._sense_ms, self._baud = world, lease_s, sense_ms, baud
+        self.counts: Final = counts or Counts()
         self._events: Callable[[mcu.Event], None] | None = None
         self.lost = asyncio.Event()
         self.why = ""
@@ -82,6 +86,8 @@ class Board:
             raise MalformedFrame(f"the board calls itself what nothing is called: {error.text}") from error
         self._hello, self.holds = hello, hello.digest
         await self._lease()
+        self.counts.joined += 1
+        self.counts.here = True
         self._renewing = asyncio.ensure_future(self._renew())
         return hello
 
@@ -91,6 +97,7 @@ class Board:
             return
         self.why = why
         self.lost.set()
+        self.counts.here = False
         if self._renewing is not None:
             self._renewing.cancel()
         if self._waiting is not None and not self._waiting.done():
@@ -104,7 +111,11 @@ class Board:
 
     def heard(self, data: bytes) -> None:
         """Bytes of the line."""
-        for frame in self._decoder.feed(data):
+        damaged = self._decoder.damaged
+        frames = self._decoder.feed(data)
+        self.counts.damaged += self._decoder.damaged - damaged
+        self.counts.received += len(frames)
+        for frame in frames:
             if isinstance(frame.message, mcu.Event):
                 if self._events is not None:  # else it will be said again
                     self._events(frame.message)
@@ -150,7 +161,9 @@ class Board:
         self.holds = bytes(mcu.DIGEST)
         await self._ask(mcu.Load(len(blob), arena), mcu.Done)
         for offset in range(0, len(blob), mcu.CHUNK):
-            await self._ask(mcu.Chunk(offset, blob[offset : offset + mcu.CHUNK]), mcu.Done)
+            chunk = blob[offset : offset + mcu.CHUNK]
+            await self._ask(mcu.Chunk(offset, chunk), mcu.Done)
+            self.counts.chunk_bytes += len(chunk)
         await self._ask(mcu.Finish(digest), mcu.Done)
         self.holds = digest
         log.info("board.model_loaded", serial=hello.serial, bytes=len(blob), arena=arena)
@@ -173,10 +186,16 @@ class Board:
     async def infer(self, tag: int, row: bytes) -> mcu.Inferred:
         """One row. Raises ModelFailed, Disconnected."""
         pieces = range(0, len(row), mcu.CHUNK)
-        for offset in pieces[:-1]:
-            await self._ask(mcu.Infer(tag, len(row), offset, row[offset : offset + mcu.CHUNK]), mcu.Done)
-        last = mcu.Infer(tag, len(row), pieces[-1], row[pieces[-1] :])
-        return await self._ask(last, mcu.Inferred, give_up_s=COMPUTE_S)
+        try:
+            for offset in pieces[:-1]:
+                await self._ask(mcu.Infer(tag, len(row), offset, row[offset : offset + mcu.CHUNK]), mcu.Done)
+            last = mcu.Infer(tag, len(row), pieces[-1], row[pieces[-1] :])
+            found = await self._ask(last, mcu.Inferred, give_up_s=COMPUTE_S)
+        except MsrtError:
+            self.counts.failed += 1
+            raise
+        self.counts.answered += 1
+        return found
 
     def taken(self, event: mcu.Event) -> None:
         """An event is on disk: the board may forget it."""
@@ -223,6 +242,7 @@ class Board:
                     self.close(f"no answer to {type(question).__name__} in {give_up_s:g} s")
                     raise Disconnected(f"the board is away: {self.why}")
                 again = min(2 * again, 4.0)
+                self.counts.again += 1
         finally:
             self._waiting = None
 
@@ -241,4 +261,5 @@ class Board:
 
     def _write(self, frame: bytes) -> None:
         if self._line is not None and not self.lost.is_set():
+            self.counts.sent += 1
             self._line.write(frame)

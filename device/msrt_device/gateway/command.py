@@ -23,6 +23,9 @@ __all__ = ["gateway"]
 @click.option("--name", help="The board's name in the tree. Default: the host's and a short id.")
 @click.option("--link", type=click.Choice(["zmq", "mqtt"]), help="How it talks to its edge. Default: zmq.")
 @click.option(
+    "--metrics", metavar="HOST:PORT", help="Prometheus metrics; `off` for none. Default: a free loopback port."
+)
+@click.option(
     "--sense-ms",
     type=click.IntRange(min=0),
     metavar="MS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import click
@@ -14,6 +15,8 @@ from msrt.process import StateDir, default_state
 from msrt.settings import DeviceConfig, GatewayConfig
 from msrt.telemetry import logs
 from msrt.telemetry.metrics import Metrics
+from msrt_device.exposing import expose, listen
+from msrt_device.gateway.counts import observe
 from msrt_device.gateway.gateway import Gateway
 from msrt_device.gateway.line import parse_serial
 from msrt_device.wiping import begun, wipe
@@ -35,7 +38,7 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
     if config.serial:
         parse_serial(config.serial)
     folder = (Path(config.state) if config.state else default_state("gateway")).absolute()
-    with StateDir.open(folder, "device"):
+    with StateDir.open(folder, "device") as state:
         if begun(folder):
             wipe(folder)
         world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
@@ -43,6 +46,8 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
             identity=identity, membership=membership, config=_as_device(config), tell=tell(folder, config)
         )
         node = Gateway(world, setup, config)
+        metrics = Metrics("gateway", identity.node, process=True)
+        observe(metrics, node.counts)
 
         def started() -> None:
             device = node.device
@@ -50,7 +55,10 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
                 where = device.uplink.peer.node if device.uplink.peer is not None else "no edge"
                 click.echo(f"ready {device.certificate.name} ({device.certificate.node}) at {where} over {config.link}")
 
-        await live(node, stop, world, Metrics("device", identity.node, process=True), started)
+        async with contextlib.AsyncExitStack() as stack:
+            if config.metrics != "off":
+                await listen(expose(metrics, lambda: node.device), config.metrics, state, stack)
+            await live(node, stop, world, metrics, started)
         if node.decommissioned:
             await world.offload(wipe, folder)
             click.echo("decommissioned: keys, models and state are wiped, and the board's model is gone")
@@ -60,7 +68,7 @@ def _as_device(config: GatewayConfig) -> DeviceConfig:
     """The part of it that a device has as well."""
     return DeviceConfig(
         state=config.state, name=config.name, log_format=config.log_format, log_level=config.log_level,
-        drain_s=config.drain_s, cache_bytes=config.cache_bytes, link=config.link, metrics="off", labels=config.labels,
+        drain_s=config.drain_s, cache_bytes=config.cache_bytes, link=config.link, labels=config.labels,
         engine_queue=config.engine_queue, reconnect_max_s=config.reconnect_max_s, event_bytes=config.event_bytes,
-        train=False,
+        train=False, metrics=config.metrics,
     )  # fmt: skip

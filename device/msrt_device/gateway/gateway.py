@@ -20,6 +20,7 @@ from msrt.inference.bundle import MCU
 from msrt.settings import GatewayConfig
 from msrt.world.world import World
 from msrt_device.gateway.board import Board
+from msrt_device.gateway.counts import Counts
 from msrt_device.gateway.engine import BoardEngine, OneModel
 from msrt_device.gateway.findings import Findings
 from msrt_device.gateway.line import open_line, parse_serial
@@ -38,6 +39,7 @@ class Gateway:
     def __init__(self, world: World, setup: DeviceSetup, config: GatewayConfig) -> None:
         self.world, self.setup, self.config = world, setup, config
         self.ready = asyncio.Event()
+        self.counts = Counts()
         self.device: Device | None = None
         """While the board is there."""
         self.decommissioned = False
@@ -70,7 +72,7 @@ class Gateway:
         """A board that answered. Raises Disconnected, PeerError, InvalidConfig."""
         config = self.config
         baud = parse_serial(config.serial)[1] if config.serial else 0
-        board = Board(self.world, lease_s=config.board_lease_s, sense_ms=config.sense_ms, baud=baud)
+        board = Board(self.world, lease_s=config.board_lease_s, sense_ms=config.sense_ms, baud=baud, counts=self.counts)
         line = await open_line(config.serial, config.tcp, board.heard, board.ended)
         try:
             hello = await board.start(line)
@@ -100,6 +102,7 @@ class Gateway:
         try:
             await asyncio.wait({running, sides[0]}, return_when=asyncio.FIRST_COMPLETED)
             if board.lost.is_set():
+                self.counts.cut += 1
                 log.warning("gateway.board_lost", serial=hello.serial, why=board.why)
             device.close()
             await asyncio.wait({running}, timeout=GOODBYE_S)

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msrt.errors import Disconnected, InvalidModel
+from msrt.errors import Disconnected, InvalidModel, Unavailable
 from msrt.inference.micro.interpret import interpret
 from msrt.protocol import mcu
+from msrt.telemetry.metrics import Metrics
 from msrt.world.field import field_world
 from msrt_device.flash.targets.cortex_m import SOURCES
 from msrt_device.gateway.board import Board
+from msrt_device.gateway.counts import Counts, observe
 from msrt_device.gateway.line import open_line
 from tests.device.gateway.native import FLAGS, compiler
 from tests.runtime.inference.micro.graphs import compiled, quantised
@@ -91,6 +93,40 @@ def test_a_model_is_handed_over_and_answers(bench, blob, tmp_path):
         again.close()
 
     asyncio.run(main())
+
+
+def test_what_was_said_is_counted(bench, blob, tmp_path):
+    """Frames both ways, those that were damaged, inferences, bytes of models; over all boards of one gateway."""
+
+    async def main():
+        counts = Counts()
+        metrics = Metrics()
+        observe(metrics, counts)
+        for cut in (True, False):
+            board = Board(field_world(tmp_path), lease_s=5.0, sense_ms=0, counts=counts)
+            await board.start(await open_line("", f"127.0.0.1:{bench.port}", board.heard, board.ended))
+            digest = await board.load(blob.board, blob.arena)
+            for row in rows_of(blob, 2):
+                await board.infer(mcu.tag_of(digest), row.tobytes())
+            if cut:
+                board.heard(b"\x03ab\0")
+                board.close("cut")
+                assert b"msrt_board_here 0.0" in metrics.render()
+        with pytest.raises(Unavailable, match="lost the thread"):
+            await board.infer(mcu.tag_of(digest), b"\0")
+        page = metrics.render().decode()
+        board.close()
+        return page, counts
+
+    page, counts = asyncio.run(main())
+    for line in (
+        "msrt_board_here 1.0", "msrt_board_joined_total 2.0", f"msrt_board_chunk_bytes_total {len(blob.board)}.0",
+        'msrt_board_inferences_total{code="ok"} 4.0', 'msrt_board_inferences_total{code="failed"} 1.0',
+        "msrt_board_damaged_frames_total 1.0", f'msrt_board_frames_total{{direction="out"}} {counts.sent}.0',
+    ):  # fmt: skip
+        assert line in page.splitlines()
+    assert counts.received >= counts.answered + 2
+    assert counts.sent - counts.again == counts.received
 
 
 def test_what_has_no_room_is_refused_before_anything_is_sent(bench, blob, tmp_path):
