@@ -12,6 +12,7 @@ from msrt import errors
 from msrt.dispatch.canary import is_canary, parse_canary
 from msrt.inference.bundle import MCU, MICRO, Manifest
 from msrt.journal.facts import Entry, Key, RolloutSet
+from msrt.journal.rollouts import board_follows, versions_for
 from msrt.journal.state import State
 from msrt.journal.writer import Writer
 from msrt.protocol import wire
@@ -78,20 +79,59 @@ class Rollouts:
         """Living devices that it speaks of: of a region that has a rollout of its own, only that one does."""
         found = self._able(fact.model, fact.version, self._fleet.matching(fact.selector))
         if fact.region:
-            return [seen for seen in found if seen.region == fact.region]
-        regional = self._writer.state.regional
-        return [seen for seen in found if (seen.region, fact.model) not in regional]
+            found = [seen for seen in found if seen.region == fact.region]
+        else:
+            regional = self._writer.state.regional
+            found = [seen for seen in found if (seen.region, fact.model) not in regional]
+        boards = [seen for seen in found if seen.device.device_class == MCU]
+        away = {seen.device.node for seen in boards} - {seen.device.node for seen in self._boards(fact, boards)}
+        return [seen for seen in found if seen.device.node not in away]
+
+    def _boards(self, fact: RolloutSet, boards: list[Seen]) -> list[Seen]:
+        """Of these microcontrollers, which it matches, those that it has: each holds one model."""
+        for other in self._rivals(fact, {seen.region for seen in boards}):
+            if board_follows((fact, other)) is other:
+                taken = {seen.device.node for seen in self._asked(other)}
+                boards = [seen for seen in boards if seen.device.node not in taken]
+        return boards
+
+    def _rivals(self, fact: RolloutSet, regions: set[str]) -> list[RolloutSet]:
+        """Rollouts of other models that microcontrollers in these regions can run."""
+        state = self._writer.state
+        found = {other.key: other for region in regions for other in state.rollouts_in(region).values()}
+        return [other for other in found.values() if other.model != fact.model and self._runs(other)]
+
+    def _runs(self, fact: RolloutSet) -> bool:
+        return any(self._on_boards(fact.model, version) for version in (fact.version, fact.previous) if version)
+
+    def _asked(self, fact: RolloutSet) -> list[Seen]:
+        """The microcontrollers of which a rollout asks something."""
+        return [
+            seen
+            for seen in self._fleet.matching(fact.selector)
+            if seen.device.device_class == MCU
+            and fact.region in ("", seen.region)
+            and versions_for(fact, seen.region, seen.device.node)
+        ]
 
     def _able(self, model: str, version: int, found: list[Seen]) -> list[Seen]:
         """Those that can run it; the others are not asked to."""
+        micro, home = self._needs(model, version)
+        if home:
+            found = [seen for seen in found if seen.device.node == home]
+        return found if micro else [seen for seen in found if seen.device.device_class != MCU]
+
+    def _on_boards(self, model: str, version: int) -> bool:
+        micro, home = self._needs(model, version)
+        return micro and not home
+
+    def _needs(self, model: str, version: int) -> tuple[bool, str]:
+        """Can microcontrollers run it? And the one node that it is for, if it is for one."""
         known = self._able_to.get((model, version))
         if known is None:
             manifest = wire.unpack(self._writer.state.models[model][version].manifest, Manifest)
             known = self._able_to[model, version] = MICRO in manifest.variants, manifest.home
-        micro, home = known
-        if home:
-            found = [seen for seen in found if seen.device.node == home]
-        return found if micro else [seen for seen in found if seen.device.device_class != MCU]
+        return known
 
     async def _decided(self, fact: RolloutSet, decision: Decision) -> None:
         log.info(
@@ -151,12 +191,26 @@ class Rollouts:
             canary = ""  # the first one: there is nothing that could answer the other requests
         state = Stage.CANARY.value if canary and targets else Stage.LIVE.value
         share = traffic if state == Stage.CANARY.value else 0.0
-        fact = RolloutSet(model, version, previous, selector, canary, state, "", self._world.wall(), region, share)
+        wall = self._world.wall()
+        fact = RolloutSet(model, version, previous, selector, canary, state, "", wall, region, share, wall)
         self._windows[fact.key] = window_s or self._pace.window_s
         self._active.pop(fact.key, None)
         self._done.pop(fact.key, None)
         await self._writer.decide(lambda now: [fact, *([] if region else self._ended(now, model))])
-        return {"model": model, "version": version, "state": state, "matching": len(targets), "previous": previous}
+        return {
+            "model": model, "version": version, "state": state, "matching": len(self._targets(fact)),
+            "previous": previous, "boards": self._of_boards(fact, able),
+        }  # fmt: skip
+
+    def _of_boards(self, fact: RolloutSet, found: list[Seen]) -> dict[str, list[str]]:
+        """Models that microcontrollers let go of for this one, and those that keep them from it, by name."""
+        boards = [seen for seen in found if seen.device.device_class == MCU]
+        nodes = {seen.device.node for seen in boards}
+        out: dict[str, list[str]] = {"replaced": [], "kept": []}
+        for other in self._rivals(fact, {seen.region for seen in boards}):
+            if nodes & {seen.device.node for seen in self._asked(other)}:
+                out["kept" if board_follows((fact, other)) is other else "replaced"].append(other.model)
+        return {key: sorted(set(names)) for key, names in out.items()}
 
     async def withdraw(self, model: str, region: str = "") -> dict[str, object]:
         """Write down that no version should run there, until it is rolled out again: a promotion or a rollback that was

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from msrt.dispatch.canary import is_canary
 from msrt.dispatch.events import VersionTable
-from msrt.inference.bundle import MEASURE, Manifest, choose, runs_on
+from msrt.inference.bundle import MCU, MEASURE, Manifest, choose, runs_on
 from msrt.journal.facts import ModelPushed, RolloutSet
+from msrt.journal.rollouts import board_follows, versions_for
 from msrt.journal.state import State
 from msrt.protocol.address import Selector
 from msrt.protocol.messages import DeviceReport, Placement
@@ -64,23 +64,18 @@ def _versions(rollout: RolloutSet, device: Device) -> list[int]:
     selector = Selector.parse(rollout.selector)
     if not selector.matches(device.labels) or (device.local and not selector.names("tier")):
         return []
-    if rollout.state == "rolled_back":
-        return [rollout.previous] if rollout.previous else []
-    if rollout.state == "canary" and not is_canary(rollout.canary, device.region, device.node, rollout.model):
-        return [rollout.previous] if rollout.previous else []
-    if rollout.state == "canary" and rollout.previous:
-        pair = [rollout.version, rollout.previous]
-        return pair[::-1] if rollout.traffic else pair  # its own sensors are read by the version that serves
-    return [rollout.version]
+    return versions_for(rollout, device.region, device.node)
 
 
 def place(
     state: State, manifests: Mapping[tuple[str, int], Manifest], measured: Measured, device: Device
 ) -> tuple[Placement, ...]:
     """All that a device should hold, in the order of model names. Versions that devices of its class cannot run are
-    left out, and those that nobody vouched for here: what served before them goes on serving."""
-    out = []
-    for model, rollout in sorted(state.rollouts_in(device.region).items()):
+    left out, and those that nobody vouched for here: what served before them goes on serving. A microcontroller gets
+    one model, see `msrt.journal.rollouts`."""
+    found: dict[str, list[Placement]] = {}
+    rollouts = state.rollouts_in(device.region)
+    for model, rollout in sorted(rollouts.items()):
         versions = _versions(rollout, device)
         if versions and not any((model, version) in manifests for version in versions) and rollout.previous:
             versions = [rollout.previous]
@@ -93,8 +88,11 @@ def place(
             if pushed is None or manifest is None or not runs_on(manifest, device.device_class, device.node):
                 continue
             variant = measured.variant(manifest, device)
-            out.append(Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0))
-    return tuple(out)
+            placement = Placement(model, version, variant, pushed.manifest, pushed.signature, serve=number == 0)
+            found.setdefault(model, []).append(placement)
+    if device.device_class == MCU and len(found) > 1:
+        return tuple(found[board_follows(rollouts[model] for model in found).model])
+    return tuple(placement for placements in found.values() for placement in placements)
 
 
 def version_table(rollout: RolloutSet, ready: Mapping[str, frozenset[int]]) -> VersionTable:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import numpy as np
 import pytest
 
 from msrt import errors
 from msrt.protocol.messages import DeviceRecord, ModelState
 from tests.cloud.rig import device, simulate, until
 from tests.runtime.hop.tree import identity
+from tests.runtime.inference.micro.graphs import quantised
 from tests.runtime.inference.models import mlp
 
 
@@ -307,5 +309,37 @@ def test_microcontrollers_are_not_waited_for_where_they_cannot_run_it():
         north.edge.report(device("a", ("net", 1, "ready")), board)
         await north.until("done")
         assert north.status()["matching"] == 1
+
+    rolling(scenario, versions=1)
+
+
+def test_the_newer_of_two_models_has_the_boards_and_the_operator_hears_it(tmp_path):
+    """A microcontroller holds one: the older rollout waits for it no more, and has it again with the newer withdrawn.
+    What was rolled out to boards by name stays there."""
+    file = quantised(mlp((4, 6, 3)), np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32), tmp_path)
+
+    async def scenario(north):
+        rig, board = north.rig, msgspec.structs.replace(device("board"), device_class="mcu")
+        north.edge.report(device("a"), board)
+        await until(lambda: len(rig.cloud.fleet.matching("")) == 2)
+        for name in ("old", "new"):
+            await rig.push(file, name=name)
+
+        async def roll(model, **more):
+            said = await rig.operator.ask("model.rollout", model=model, **more)
+            return said["matching"], said["boards"]
+
+        def matching(model):
+            return rig.cloud.rollouts.status(model)["matching"]
+
+        assert await roll("net") == (1, {"replaced": [], "kept": []})
+        assert await roll("old") == (2, {"replaced": [], "kept": []})
+        assert await roll("new") == (2, {"replaced": ["old"], "kept": []})
+        assert (matching("old"), matching("new")) == (1, 2)
+        await rig.cloud.rollouts.withdraw("new")
+        assert matching("old") == 2
+        assert await roll("old", selector="class=mcu") == (1, {"replaced": [], "kept": []})
+        assert await roll("new") == (1, {"replaced": [], "kept": ["old"]})
+        assert (matching("old"), matching("new")) == (1, 1)
 
     rolling(scenario, versions=1)

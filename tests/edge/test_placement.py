@@ -63,6 +63,30 @@ def test_models_are_placed_in_the_order_of_their_names():
     assert [p.model for p in place(state, manifests, Measured(), CAMERA)] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("rollouts", "model"),
+    [
+        ([RolloutSet("a", 1, began=1.0), RolloutSet("b", 1, began=2.0)], "b"),
+        ([RolloutSet("a", 1, began=2.0), RolloutSet("b", 1, began=1.0)], "a"),
+        ([RolloutSet("a", 1, wall=9.0, began=1.0), RolloutSet("b", 1, wall=2.0, began=2.0)], "b"),
+        ([RolloutSet("a", 1, selector="class=mcu", began=1.0), RolloutSet("b", 1, began=2.0)], "a"),
+        ([RolloutSet("a", 1, began=1.0), RolloutSet("b", 1, state="rolled_back", began=2.0)], "a"),
+        ([RolloutSet("a", 1, began=1.0), RolloutSet("b", 1, state="withdrawn", began=2.0)], "a"),
+        ([RolloutSet("a", 1, began=1.0), RolloutSet("b", 1, canary="south", state="canary", began=2.0)], "a"),
+        ([RolloutSet("a", 1, began=1.0), RolloutSet("none", 1, selector="class=mcu", began=2.0)], "a"),
+    ],
+)
+def test_a_microcontroller_holds_one_model(rollouts, model):
+    """Of the rollout that names its devices, else of the newest; a model that no board runs takes nobody's place."""
+    files = {"fp32": b"f", "micro": b"m"}
+    models = [pushed(1, "a", files), pushed(1, "b", files), pushed(1, "none")]
+    board = Device("n2", "north", "mcu", {"name": "board", "region": "north", "class": "mcu"})
+    state, manifests = told(*models, *rollouts)
+    assert [(p.model, p.variant) for p in place(state, manifests, Measured(), board)] == [(model, "micro")]
+    others = place(*told(*models, *(RolloutSet(name, 1) for name in ("a", "b"))), Measured(), CAMERA)
+    assert [p.model for p in others] == ["a", "b"], "a device with memory holds both"
+
+
 def test_a_version_without_a_checked_manifest_is_not_placed():
     """Nobody runs what the cloud did not sign, or what was never pushed."""
     state, manifests = told(pushed(1), RolloutSet("net", 1), RolloutSet("ghost", 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from urllib.request import urlopen
 
 import numpy as np
@@ -187,6 +188,21 @@ def test_a_model_that_no_board_runs_is_refused_by_its_operator(house):
     house.tree.cli("model", "push", str(path), "--name", "sigmoid")
     with pytest.raises(RuntimeError, match=r"Sigmoid \(node gate_7\)"):
         house.tree.cli("model", "rollout", "sigmoid", "--to", "class=mcu")
+
+
+def test_a_second_model_takes_the_first_ones_place(house):
+    """A board holds one, so the newer rollout has it, and the operator is told; the older one comes back when it is
+    rolled out again."""
+    tree, state = house.tree, ["--state", str(house.tree.path / "cloud")]
+    tree.cli("model", "push", str(tree.path / "mlp.onnx"), "--name", "second", "--for", "mcu")
+    for newer, older in (("second", "mlp"), ("mlp", "second")):
+        argv = [MSRT, "model", "rollout", newer, "--to", "class=mcu", "--window", "0.5", *state]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
+        assert f"a microcontroller holds one model: those that match let go of {older}" in done.stderr
+        [node] = [node for node in json.loads(tree.cli("node", "list", "--json")) if node["name"] == "board"]
+        assert [model["model"] for model in node["models"]] == [newer]
+        assert (house.ask(0) is None) == (newer == "second")
+    house.served()
 
 
 def test_a_serial_port_is_a_line_as_well(house, tmp_path):

@@ -223,6 +223,8 @@ class RolloutSet(Fact, frozen=True, tag="rollout.set"):
     traffic: float = 0.0
     """While it is a canary: the share of the requests that it answers, whichever device they go to; 0: all of those
     that go to the canary's devices."""
+    began: float = 0.0
+    """Wall clock of the operator's word, whatever became of it since."""
 
     @property
     def key(self) -> Key:

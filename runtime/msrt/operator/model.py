@@ -146,6 +146,7 @@ def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> 
             "model.rollout", model=wanted.name, version=wanted.version, canary=options["canary"],
             selector=options["selector"], window_s=options["window"], **_traffic(options["traffic"]),
         )  # fmt: skip
+        _of_boards(begun.get("boards", {}))
         if begun["matching"] == 0 or options["no_wait"]:
             return begun
         return await _follow(cloud, begun, options["timeout"])
@@ -160,6 +161,14 @@ def rollout(state: Path | None, name: str, *, as_json: bool, **options: Any) -> 
         warn("no device matches; it is recorded, and devices that join later get it")
     if result["state"] == "rolled_back":
         raise errors.Unavailable(f"{result['model']}@{result['version']} was rolled back: {result['reason']}")
+
+
+def _of_boards(found: dict[str, list[str]]) -> None:
+    """What becomes of other models on microcontrollers."""
+    if names := ", ".join(found.get("replaced", ())):
+        warn(f"a microcontroller holds one model: those that match let go of {names}")
+    if names := ", ".join(found.get("kept", ())):
+        warn(f"a microcontroller holds one model: some that match keep {names}, whose rollout names its devices")
 
 
 def _traffic(text: str) -> dict[str, object]:
