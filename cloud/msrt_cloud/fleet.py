@@ -190,15 +190,25 @@ class Fleet:
         return tuple(edge.address for edge in known if edge.address is not None)
 
     def find(self, state: State, name: str) -> Node:
-        """An enrolled node by id or name. Raises NotFound, Conflict when two roles share the name."""
+        """An enrolled node by id, name, or its board's serial number. Raises NotFound, Conflict where two share it."""
         if name in state.nodes:
             return state.nodes[name]
-        found = state.named(name)
+        found = state.named(name) or self._on_board(state, name)
         if not found:
             raise errors.NotFound(f"no node is named {name!r}", hint="msrt node list")
         if len(found) > 1:
             raise errors.Conflict(f"{len(found)} nodes are named {name!r}", hint="use the node id of msrt node list")
         return found[0]
+
+    def _on_board(self, state: State, serial: str) -> list[Node]:
+        """Nodes that say, or said when they came, that their board has this serial number."""
+        if not serial:
+            return []
+        now = {device.node for _, device in self.devices() if device.serial == serial}
+        return [
+            node for node in state.nodes.values()
+            if not node.revoked and (node.node in now or node.enrolled.board == serial)
+        ]  # fmt: skip
 
     def edge_of(self, node: Node) -> EdgeSeen:
         """The living edge of a device, or the edge itself. Raises Unavailable."""

@@ -191,13 +191,17 @@ def test_a_removed_node_is_sent_away_at_once_and_for_good():
 
 
 def test_a_decommissioned_device_has_an_order_that_only_the_cloud_can_sign():
-    """It is revoked, and whoever sends it away has the order at hand; edges are removed, not wiped."""
+    """By the serial number of its board as well as by name. It is revoked, and whoever sends it away has the order at
+    hand; edges are removed, not wiped."""
 
     async def scenario(rig):
         node = identity("d1").node
         await rig.cloud.writer.append(NodeEnrolled(node, "device", "d1", "north", board="SN-1"))
         assert (await rig.operator.ask("node.list"))[-1]["serial"] == "SN-1"
-        assert await rig.operator.ask("node.decommission", node="d1") == {"node": node, "connected": False}
+        assert await rig.operator.ask("node.decommission", node="SN-1") == {"node": node, "connected": False}
+        for gone in ("SN-1", "d1"):
+            with pytest.raises(errors.NotFound, match="no node is named"):
+                await rig.operator.ask("node.decommission", node=gone)
         state = rig.cloud.writer.state
         assert state.is_revoked(node)
         verify(rig.cloud.identity.public, node.encode(), state.orders[node], Purpose.WIPE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from msrt.errors import InvalidConfig
+from msrt.errors import InvalidConfig, NotEnrolled
 from msrt.joining import admit
 from msrt.life import live, tell
 from msrt.process import StateDir, default_state
@@ -41,7 +41,10 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
     with StateDir.open(folder, "device") as state:
         if begun(folder):
             wipe(folder)
-        world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
+        try:
+            world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
+        except NotEnrolled as error:
+            raise NotEnrolled(error.text, hint="msrt device gateway --invite INVITE (msrt invite device)") from error
         setup = DeviceSetup(
             identity=identity, membership=membership, config=_as_device(config), tell=tell(folder, config)
         )

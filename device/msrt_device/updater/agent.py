@@ -95,7 +95,8 @@ class AgentSlots:
             launcher.put(folder / launcher.WHOLE, {"version": image.version, "digest": image.digest})
             launcher.sync_folder(root)
         except tarfile.TarError as error:
-            raise InvalidImage(f"{image.name} cannot be unpacked: {error}") from error
+            fault = str(error).partition("\n")[0]  # else a line for each way to compress one
+            raise InvalidImage(f"{image.name} cannot be unpacked: {fault}") from error
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)  # half of it would keep a full disk full
             raise _disk(error, folder) from error

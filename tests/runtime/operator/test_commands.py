@@ -143,6 +143,7 @@ def test_a_rollout_without_devices_is_recorded_and_warns(cloud, msrt, pushed):
         (("node", "remove", "nobody"), ("nobody",)),
         (("node", "logs", "nobody"), ("nobody",)),
         (("node", "diagnose", "nobody"), ("nobody",)),
+        (("node", "decommission", "nobody"), ("no node answers to 'nobody'", "msrt node list")),
         (("train", "stop", "nothing"), ("nothing",)),
         (("train", "status", "nothing"), ("no job is named 'nothing'",)),
         (("train", "status", "--report", "x.json"), ("--report needs a job",)),
