@@ -14,7 +14,10 @@ __all__ = ["FAULTS", "Systems", "lay_over"]
 
 MIB = 2**20
 FAULTS: Final[dict[str, Mapping[str, str]]] = {
-    "agent": {"/opt/msrt/bin/msrt": "#!/bin/sh\nexit 3\n"},
+    "agent": {
+        "/usr/lib/msrt/agent/agent.py": "raise SystemExit(3)\n",
+        "/usr/lib/msrt/agent/slot.json": '{"version": "broken", "build": "broken"}\n',
+    },
     "network": {"/etc/systemd/network/20-any.network": "[Match]\nName=none\n"},
     "kernel": {},
 }

@@ -228,3 +228,12 @@ def test_a_disk_that_gets_full_is_not_left_full(root, monkeypatch):
     assert version_of(root, launcher.due(root).slot) == "1"
     AgentSlots(root).write(image, reader(data))
     assert version_of(root, "b") == "2"
+
+
+@pytest.mark.parametrize("name", ["../agent.py", "/tmp/agent.py", "lib/../../agent.py"])
+def test_an_agent_keeps_to_its_folder(root, name):
+    """An image that names a file outside of it is refused."""
+    data = tar({"agent.py": b"", name: b""})
+    with pytest.raises(InvalidImage, match="which no agent has"):
+        AgentSlots(root).write(described(data, "2"), reader(data))
+    assert version_of(root, launcher.due(root).slot) == "1"
