@@ -92,7 +92,7 @@ class Machine:
         """A copy of a part of the medium: of what the machine has told it to keep, as long as the power is on."""
         out = self._folder / "partition"
         out.unlink(missing_ok=True)
-        blocks = [f"bs={MIB}", f"skip={start // MIB}", f"count={size // MIB}"]
+        blocks = [f"bs={MIB}", f"skip={start // MIB}", f"count={(start + size) // MIB}"]  # counted from the beginning
         run(["qemu-img", "dd", "-U", "-f", self._format, "-O", "raw", *blocks, f"if={self.disk}", f"of={out}"])
         return out
 
