@@ -136,11 +136,15 @@ class Site:
         until(f"{name} ends", over, timeout_s)
         return self.row(name)
 
-    def running(self) -> str:
-        """The version of the system that the board says it runs; empty while it is away."""
-        time.sleep(0.2)
-        row = next(row for row in self.ask("node.list") if row["name"] == "board-1")
-        return str(row["updates"].get("system", "")) if row["alive"] else ""
+    def running(self, kind: str = "system") -> str:
+        """The version of it that the board says it runs; one that is away is waited for."""
+
+        def said() -> str:
+            time.sleep(0.2)
+            row = next(row for row in self.ask("node.list") if row["name"] == "board-1")
+            return str(row["updates"].get(kind, "")) if row["alive"] else ""
+
+        return str(until("the board says what it runs", said, BOOT_S))
 
     def outcomes(self, version: str) -> list[tuple[str, str]]:
         """What the cloud was told of how an update ended, and why."""
