@@ -25,15 +25,15 @@ from msrt.telemetry.logs import quiet_unless_configured
 __all__ = ["Answer", "AsyncClient", "AsyncSequence", "Client", "Label", "SyncSequence", "connect"]
 
 
-def connect(
+def connect(  # noqa: PLR0913 - a user's one place for all of them
     urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
     fingerprint: str | Sequence[str] = (), ca: Path | str | None = None, deadline_s: float = 10.0,
-    trace: str = "", trace_share: float = 0.01,
+    trace: str = "", trace_share: float = 0.01, spin_s: float = 0.0,
 ) -> Client:  # fmt: skip
     """A Client of these edges (tcp://, http:// or https://), or of those that the cloud names. See AsyncClient."""
     return Client(
         urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s, trace=trace,
-        trace_share=trace_share,
+        trace_share=trace_share, spin_s=spin_s,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from msrt.client.front import Front
 from msrt.client.pin import Pin
 from msrt.client.request import Answer, Request, Waiter
+from msrt.client.spin import Spin
 from msrt.errors import (
     CallerError,
     DeadlineExceeded,
@@ -45,8 +46,9 @@ NEARER_BY_S: Final = 0.001
 class Core:
     """All requests of one client. Lives in one event loop; what it decides needs no more than its time."""
 
-    def __init__(self) -> None:
+    def __init__(self, spin_s: float = 0.0) -> None:
         self._loop = asyncio.get_running_loop()
+        self._spin = Spin(self._loop, lambda: bool(self._open), spin_s) if spin_s > 0 else None
         self.fronts: list[Front] = []
         self.current: Front | None = None
         """Who is asked while it can be."""
@@ -130,6 +132,8 @@ class Core:
                 request.again_at = now + REPEAT_S if again else math.inf
                 groups.setdefault(front, []).append(request)
                 self._watch(request)
+        if self._spin is not None and groups:
+            self._spin.asked()
         for front, requests in groups.items():
             if front is not None:
                 front.send(requests)

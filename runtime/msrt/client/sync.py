@@ -31,14 +31,14 @@ T = TypeVar("T")
 class Client:
     """Ask models for answers, from any thread. Use it in a `with`, or `close` it. The parameters are AsyncClient's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - see AsyncClient
         self, urls: Sequence[str] | str = (), *, state: Path | str | None = None, key: str | None = None,
         fingerprint: str | Sequence[str] = (), ca: Path | str | None = None, deadline_s: float = 10.0,
-        trace: str = "", trace_share: float = 0.01,
+        trace: str = "", trace_share: float = 0.01, spin_s: float = 0.0,
     ) -> None:  # fmt: skip
         self._client = AsyncClient(
             urls, state=state, key=key, fingerprint=fingerprint, ca=ca, deadline_s=deadline_s, trace=trace,
-            trace_share=trace_share,
+            trace_share=trace_share, spin_s=spin_s,
         )  # fmt: skip
         self._loop = _loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="msrt-client", daemon=True)
