@@ -19,7 +19,7 @@ from tests.bench.table import Row, cells, commit, machine, markdown, row_of
 
 PARTS = (
     "images", "cuts",
-    "serving", "keywords", "pinned", "watching", "client", "failover",
+    "serving", "keywords", "pinned", "watching", "client", "latency", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "delta", "journal", "forks",
     "quantise", "mcu", "training", "rounds", "crowd", "aggregation", "hierarchy", "datacentre", "secure", "federated",
     "parameters", "flash", "trust", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
