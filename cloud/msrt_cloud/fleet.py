@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from msrt import errors
@@ -11,9 +12,13 @@ from msrt.journal.state import Node, State
 from msrt.protocol.address import Selector
 from msrt.protocol.messages import DeviceRecord, FleetReport, Parent
 from msrt.trust.roles import Role
+from msrt_cloud.crowd import Crowd
 from msrt_cloud.rollout import Seen
 
 __all__ = ["EdgeSeen", "Fleet"]
+
+CROWDS = 32
+"""Selectors that are kept as an index: those of jobs, rollouts and campaigns under way."""
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Fleet:
         """The cloud's own engine."""
         self._homes: dict[str, dict[str, None]] = {}
         """Device to the edges that speak of it, in the order in which they began to."""
+        self._crowds: OrderedDict[str, Crowd] = OrderedDict()
+        """By selector, least recently asked first."""
 
     def remembered(self, edges: Iterable[EdgeSeen]) -> None:
         """What a cloud before this one knew of edges."""
@@ -59,6 +66,7 @@ class Fleet:
         edge.name, edge.region = certificate.name, certificate.region
         edge.alive, edge.reported, edge.since, edge.address = True, False, now, peer.address or edge.address
         edge.due = (0, 0)
+        self._touch(edge.devices)
         return edge
 
     def left(self, node: str, now: float) -> None:
@@ -66,11 +74,13 @@ class Fleet:
         edge = self.edges.get(node)
         if edge is not None:
             edge.alive, edge.since = False, now
+            self._touch(edge.devices)
 
     def removed(self, node: str) -> None:
         """An edge is of the tree no more: nobody is sent there."""
         edge = self.edges.pop(node, None)
         if edge is not None:
+            self._touch(edge.devices)
             self._nobody_at(edge, edge.devices)
 
     def _nobody_at(self, edge: EdgeSeen, devices: Iterable[str]) -> None:
@@ -94,6 +104,7 @@ class Fleet:
         if (report.sweep and not report.part) or (not report.sweep and report.last):
             edge.due, edge.named = (report.sweep, 0), set()
         edge.named |= said
+        self._touch(said)
         if (report.sweep, report.part) != edge.due or not (report.sweep or report.last):
             return frozenset(said)  # only what changed, or a part of a sweep that we have no beginning of
         edge.due = (report.sweep, report.part + 1)
@@ -101,6 +112,7 @@ class Fleet:
             return frozenset(said)
         edge.reported = True
         gone = edge.devices.keys() - edge.named
+        self._touch(gone)
         for device_node in gone:
             del edge.devices[device_node]
         self._nobody_at(edge, gone)
@@ -141,21 +153,47 @@ class Fleet:
         return ((edge, device) for edge, device in self.devices() if edge.alive and device.alive)
 
     def matching(self, selector: str) -> list[Seen]:
-        """Living devices that a selector names. Raises InvalidAddress."""
+        """Living devices that a selector names, by name. Raises InvalidAddress."""
         parsed = Selector.parse(selector)
-        found = [Seen(edge.region, device) for edge, device in self.living()]
+        found = [Seen(edge.region, device) for edge, device in map(self._at, self.crowd(selector)) if edge and device]
         if parsed.names("tier"):  # masters run only what is meant for them
-            found += self.masters()
-        return [
-            seen
-            for seen in found
-            if parsed.matches(
-                {
-                    "tier": "device", **seen.device.labels, "name": seen.device.name, "region": seen.region,
-                    "class": seen.device.device_class,
-                }
-            )
-        ]  # fmt: skip
+            found += [seen for seen in self.masters() if parsed.matches(_labels(seen.region, seen.device))]
+        return found
+
+    def crowd(self, selector: str) -> Crowd:
+        """The same as an index of node ids, which follows what edges say. Raises InvalidAddress."""
+        found = self._crowds.get(selector)
+        if found is None:
+            parsed = Selector.parse(selector)
+
+            def name_of(node: str) -> str | None:
+                edge, device = self._at(node)
+                if edge is None or device is None or not parsed.matches(_labels(edge.region, device)):
+                    return None
+                return device.name
+
+            found = self._crowds[selector] = Crowd(name_of, self._homes)
+            if len(self._crowds) > CROWDS:
+                self._crowds.popitem(last=False)
+        self._crowds.move_to_end(selector)
+        found.settle()
+        return found
+
+    def record(self, node: str) -> DeviceRecord | None:
+        """What is said of a device that lives."""
+        return self._at(node)[1]
+
+    def _at(self, node: str) -> tuple[EdgeSeen, DeviceRecord] | tuple[None, None]:
+        """Where a device works now; an edge's own engine is none."""
+        for home in self._homes.get(node, ()):
+            edge = self.edges[home]
+            if edge.alive and home != node and edge.devices[node].alive:
+                return edge, edge.devices[node]
+        return None, None
+
+    def _touch(self, nodes: Iterable[str]) -> None:
+        for crowd in self._crowds.values():
+            crowd.touch(nodes)
 
     def masters(self) -> list[Seen]:
         """Living edges, and the cloud, that can run models themselves."""
@@ -220,3 +258,9 @@ class Fleet:
         if at is not None:
             return at
         raise errors.Unavailable(f"{node.name} is away")
+
+
+def _labels(region: str, device: DeviceRecord) -> Mapping[str, str]:
+    """What selectors are held against."""
+    own = {"name": device.name, "region": region, "class": device.device_class}
+    return {"tier": "device", **device.labels, **own}

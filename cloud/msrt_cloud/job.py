@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,18 +19,18 @@ from msrt.learning.aggregate import NormGuard
 from msrt.learning.notes import Judged, worst_decile
 from msrt.learning.pacing import Durations, Pace, patient
 from msrt.learning.rounds import GlobalRound, Terms
-from msrt.learning.selection import select
 from msrt.learning.vector import l2_norm, load, peek
 from msrt.protocol.messages import Plan, RoundClosed, RoundOpen, TrainProgress, UpdateMeta
 from msrt.training.private import SPENT
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.checkpoint import Checkpoint
+from msrt_cloud.crowd import Crowd
 from msrt_cloud.finishing import finish, first_weights
 from msrt_cloud.job_views import absent
-from msrt_cloud.muster import candidates, muster
+from msrt_cloud.muster import Candidates, Muster, muster
 from msrt_cloud.open_round import OpenRound
-from msrt_cloud.privacy import BudgetSpent, Spending
+from msrt_cloud.privacy import NOBODY, BudgetSpent, Spending
 from msrt_cloud.records import Draw, Records
 
 if TYPE_CHECKING:
@@ -104,14 +104,14 @@ class RunningJob:
             await checkpoint.begin(await first_weights(self._t, self._created, self.workshop, self._say))
         self._layout = peek(checkpoint.data)[0]
         self._guard = await self._norm_guard(checkpoint)
-        nodes, reason = list[Node](), ""
+        reason = ""
         number = job.round
         while number < self._config.rounds:
             if self._spending is not None and not self._spending.affords(number + 1):
                 reason = f"its privacy budget is spent after round {number}"
                 break
             try:
-                outcome, nodes = await self._one_round(number + 1, checkpoint)
+                outcome = await self._one_round(number + 1, checkpoint)
             except BudgetSpent as over:
                 reason = str(over)
                 break
@@ -126,7 +126,7 @@ class RunningJob:
                 continue
             self._given_up = 0
             number += 1
-        await self._finish(checkpoint.weights, nodes)
+        await self._finish(checkpoint.weights, began=number > job.round)
         return reason
 
     async def _norm_guard(self, checkpoint: Checkpoint) -> NormGuard:
@@ -171,47 +171,49 @@ class RunningJob:
 
     # --- a round -------------------------------------------------------------------------------------------------
 
-    async def _gather(self, number: int) -> tuple[Draw, list[str]]:
-        """Wait for enough devices. Whom the round asks, and all who could be."""
-        t, config = self._t, self._config
-        due = muster(t.writer.state, t.writer.state.jobs[self.name], config.least_nodes, config.select, self._until)
+    async def _gather(self, number: int) -> Draw:
+        """Wait for enough devices. Whom the round asks."""
+        t, config, until = self._t, self._config, self._until
+        least, due = config.least_nodes, Muster(config.least_nodes, until)
+        if t.world.now() < until:
+            due = muster(t.writer.state, t.writer.state.jobs[self.name], least, config.select, until)
         while True:
             await self._unheld()
-            devices = [device.node for device in t.participants(config.select)]
-            able = devices if self._spending is None else self._spending.able(devices, number)
-            self.waiting = due.missing(t.fleet.heard(), able, t.world.now())
+            crowd = t.fleet.crowd(config.select)
+            over = self._spending.over(number) if self._spending is not None else NOBODY
+            able = len(crowd) - sum(node in crowd for node in over)
+            self.waiting = due.missing(t.fleet.heard(), crowd, able, t.world.now())
             if not self.waiting:
-                return await self._draw(number, able), devices
-            if self._spending is not None and t.world.now() >= self._until:
-                self._spending.check_left(devices, able, self._enrolled(), number)
+                return await self._draw(number, crowd, able, over)
+            if self._spending is not None and t.world.now() >= until:
+                self._spending.check_left(able, over, self._enrolled(), number)
             await asyncio.sleep(GATHER_S)
 
-    def _enrolled(self) -> list[str]:
+    def _enrolled(self) -> Iterator[str]:
         state = self._t.writer.state
-        return [node for node in candidates(state, self._config.select) if not state.nodes[node].revoked]
+        return (node for node in Candidates(state, self._config.select) if not state.nodes[node].revoked)
 
-    async def _draw(self, number: int, devices: list[str]) -> Draw:
+    async def _draw(self, number: int, crowd: Crowd, able: int, over: frozenset[str]) -> Draw:
         """A round that is opened again by another process asks the same nodes."""
-        sampling, records = self._config.sampling, self._records
+        records = self._records
         found = records.drawn(number)
         if found is not None:
             return found
-        wanted = self._config.wanted(len(devices))
-        heard = [node for node in devices if node not in self._silent]
-        chosen = heard if len(heard) >= wanted.count else devices
-        if len(chosen) > wanted.count:
-            chosen = await self._t.world.offload(select, chosen, records.history.seen, wanted, self.name, number)
-        places = {node: index for index, node in enumerate(devices)}
-        fresh = Draw(number, {node: places[node] for node in chosen}, len(devices))
+        wanted, without = self._config.wanted(able), self._silent | over
+        if len(crowd) - sum(node in crowd for node in without) < wanted.count:
+            without = over
+        pool = crowd.pool(without)
+        asked = await self._t.world.offload(pool.draw, records.history.seen, wanted, self.name, number)
+        fresh = Draw(number, asked, len(crowd))
         ledger = self._spending.ledger if self._spending is not None else None
         if ledger is not None:
             await records.draw(fresh, ledger.asked(fresh.nodes, number))
-        elif sampling.partial:
+        elif self._config.sampling.partial:
             await records.draw(fresh)
         return fresh
 
-    async def _one_round(self, number: int, checkpoint: Checkpoint) -> tuple[e.Finish | e.Abandon, list[Node]]:
-        drawn, everyone = await self._gather(number)
+    async def _one_round(self, number: int, checkpoint: Checkpoint) -> e.Finish | e.Abandon:
+        drawn = await self._gather(number)
         participants = drawn.nodes
         message = self._message(number, checkpoint, drawn.count)
         machine = self._machine(number, participants, checkpoint)
@@ -230,8 +232,7 @@ class RunningJob:
                 current.say_closed(outcome, self._config.pace.since(number + 1))
         finally:
             await current.close()
-        nodes = [Node(id=node, index=index, count=len(everyone)) for index, node in enumerate(everyone)]
-        return outcome, nodes
+        return outcome
 
     def _message(self, number: int, checkpoint: Checkpoint, count: int) -> RoundOpen:
         config, created = self._config, self._created
@@ -273,7 +274,7 @@ class RunningJob:
             config.heaviest, config.pace.since(number), config.pace.discount, config.pace.buffer, checkpoint.counted,
             alone=self._alone, least=rule.least, clip=self._plan(number).clip,
         )  # fmt: skip
-        known = candidates(self._t.writer.state, config.select)
+        known = Candidates(self._t.writer.state, config.select)
         return GlobalRound(self.name, number, self._layout.size, participants, pace, self._guard, known, terms)
 
     def announce(self, peers: Sequence[Peer]) -> None:
@@ -343,8 +344,11 @@ class RunningJob:
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    async def _finish(self, weights: str, nodes: list[Node]) -> None:
+    async def _finish(self, weights: str, *, began: bool) -> None:
+        """`began`: this process saw a round, and so whom baselines are of."""
         self._round = None
+        everyone = list(self._t.fleet.crowd(self._config.select)) if began and self._config.baseline else []
+        nodes = [Node(id=node, index=index, count=len(everyone)) for index, node in enumerate(everyone)]
         data = await self._t.artifacts.read(weights)
         await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -152,7 +153,9 @@ class Jobs:
         if p.node:
             node = cloud.fleet.find(cloud.writer.state, p.node)
             return [(node.node, node.name)]
-        return [own, *((device.node, device.name) for device in cloud.training.participants(select)[: NODES - 1])]
+        crowd = islice(cloud.fleet.crowd(select), NODES - 1)
+        records = [found for node in crowd if (found := cloud.fleet.record(node)) is not None]
+        return [own, *((device.node, device.name) for device in records)]
 
     async def _lines(self, node: str, p: JobLogs, most: int) -> dict[str, Any]:
         cloud = self._cloud

@@ -6,7 +6,7 @@ edges come back one by one, so for a while it waits for those it knew.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -14,7 +14,7 @@ from msrt.journal.state import Job, Node, State
 from msrt.protocol.address import Selector
 from msrt.trust.roles import Role
 
-__all__ = ["Muster", "candidates", "muster"]
+__all__ = ["Candidates", "Muster", "muster"]
 
 
 class Muster(msgspec.Struct, frozen=True):
@@ -25,10 +25,10 @@ class Muster(msgspec.Struct, frozen=True):
     edges: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
 
-    def missing(self, edges: Collection[str], devices: Collection[str], now: float) -> str:
-        """Who is missing, in words; nothing when the round may open with these devices."""
-        if len(devices) < self.least:
-            return f"waiting for {self.least} devices, {len(devices)} are here"
+    def missing(self, edges: Collection[str], devices: Collection[str], able: int, now: float) -> str:
+        """Who is missing, in words; nothing when the round may open with so many of these devices."""
+        if able < self.least:
+            return f"waiting for {self.least} devices, {able} are here"
         if now >= self.until:
             return ""
         away = len(self.edges.difference(edges)), len(self.devices.difference(devices))
@@ -37,17 +37,29 @@ class Muster(msgspec.Struct, frozen=True):
 
 def muster(state: State, job: Job, least: int, select: str, until: float) -> Muster:
     """Expected are all enrolled edges, and the devices of the last checkpoint; before the first one, all enrolled."""
-    enrolled = {node.node for node in state.nodes.values() if not node.revoked}
-    edges = frozenset(node for node in enrolled if state.nodes[node].role == Role.EDGE)
-    devices = candidates(state, select) & enrolled
-    return Muster(least, until, edges, devices.intersection(job.advanced.included) if job.advanced else devices)
+    edges = frozenset(node.node for node in state.nodes.values() if node.role == Role.EDGE and not node.revoked)
+    known = Candidates(state, select)
+    devices = (node for node in job.advanced.included if node in known) if job.advanced else known
+    return Muster(least, until, edges, frozenset(node for node in devices if not state.nodes[node].revoked))
 
 
-def candidates(state: State, select: str) -> frozenset[str]:
-    """Devices that may have taken part, removed ones too: whom a selector names, as far as the journal knows them."""
-    wanted = Selector(tuple(pair for pair in Selector.parse(select).wanted if pair[0] != "class"))
-    return frozenset(node.node for node in state.nodes.values() if node.role == Role.DEVICE and _named(node, wanted))
+class Candidates:
+    """Devices that may have taken part, removed ones too: whom a selector names, as far as the journal knows them.
 
+    To ask of one costs nothing; to go through them costs what the tree has of nodes.
+    """
 
-def _named(node: Node, wanted: Selector) -> bool:
-    return wanted.matches({**node.labels, "name": node.name, "region": node.region})
+    def __init__(self, state: State, select: str) -> None:
+        self._state = state
+        self._wanted = Selector(tuple(pair for pair in Selector.parse(select).wanted if pair[0] != "class"))
+
+    def __contains__(self, node: object) -> bool:
+        known = self._state.nodes.get(node) if isinstance(node, str) else None
+        return known is not None and self._named(known)
+
+    def __iter__(self) -> Iterator[str]:
+        return (node.node for node in self._state.nodes.values() if self._named(node))
+
+    def _named(self, node: Node) -> bool:
+        labels = {**node.labels, "name": node.name, "region": node.region}
+        return node.role == Role.DEVICE and self._wanted.matches(labels)

@@ -146,7 +146,7 @@ class ParameterJob:
         while True:
             await self._unheld()
             workers = self._candidates()
-            self.waiting = due.missing(t.fleet.heard(), workers, t.world.now())
+            self.waiting = due.missing(t.fleet.heard(), workers, len(workers), t.world.now())
             edges = self._edges()
             if not self.waiting and not edges:
                 self.waiting = "waiting for an edge that can serve the model"
@@ -165,7 +165,7 @@ class ParameterJob:
         self.waiting = what
 
     def _candidates(self) -> list[str]:
-        devices = [device.node for device in self._t.participants(self._config.select)]
+        devices = list(self._t.fleet.crowd(self._config.select))
         return select(devices, {}, Wanted(count=self._config.max_nodes), self.name, 0)
 
     def _edges(self) -> list[str]:
@@ -243,7 +243,7 @@ class ParameterJob:
         at = (self._job.round, self.progress[0])
         if at != self._at:
             self._at, self._moved, self.waiting = at, now, ""
-        if now - self._moved <= limit or not self._t.participants(self._config.select):
+        if now - self._moved <= limit or not self._t.fleet.crowd(self._config.select):
             return
         faults = {node: text for said in self.regions.values() for node, text in said.faults.items()}
         why = f"no step was done within {limit:.0f} s"

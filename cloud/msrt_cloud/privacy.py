@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ROUNDS", "BudgetSpent", "Spending", "inherited", "settle"]
 
+NOBODY: Final = frozenset[str]()
 ROUNDS: Final = "rounds_spent"
 """Among a round's metrics: so many the node has spent that spent most."""
 
@@ -113,21 +114,20 @@ class Spending:
         """May that round be opened, as far as all nodes together go?"""
         return self.ledger is not None or number <= self._affordable
 
-    def able(self, devices: list[str], number: int) -> list[str]:
-        """Those of them that the round may ask."""
-        ledger = self.ledger
-        return devices if ledger is None else [node for node in devices if ledger.affords(node, number)]
+    def over(self, number: int) -> frozenset[str]:
+        """Nodes that the round may not ask."""
+        return NOBODY if self.ledger is None else self.ledger.over(number)
 
-    def check_left(self, devices: list[str], able: list[str], known: Iterable[str], number: int) -> None:
-        """Raises BudgetSpent where too few are left: of all that are known, or for a while of those that are here."""
-        ledger, least, now = self.ledger, self._config.least_nodes, self._t.world.now()
-        if ledger is None or len(able) >= least or len(able) == len(devices):
+    def check_left(self, able: int, over: frozenset[str], known: Iterable[str], number: int) -> None:
+        """Raises BudgetSpent where too few are left: of all that are `known`, or for a while of those that are here."""
+        least, now = self._config.least_nodes, self._t.world.now()
+        if able >= least or not over:
             self._short = math.inf
             return
         self._short = min(self._short, now)
-        left = sum(ledger.affords(node, number) for node in known)
+        left = sum(node not in over for node in known)
         if left < least or now - self._short >= self._config.deadline_s:
-            few = min(left, len(able))
+            few = min(left, able)
             more = f": {few} of its nodes have some left, and it needs {least}" if few else ""
             raise BudgetSpent(f"its privacy budget is spent after round {number - 1}{more}")
 
@@ -137,7 +137,7 @@ class Spending:
         if ledger is None:
             return {"epsilon": self._account.after(number), "delta": self._settings.delta}
         spent = {"epsilon": self._account.after(min(ledger.most, self._affordable)), "delta": self._settings.delta}
-        return spent | {ROUNDS: float(ledger.most), "nodes_spent": float(ledger.over(number + 1))}
+        return spent | {ROUNDS: float(ledger.most), "nodes_spent": float(len(ledger.over(number + 1)))}
 
     def judged(
         self, found: Mapping[str, Judged], asked: Iterable[str], known: Mapping[str, Judged]

@@ -301,7 +301,7 @@ class Training:
 
     def participants(self, select: str) -> list[DeviceRecord]:
         """Living devices that a job's selector names, in a stable order."""
-        return sorted((seen.device for seen in self.fleet.matching(select)), key=lambda d: d.name)
+        return [found for node in self.fleet.crowd(select) if (found := self.fleet.record(node)) is not None]
 
 
 def _free(state: State, name: str) -> str:

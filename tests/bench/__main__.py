@@ -21,8 +21,8 @@ PARTS = (
     "images", "cuts",
     "serving", "keywords", "pinned", "watching", "client", "latency", "failover",
     "updates", "balance", "scaling", "chaos", "overload", "memory", "start", "delta", "journal", "forks",
-    "quantise", "mcu", "training", "rounds", "crowd", "aggregation", "hierarchy", "datacentre", "secure", "federated",
-    "parameters", "flash", "trust", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
+    "quantise", "mcu", "training", "rounds", "crowd", "draws", "aggregation", "hierarchy", "datacentre", "secure",
+    "federated", "parameters", "flash", "trust", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900

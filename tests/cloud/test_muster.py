@@ -29,16 +29,16 @@ def expected(*more, select=""):
 def test_everybody_is_waited_for_until_the_grace_is_over():
     """An edge that is away, or a device that is not back, holds the round; time ends it."""
     whole = Muster(1, 10.0, frozenset({"e1", "e2"}), frozenset({"d1", "d2"}))
-    assert "1 edges and 1 devices" in whole.missing({"e1"}, {"d1"}, 9.0)
-    assert "1 devices" in whole.missing({"e1", "e2"}, {"d1", "other"}, 9.0)
-    assert not whole.missing({"e1", "e2"}, {"d1", "d2"}, 0.0)
-    assert not whole.missing({"e1"}, {"d1"}, 10.0)
+    assert "1 edges and 1 devices" in whole.missing({"e1"}, {"d1"}, 1, 9.0)
+    assert "1 devices" in whole.missing({"e1", "e2"}, {"d1", "other"}, 2, 9.0)
+    assert not whole.missing({"e1", "e2"}, {"d1", "d2"}, 2, 0.0)
+    assert not whole.missing({"e1"}, {"d1"}, 1, 10.0)
 
 
 def test_the_least_is_waited_for_without_end():
     """A job's min_nodes has nothing to do with the grace."""
-    assert "waiting for 2 devices, 1 are here" in Muster(2, 10.0).missing({"e1"}, {"d1"}, 99.0)
-    assert not Muster(2, 0.0).missing((), {"d1", "d2"}, 0.0)
+    assert "waiting for 2 devices, 1 are here" in Muster(2, 10.0).missing({"e1"}, {"d1"}, 1, 99.0)
+    assert not Muster(2, 0.0).missing((), {"d1", "d2"}, 2, 0.0)
 
 
 def test_before_the_first_checkpoint_all_enrolled_are_expected():
@@ -67,3 +67,10 @@ def test_a_selector_names_who_is_expected():
     """By the labels in force now; what only a device itself knows, its class, is not asked."""
     assert expected(select="site=b").devices == {"d3"}
     assert expected(facts.NodeLabelled("d1", {"site": "b"}), select="site=b,class=arm64").devices == {"d1", "d3"}
+
+
+def test_here_and_able_are_two_things():
+    """Devices whose privacy budget is spent came back as well, and open no round."""
+    due = Muster(2, 10.0, frozenset(), frozenset({"d1", "d2"}))
+    assert "waiting for 2 devices, 1 are here" in due.missing((), {"d1", "d2"}, 1, 99.0)
+    assert not due.missing((), {"d1", "d2"}, 2, 0.0)

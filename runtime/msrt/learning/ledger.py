@@ -58,6 +58,6 @@ class Ledger:
         """Rounds of the node that spent most."""
         return max((row.rounds for row in self.rows.values()), default=0)
 
-    def over(self, number: int) -> int:
+    def over(self, number: int) -> frozenset[str]:
         """Nodes that no round from `number` on may ask."""
-        return sum(not self.affords(node, number) for node in self.rows)
+        return frozenset(node for node in self.rows if not self.affords(node, number))

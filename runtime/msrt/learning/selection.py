@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from msrt.learning.history import UNKNOWN, Seen
 
-__all__ = ["Strategy", "Wanted", "select"]
+__all__ = ["Strategy", "Wanted", "key_of", "places", "select"]
 
 Strategy: TypeAlias = Literal["random", "available", "utility"]
 Floats: TypeAlias = NDArray[np.float64]
@@ -50,17 +50,29 @@ class Wanted(msgspec.Struct, frozen=True):
 
 def select(nodes: Sequence[str], seen: Mapping[str, Seen], wanted: Wanted, job: str, number: int) -> list[str]:
     """Whom round `number` asks, in their order. About a microsecond a node: call it through `World.offload`."""
-    if len(nodes) <= min(wanted.count, wanted.most):
-        return list(nodes)
+    keys = np.fromiter(map(key_of, nodes), np.uint64, len(nodes))
+    return [nodes[at] for at in places(nodes, keys, seen, wanted, job, number).tolist()]
+
+
+def places(
+    nodes: Iterable[str], keys: NDArray[np.uint64], seen: Mapping[str, Seen], wanted: Wanted, job: str, number: int
+) -> NDArray[np.intp]:
+    """`select`, where the nodes' keys are at hand already: the places of those it asks. Lots alone (`random`, without a
+    bound on sitting out) look at no node: a tenth of a microsecond each.
+    """
+    if len(keys) <= min(wanted.count, wanted.most):
+        return np.arange(len(keys))
+    lots = _lots(keys, f"{job}/{number}/")
+    if wanted.strategy == "random" and not wanted.fairness:
+        return np.flatnonzero(_least(lots, min(wanted.count, wanted.most)))
     rows = [seen.get(node, UNKNOWN) for node in nodes]
-    lots = _lots(nodes, f"{job}/{number}/")
     taken = _fair(rows, lots, wanted.fairness, number)
     left = min(max(wanted.count, int(taken.sum())), wanted.most) - int(taken.sum())
     if left < 0:
         taken = _least(np.where(taken, _asked(rows) + lots, np.inf), wanted.most)
     elif left:
         taken |= _by_strategy(rows, lots, taken, wanted, number, left)
-    return [node for node, chosen in zip(nodes, taken.tolist(), strict=True) if chosen]
+    return np.flatnonzero(taken)
 
 
 def _by_strategy(
@@ -115,16 +127,18 @@ def _asked(rows: Sequence[Seen]) -> Floats:
     return np.fromiter((row.asked for row in rows), np.float64, len(rows))
 
 
-def _lots(nodes: Sequence[str], salt: str) -> Floats:
-    """In 0 .. 1, one a node, whoever else is there."""
-    first = hashlib.sha256(salt.encode())
+def key_of(node: str) -> int:
+    """What its lots are drawn by: 64 bits, the same for ever."""
+    return int.from_bytes(hashlib.blake2b(node.encode(), digest_size=8).digest(), "little")
 
-    def lot(node: str) -> int:
-        one = first.copy()
-        one.update(node.encode())
-        return int.from_bytes(one.digest()[:6], "little")
 
-    return np.fromiter(map(lot, nodes), np.float64, len(nodes)) / 2.0**48
+def _lots(keys: NDArray[np.uint64], salt: str) -> Floats:
+    """In 0 .. 1, one a node, whoever else is there: its key and the salt, mixed (splitmix64, Steele 2014)."""
+    mixed = keys ^ np.uint64(key_of(salt))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    lots: Floats = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return lots
 
 
 def _weighed(lots: Floats, weights: Floats) -> Floats:

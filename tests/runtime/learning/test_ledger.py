@@ -26,7 +26,7 @@ def test_no_node_is_asked_more_often_than_its_budget_pays(rounds, limit):
             ledger = Ledger(limit, rows)
     assert {node: row.rounds for node, row in ledger.rows.items()} == dict(asked)
     assert ledger.most == max(asked.values(), default=0) <= limit
-    assert ledger.over(len(rounds) + 1) == sum(count == limit for count in asked.values())
+    assert ledger.over(len(rounds) + 1) == {node for node, count in asked.items() if count == limit}
 
 
 def test_a_node_that_says_it_has_spent_all_is_not_asked_again():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 import msgspec
@@ -118,14 +118,14 @@ class Round:
         since = self.terms.since
         return meta.job == self.job and 0 < since <= meta.round < self.round and not meta.is_sum
 
-    def _fault(self, event: Arrived, known: Collection[str] | None) -> str:
+    def _fault(self, event: Arrived, known: Container[str] | None) -> str:
         """What is wrong with an update, in one sentence, or nothing."""
         meta = event.meta
         if not (self._of_this(meta) or self._late(meta)):
             return f"an update of {meta.job} round {meta.round}; {self.job} is in round {self.round}"
         if not meta.nodes or (not meta.is_sum and len(meta.nodes) != 1):
             return f"an update of {len(meta.nodes)} nodes"
-        if known is not None and not meta.nodes.keys() <= set(known):
+        if known is not None and not all(node in known for node in meta.nodes):
             return "an update of nodes that do not take part"
         if meta.error or event.fault:
             return meta.error or event.fault

@@ -60,7 +60,7 @@ class Hidden:
         if ledger is None:
             return {"epsilon": self._account.after(number), "delta": self._settings.delta}
         spent = {"epsilon": self._account.after(ledger.most), "delta": self._settings.delta}
-        return spent | {"nodes_spent": float(ledger.over(number + 1))}
+        return spent | {"nodes_spent": float(len(ledger.over(number + 1)))}
 
     def leaves(
         self, delta: Vector, metrics: Mapping[str, float], node: str, turn: int
