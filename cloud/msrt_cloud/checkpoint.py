@@ -156,15 +156,16 @@ class Checkpoint:
 
     async def commit(self, fact: JobAdvanced) -> None:
         """The journal has it: what came before is no longer needed."""
-        held = self._digests()
+        held = self.digests
         for room in {id(room): room for room in (self.data, self._weights)}.values():
             self._t.vectors.give(room)
         data, self._weights, self._delta, self.checksum = self._next
         self._take(fact, data)
-        gone = sorted(held - self._digests())
+        gone = sorted(held - self.digests)
         await asyncio.gather(*map(self._t.artifacts.drop, gone))  # at once: a death in between leaves the rest for good
 
-    def _digests(self) -> set[str]:
+    @property
+    def digests(self) -> set[str]:
         """All that it keeps on disk."""
         named = {
             self.weights,

@@ -166,6 +166,7 @@ class Control:
             "train.pause": (JobName, jobs.pause),
             "train.resume": (JobName, jobs.resume),
             "train.stop": (JobName, jobs.stop),
+            "train.remove": (JobName, jobs.remove),
             "train.export": (JobExport, exports.export),
             "train.part": (JobPart, exports.part),
             "train.serve": (JobServe, exports.serve),

@@ -69,6 +69,15 @@ class Curves:
         """Add to what the job's end showed."""
         await self._put(job, END, self.ended(job) | found)
 
+    async def forget(self, job: str) -> None:
+        """The job was removed. Raises DiskFull."""
+        for key, _ in self._store.scan(f"{job}/"):
+            self._store.put(key, None)
+        self._totals.pop(job, None)
+        self._judged.pop(job, None)
+        async with self._turn:
+            await self._offload(self._store.commit)
+
     async def _put(self, job: str, key: str, line: dict[str, Any]) -> None:
         self._store.put(f"{job}/{key}", msgspec.json.encode(line))
         self._totals.pop(job, None)

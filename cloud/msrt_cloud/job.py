@@ -63,6 +63,7 @@ class RunningJob:
         """Times in a row that the present round was."""
         self._durations = Durations(config.pace.deviations)
         self._spending: Spending | None = None
+        self._model: Checkpoint | None = None
         self.regions: dict[str, TrainProgress] = {}
         """Edge to what it said last."""
         self.waiting = "starting"
@@ -75,6 +76,11 @@ class RunningJob:
             return 0, 0
         regional = sum(said.reported for said in self.regions.values() if said.round == now.message.round)
         return max(now.machine.reported, regional), len(now.machine.participants)
+
+    @property
+    def digests(self) -> set[str]:
+        """Artifacts that it works with; the journal may not name them yet."""
+        return self._model.digests if self._model is not None else set()
 
     @property
     def live(self) -> OpenRound | None:
@@ -95,7 +101,7 @@ class RunningJob:
         await self._unheld()
         await self.workshop.start(bundle)
         job = self._t.writer.state.jobs[self.name]
-        checkpoint = Checkpoint(self._t, self._created.job, self._config)
+        checkpoint = self._model = Checkpoint(self._t, self._created.job, self._config)
         await self._records.resume(job.round)
         self._spending = await Spending.of(self._t, self._created, self._config, self._records)
         if job.weights:

@@ -121,6 +121,10 @@ class Jobs:
         await self._cloud.training.stop(p.job)
         return {}
 
+    async def remove(self, _peer: Peer, p: JobName) -> object:
+        await self._cloud.training.remove(p.job)
+        return {}
+
     async def pause(self, peer: Peer, p: JobName) -> object:
         await self._cloud.training.hold(p.job, peer.name, held=True)
         return {}

@@ -54,6 +54,7 @@ from msrt_cloud.feed import Feed
 from msrt_cloud.fleet import Fleet
 from msrt_cloud.gate import CloudGate
 from msrt_cloud.images import Images
+from msrt_cloud.orphans import Orphans, named
 from msrt_cloud.registry import Prepare, Registry
 from msrt_cloud.rollout import Pace
 from msrt_cloud.rollouts import Rollouts
@@ -124,6 +125,7 @@ class Cloud:
         async with asyncio.TaskGroup() as group:
             parts = (
                 self.rollouts, self.updates, self.serving, Triggers(self.training), self.signing, self.addresses,
+                self.orphans,
             )  # fmt: skip
             working = [group.create_task(part.run()) for part in parts]
             await self.training.resume()
@@ -176,6 +178,7 @@ class Cloud:
             setup.workshop, self.events.tally, setup.accountant, config.rejoin_leases * config.lease_s,
         )  # fmt: skip
         self.training = Training(means)
+        self.orphans = Orphans(world, self.artifacts, self._named, config.orphan_grace_s)
         self.feed = Feed(self.writer)
         self.serving = Serving(self)
         self.control = Control(self)
@@ -207,6 +210,11 @@ class Cloud:
         state = self.writer.state
         await self.signing.open(lambda: signed_for(state, self.artifacts.size))
         self.trust = Floor(world, self.artifacts, self.identity.public, ask=self._newest, fetch=_all_is_here)
+
+    async def _named(self) -> set[str]:
+        """All that must stay on this disk."""
+        kept = await self.training.named()
+        return kept | self.signing.named() | set(named(self.writer.state))
 
     async def _newest(self, params: dict[str, object]) -> object:
         return self.signing.answer(params)

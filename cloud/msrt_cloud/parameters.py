@@ -65,6 +65,8 @@ class ParameterJob:
         """Shard to the newest of it that came, and its digest."""
         self._indexed: set[str] = set()
         """Digests of shards that a checkpoint names, or the one that is being made."""
+        self._first = ""
+        """Digest of the weights that it begins with."""
         self._came = asyncio.Event()
         self._moved = 0.0
         """When it last got anywhere, and ..."""
@@ -83,6 +85,11 @@ class ParameterJob:
         """Steps of the present round, and how many it has."""
         said = [p for p in self.regions.values() if p.round == self._job.round + 1]
         return max(((p.reported, p.expected) for p in said), default=(0, 0))
+
+    @property
+    def digests(self) -> set[str]:
+        """Artifacts that it works with; the journal may not name them yet."""
+        return {self._first, *(digest for _, digest in self._shards.values())} | self._indexed
 
     @property
     def slowest(self) -> list[str]:
@@ -141,7 +148,7 @@ class ParameterJob:
     async def _begin(self) -> None:
         """First weights, servers and workers."""
         t, config = self._t, self._config
-        weights = await first_weights(t, self._created, self.workshop, self._say)
+        weights = self._first = await first_weights(t, self._created, self.workshop, self._say)
         due = muster(t.writer.state, self._job, config.min_nodes, config.select, self._until)
         while True:
             await self._unheld()

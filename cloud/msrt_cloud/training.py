@@ -20,7 +20,7 @@ from msrt import errors
 from msrt.artifacts import ArtifactStore
 from msrt.buffers import Rooms
 from msrt.hop import Gather, Peer
-from msrt.journal.facts import Entry, JobCreated, JobEnded, JobHeld
+from msrt.journal.facts import Entry, JobCreated, JobEnded, JobForgotten, JobHeld
 from msrt.journal.state import Job, State
 from msrt.journal.writer import Writer
 from msrt.protocol.messages import DeviceRecord, RoundClosed, ShardMeta, StreamOpen, TrainProgress, UpdateMeta
@@ -202,6 +202,30 @@ class Training:
             await asyncio.wait([task])
         await self._end(name, "stopped", "by the operator")
 
+    async def remove(self, name: str) -> None:
+        """Forget a job that is over: its curves and what nodes showed at once, its checkpoints after a while. Raises
+        NotFound, Conflict while it goes on.
+        """
+        job = self.job(name)
+        if job.ended is None:
+            raise errors.Conflict(f"{name} is {job.state}", hint=f"stop it first: msrt train stop {name}")
+        async with self.signing.turn:
+            await self.signing.publish({}, drop=[names.job(name)])
+            await self.writer.append(JobForgotten(name))
+        self._pin()
+        self._jobs.pop(name, None)
+        self._tasks.pop(name, None)
+        await self.curves.forget(name)
+        log.info("job.removed", job=name)
+
+    async def named(self) -> set[str]:
+        """Digests that jobs name, beside the journal: what they work with, and shards that an index names."""
+        kept = set[str]().union(*(running.digests for running in self._jobs.values()))
+        for job in list(self.writer.state.jobs.values()):
+            if job.created.config.get("parameter_server") is not None and job.advanced and job.advanced.memory:
+                kept |= set(msgspec.json.decode(await self.artifacts.read(job.advanced.memory), type=list[str]))
+        return kept
+
     async def hold(self, name: str, by: str, *, held: bool) -> None:
         """Let no further round of a job open, or let it go on. Raises NotFound, Conflict where that says nothing."""
         job = self.job(name)
@@ -307,7 +331,7 @@ class Training:
 def _free(state: State, name: str) -> str:
     """The name that a new job gets."""
     job, number = name, 1
-    while job in state.jobs:
+    while job in state.jobs or job in state.forgotten:
         number += 1
         job = f"{name}-{number}"
     return job

@@ -145,6 +145,9 @@ class CloudConfig(MasterConfig, frozen=True, kw_only=True):
     """How long a canary that gets a share of the traffic may stay undecided; what becomes of it then says the next."""
     rollout_undecided: Literal["rollback", "promote"] = "rollback"
     """rollback: what serves goes on serving. promote: the canary goes on, if it is ready and healthy."""
+    orphan_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 86_400.0
+    """What nothing names any longer (left by removed jobs, by uploads that were never used) stays on disk for so long;
+    0: for ever."""
     rejoin_leases: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 8.0
     """For so many leases after its start the cloud waits for the edges and devices it knew, before it opens a round."""
     image_bytes: Bytes = 2048 * MIB

@@ -135,6 +135,11 @@ class Repository:
         """In force."""
         return self.lists.root
 
+    def named(self) -> set[str]:
+        """Digests of the files in force, and of those that were replaced a short while ago."""
+        files = (data for name, data in self.lists.files.items() if name != "timestamp")
+        return {hashlib.sha256(data).hexdigest() for data in files}.union(self._gone)
+
     def summary(self) -> dict[str, float]:
         """For `msrt status`."""
         stamp, wall = decode(Timestamp, self.lists.files["timestamp"]).signed, self._world.wall()

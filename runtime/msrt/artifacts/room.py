@@ -29,6 +29,7 @@ class Room:
         self._delete = delete
         self._pins: dict[str, frozenset[str]] = {}
         self._using: Counter[str] = Counter()
+        self._uses: Counter[str] = Counter()
 
     @property
     def used(self) -> int:
@@ -44,6 +45,14 @@ class Room:
     def _needed(self) -> set[str]:
         return set(self._using).union(*self._pins.values())
 
+    def needed(self, digest: str) -> bool:
+        """Pinned, or in use."""
+        return digest in self._using or any(digest in pins for pins in self._pins.values())
+
+    def uses(self, digest: str) -> int:
+        """How often it came, or was used, since this process began."""
+        return self._uses[digest]
+
     def pin(self, digests: Iterable[str], owner: str) -> None:
         self._pins[owner] = frozenset(digests)
 
@@ -55,11 +64,12 @@ class Room:
         """It was used just now."""
         if digest in self.sizes:
             self.sizes.move_to_end(digest)
+            self._uses[digest] += 1
 
     def add(self, digest: str, size: int) -> None:
         """It is on disk, whole."""
         self.sizes[digest] = size
-        self.sizes.move_to_end(digest)
+        self.touch(digest)
 
     @contextmanager
     def using(self, digest: str) -> Iterator[None]:
@@ -84,7 +94,7 @@ class Room:
 
     async def drop(self, digest: str) -> None:
         """Let this one go, unless it is needed."""
-        if digest in self.sizes and digest not in self._needed():
+        if digest in self.sizes and not self.needed(digest):
             del self.sizes[digest]
             await self._delete(digest)
 

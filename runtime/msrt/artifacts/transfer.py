@@ -79,6 +79,7 @@ class IncomingArtifact:
     def __init__(self, store: ArtifactStore, digest: str, size: int) -> None:
         self._store, self._digest, self._size = store, digest, size
         self._have = store.has(digest)
+        store.room.touch(digest)
         self.have = size if self._have else store.blobs.partial(digest)
         self._sink = BlobSink(store, digest, self.have, size)
 

@@ -99,6 +99,8 @@ class State:
         """Of one region, by region and model: there they hold instead."""
         self.policies: dict[str, ModelPolicy] = {}
         self.jobs: dict[str, Job] = {}
+        self.forgotten: set[str] = set()
+        """Names of jobs that were removed: no other gets one, as devices may still have things of them."""
         self.images: dict[tuple[str, str], dict[str, f.ImagePushed]] = {}
         """By kind and version, then by the classes that they are for."""
         self.updates: dict[str, f.UpdateSet] = {}
@@ -110,7 +112,7 @@ class State:
         if gone:
             for key in gone:
                 live.pop(key, None)
-        else:
+        if not gone or isinstance(entry, f.JobForgotten):  # that one's name stays taken
             live.pop(entry.key, None)  # so that a scope's facts stay in the order of their offsets
             live[entry.key] = (offset, entry)
         self._view(entry, offset)
@@ -233,6 +235,7 @@ class State:
                 self.jobs[entry.job] = Job(entry)
             case f.JobForgotten():
                 self.jobs.pop(entry.job, None)
+                self.forgotten.add(entry.job)
             case _:
                 job = self.jobs.get(entry.job)
                 if job is not None:

@@ -1,4 +1,4 @@
-"""`msrt train`: run, status, pause, resume, stop. The others have files of their own."""
+"""`msrt train`: run, status, pause, resume, stop, remove. The others have files of their own."""
 
 from __future__ import annotations
 
@@ -177,6 +177,23 @@ def stop(state: Path | None, job: str) -> None:
     """End JOB; its last checkpoint stays."""
     ask(state, lambda cloud: cloud("train.stop", job=job))
     console().print(f"{job} is stopped")
+
+
+@train.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@state_option
+def remove(state: Path | None, jobs: tuple[str, ...]) -> None:
+    """Forget JOBs that are over: their curves now, their weights and bundles after a day.
+
+    What others started from, and models that were published, stay.
+    """
+
+    async def work(cloud: Ask) -> None:
+        for job in jobs:
+            await cloud("train.remove", job=job)
+            console().print(f"{job} is removed")
+
+    ask(state, work)
 
 
 for command in (list_jobs, logs, compare, export, serve, simulate):

@@ -94,7 +94,7 @@ def test_versions_count_up_per_model():
 
 
 def test_a_job_from_creation_to_its_end():
-    """Rounds move a job on, its end stays, and forgetting it leaves nothing."""
+    """Rounds move a job on, its end stays, and forgetting it leaves nothing but its name."""
     state = fold(
         facts.JobCreated("j", "d" * 64, b"s"), facts.JobAdvanced("j", 1, "w1"), facts.JobAdvanced("j", 2, "w2")
     )
@@ -103,7 +103,8 @@ def test_a_job_from_creation_to_its_end():
     assert state.jobs["j"].state == "finished"
     state.apply(facts.JobForgotten("j"), 5)
     assert not state.jobs
-    assert state.facts(facts.GLOBAL) == []
+    assert state.facts(facts.GLOBAL) == [(5, facts.JobForgotten("j"))]
+    assert State.from_snapshot(state.snapshot()).forgotten == {"j"}
 
 
 def test_a_snapshot_is_small_and_whole():
