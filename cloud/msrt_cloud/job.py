@@ -245,6 +245,7 @@ class RunningJob:
         return RoundOpen(
             self.name, number, created.bundle, created.signature, checkpoint.served, config.deadline_s, {}, count,
             config.links.device, config.heaviest, checkpoint.chain, self._plan(number), checkpoint.checksum,
+            checksums=True,
         )  # fmt: skip
 
     @property

@@ -23,6 +23,9 @@ class Kept(msgspec.Struct, frozen=True):
     size: int = 0
     lost: bool = False
     """A power failure took the artifact: it is trained again, with the stamp it had, as an edge may have added it."""
+    file: str = ""
+    """Its name, where it is a file (see `updates`)."""
+    checksum: str = ""
 
 
 def key_of(job: str, round_: int, step: int) -> str:
@@ -58,7 +61,7 @@ def over(meta: UpdateMeta, closed: RoundClosed, me: str) -> bool:
     return counted or not late(meta.round, closed)
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: Buffer) -> str:
     import hashlib  # noqa: PLC0415 - only here
 
     return hashlib.sha256(data).hexdigest()

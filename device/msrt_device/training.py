@@ -13,7 +13,7 @@ import structlog
 
 from msrt import errors
 from msrt.artifacts import ArtifactStore, Fetch
-from msrt.buffers import Buffer, Rooms, read_file
+from msrt.buffers import Buffer, Rooms
 from msrt.hop import Peer
 from msrt.learning.pacing import left_to_work
 from msrt.learning.secure_aggregation import Me
@@ -25,9 +25,10 @@ from msrt.training.task import Node
 from msrt.training.trainer import Trainer
 from msrt.training.weights import AtHand, bring
 from msrt.trust.tuf.claims import Vouch, bundle_claim
-from msrt.world.world import Store, World, by_size
-from msrt_device.kept import Kept, counts, key_of, late, length_of, over, sha256
+from msrt.world.world import Store, World
+from msrt_device.kept import Kept, counts, key_of, late, length_of, over
 from msrt_device.secure import PLAIN, Masking
+from msrt_device.updates import Updates
 
 __all__ = ["Training"]
 
@@ -40,8 +41,6 @@ PASSING: Final = (
     errors.DiskFull, errors.Disconnected, errors.DeadlineExceeded, errors.StreamCancelled, errors.Unavailable,
 )  # fmt: skip
 """What goes by while a round lasts."""
-INLINE: Final = 64 << 10
-"""Bytes of an update that lies beside its meta; a larger one is an artifact, not synced: it can be made again."""
 
 
 class Training:
@@ -65,6 +64,7 @@ class Training:
         self._counted = {key.removeprefix(COUNTED): int(value) for key, value in store.scan(COUNTED)}
         """By job: the newest round whose update of this node is in the model."""
         self._kept = {key: wire.unpack(value, Kept) for key, value in store.scan("update/")}
+        self._updates = Updates(world, artifacts, self._kept.values())
         self._peer: Peer | None = None
         self._training: dict[str, tuple[RoundOpen, asyncio.Task[None]]] = {}
         self._next: dict[str, tuple[RoundOpen, float]] = {}
@@ -73,6 +73,8 @@ class Training:
         self._masking = Masking(world, store, me, artifacts, self._keep)
         self._rooms = Rooms(1)
         self._at_hand = AtHand()
+        self._had = dict[str, str]()
+        """By job: the weights on disk."""
         self._due: asyncio.Task[None] | None = None
         """Commits what is not urgent."""
         self._told: dict[str, RoundOpen] = {}
@@ -136,14 +138,15 @@ class Training:
     async def closed(self, message: RoundClosed) -> None:
         """The round is checkpointed: what is in it may be forgotten; the process too, if no other follows soon."""
         me, ended = self._node.id, message.state != "running"
-        gone = [key for key, kept in self._kept.items() if over(kept.meta, message, me)]
-        for key in gone:
-            del self._kept[key]
+        keys = [key for key, kept in self._kept.items() if over(kept.meta, message, me)]
+        gone = [self._kept.pop(key) for key in keys]
+        for key in keys:
             self._store.put(key, None)
         self._remember(message, me, ended=ended)
         if gone:
             self._pin()
             self._commit_later(0.0 if ended else LATER_S)
+            await self._updates.drop(gone)
         await self._masking.closed(message)
         running = self._training.get(message.job)
         round_ = running[0].round if running is not None else 0
@@ -155,6 +158,7 @@ class Training:
             self._rooms.clear()
             self._at_hand.forget(message.job)
             await self._drop_trainer(message.job)
+            await self._artifacts.drop(self._had.pop(message.job, ""))
 
     def _commit_later(self, seconds: float) -> None:
         """What the end of a round changed, with the next update, or by itself: a device that dies before that is one
@@ -233,6 +237,9 @@ class Training:
     async def _bring(self, message: RoundOpen) -> Buffer | Path:
         """Where the weights lie, or themselves."""
         await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
+        before, self._had[message.job] = self._had.get(message.job, ""), message.weights
+        if before != message.weights:  # at once: pages that are free again soon never reach the disk
+            await self._artifacts.drop(before)
         weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
         if message.chain and self._at_hand.takes(self._artifacts.size(message.weights) or 0):
             self._at_hand.keep(message, await self._artifacts.read(message.weights))
@@ -306,24 +313,8 @@ class Training:
     async def _keep(self, meta: UpdateMeta, payload: Buffer | Path) -> None:
         """On disk first: a restart sends the same update again instead of another one."""
         key = key_of(meta.job, meta.round, meta.step)
-        kept = None
-        if length_of(payload) > INLINE:
-            try:
-                kept = await self._as_artifact(meta, payload)
-            except errors.DiskFull as error:
-                log.warning("training.update_not_on_disk", error=error.text)
-        if kept is None:
-            data = await self._world.offload(read_file, payload) if isinstance(payload, Path) else payload
-            kept = Kept(meta, bytes(data))
-        await self._note(key, kept)
+        await self._note(key, await self._updates.keep(meta, payload))
         self._push_later(key)
-
-    async def _as_artifact(self, meta: UpdateMeta, payload: Buffer | Path) -> Kept:
-        if isinstance(payload, Path):
-            digest, size = await self._artifacts.adopt(payload, sync=False)
-        else:
-            digest, size = await self._artifacts.put_bytes(payload, sync=False), len(payload)
-        return Kept(meta, b"", digest, size)
 
     async def _note(self, key: str, kept: Kept) -> None:
         self._kept[key] = kept
@@ -376,10 +367,6 @@ class Training:
             self._begin(told)
 
     async def _send(self, peer: Peer, kept: Kept) -> None:
-        meta = msgspec.to_builtins(kept.meta)
-        if not kept.digest:
-            digest = await by_size(self._world.offload, len(kept.payload), sha256, kept.payload)
-            await peer.push("update", meta, kept.payload, size=len(kept.payload), digest=digest)
-            return
-        async with self._artifacts.lend(kept.digest) as lent:
-            await peer.push("update", meta, lent.read, size=kept.size, digest=kept.digest)
+        told = self._told.get(kept.meta.job)
+        async with self._updates.lent(kept, quickly=told is not None and told.checksums) as (data, size, digest):
+            await peer.push("update", msgspec.to_builtins(kept.meta), data, size=size, digest=digest)

@@ -38,6 +38,17 @@ class Model:
     asked: dict[int, set[str]] = field(default_factory=dict)
     """Whom each round asked here, while its updates may count: a late one comes when others are asked."""
 
+    held: set[str] = field(default_factory=set)
+    """Artifacts of the last round's weights."""
+
+    def outdated(self, message: RoundOpen) -> list[str]:
+        """What of them no device of this round asks for: dropped at once it never reaches the disk."""
+        wanted = {message.weights, *(change.delta for change in message.chain)}
+        gone = sorted(self.held - wanted)
+        self.held.clear()
+        self.held.update(wanted)
+        return gone
+
     def ask(self, message: RoundOpen) -> None:
         """A round opens."""
         self.asked.setdefault(message.round, set()).update(message.participants)

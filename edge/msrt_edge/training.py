@@ -127,6 +127,7 @@ class RegionTraining:
             )
             stretch = Stretch(weights) if message.plan.steps > 1 else None
         self._open_up(message, known, message.deadline_s, stretch, tuple(frames))
+        await self._artifacts.drop(*known.outdated(message))
 
     def _open_up(
         self, message: RoundOpen, model: Model, left: float, stretch: Stretch | None, carried: tuple[Buffer, ...]

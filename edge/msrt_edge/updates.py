@@ -43,7 +43,7 @@ class Upward:
     async def _push(self, cloud: Peer, opened: OpenRound, key: str) -> None:
         while key in opened.outbox and cloud.live:
             meta, payload = opened.outbox[key]
-            digest = await opened.spool.digest(payload)
+            digest = await opened.spool.digest(payload, quickly=opened.message.checksums)
             try:
                 await cloud.push("update", msgspec.to_builtins(meta), payload, size=len(payload), digest=digest)
                 if opened.spool.used:

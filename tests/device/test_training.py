@@ -165,7 +165,7 @@ def test_a_trainer_hears_which_round_was_counted_last(bundle):
 
 def test_an_update_that_a_power_failure_took_is_made_again(bundle, monkeypatch):
     """Large ones are not synced. The same bytes with the first stamp: the edge that had it may have added it."""
-    monkeypatch.setattr("msrt_device.training.INLINE", 0)
+    monkeypatch.setattr("msrt_device.updates.INLINE", 0)
     trainers = Trainers()
 
     async def scenario(rig):

@@ -204,9 +204,10 @@ class ArtifactStore:
             if not self.has(digest):  # else somebody put it there again while we waited
                 await self.offload(self.blobs.delete, digest)
 
-    async def drop(self, digest: str) -> None:
-        """It is no longer needed: off the disk, unless it is pinned or in use."""
-        await self.room.drop(digest)
+    async def drop(self, *digests: str) -> None:
+        """They are no longer needed: off the disk, unless they are pinned or in use."""
+        for digest in digests:
+            await self.room.drop(digest)
 
     def lock(self, digest: str) -> asyncio.Lock:
         """Held by whoever writes that blob."""

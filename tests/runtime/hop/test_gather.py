@@ -10,6 +10,7 @@ import pytest
 from msrt.buffers import SLICE, Rooms
 from msrt.errors import Corrupt, StreamCancelled
 from msrt.hop import Gather
+from msrt.protocol.checksum import quick
 
 
 async def _now(work, *args):
@@ -63,3 +64,22 @@ def test_what_was_broken_off_is_dropped():
     asyncio.run(sink.write(0, b"x" * SLICE))
     sink.abort(StreamCancelled("gone"))
     assert sink._room is None
+
+
+@pytest.mark.parametrize("size", [100, 3 * SLICE])
+def test_an_update_may_carry_a_checksum(size):
+    """In place of a digest; a wrong one is found as well."""
+    data, got = bytes(range(250)) * (size // 250 + 1), []
+
+    async def use(payload):
+        got.append(bytes(payload))
+
+    async def through(digest):
+        sink = Gather("an update", _now, use, len(data))
+        await sink.write(0, data)
+        await sink.complete(len(data), digest)
+
+    asyncio.run(through(quick(data)))
+    assert got == [data]
+    with pytest.raises(Corrupt, match="do not match"):
+        asyncio.run(through("0" * 16))

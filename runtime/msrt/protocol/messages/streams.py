@@ -20,7 +20,8 @@ class StreamOpen(Transient, frozen=True, tag="s.open"):
     size: int = -1
     """Bytes in all, -1 when it grows."""
     digest: str = ""
-    """SHA-256 hex of the whole, empty when it grows (then the end carries it)."""
+    """SHA-256 hex of the whole, empty when it grows (then the end carries it). Of an update 16 digits may be its
+    checksum (msrt.protocol.checksum), where the round's opening said so."""
     offset: int = 0
     """Where the sender begins."""
     answers: int = 0

@@ -119,6 +119,8 @@ class RoundOpen(Session, frozen=True, tag="round.open"):
     plan: Plan = Plan()
     checksum: str = ""
     """Of the elements of `weights` (msrt.protocol.checksum), for who follows `chain`; empty: their digest tells."""
+    checksums: bool = False
+    """The sender takes updates whose streams carry a checksum in place of a digest."""
 
 
 class RoundClosed(Session, frozen=True, tag="round.closed"):
