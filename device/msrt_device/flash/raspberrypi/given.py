@@ -19,6 +19,7 @@ from msrt_device.flash.writing.image import Image
 __all__ = ["Given", "NotRaspberryPiOs", "look_at", "unpack"]
 
 PIECE: Final = 1 << 20
+ZEROS: Final = bytes(PIECE)
 PYTHONS: Final = {"bookworm": "3.11", "trixie": "3.13"}
 AARCH64: Final = b"\xb7\x00"
 """Its number in an ELF header, at byte 18."""
@@ -52,7 +53,7 @@ def unpack(path: Path, folder: Path, progress: Callable[[int, int], None]) -> Pa
     try:
         with out.open("wb") as file:
             while count := reader.readinto(buffer):
-                if any(buffer[:count]):
+                if bytes(buffer[:count]) != ZEROS[:count]:
                     file.write(buffer[:count])
                 else:
                     file.seek(count, os.SEEK_CUR)
@@ -99,7 +100,7 @@ def _cut(fd: int, part: Partition, out: Path) -> None:
     with out.open("wb") as file:
         for at in range(0, part.size, PIECE):
             data = os.pread(fd, min(PIECE, part.size - at), part.offset + at)
-            if data.strip(b"\0"):
+            if data != ZEROS[: len(data)]:
                 file.seek(at)
                 file.write(data)
         file.truncate(part.size)

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from msrt.artifacts.images import Kind
 from msrt.errors import InvalidConfig
 from msrt_device.flash.build import build_image
 from msrt_device.flash.flashing import Plan, flash, give_identity
@@ -17,7 +18,10 @@ from msrt_device.flash.raspberrypi import boot
 from msrt_device.flash.raspberrypi.ext4 import Ext4
 from msrt_device.flash.raspberrypi.given import NotRaspberryPiOs
 from msrt_device.flash.targets import load_target
+from msrt_device.updater import autoboot
+from msrt_device.updater.tryboot import TrybootSlots
 from tests.device.flash.raspberrypi.given import MIB, package, raspberry_pi_os, run, tools
+from tests.device.updater.images import described, reader
 
 pytestmark = [tools, pytest.mark.slow]
 BOARD = IdentitySettings(
@@ -205,3 +209,34 @@ def test_bookworm_is_not_sent_over_the_air(tmp_path):
     """Its first boot restarts, which would end the trial."""
     with pytest.raises(InvalidConfig, match="ends the trial"):
         built(tmp_path, "bookworm", update=tmp_path / "update.tar")
+
+
+def test_the_system_for_over_the_air_becomes_the_other_slots(tmp_path):
+    """What the target packs is what the board's slots take: both file systems clean, its settings the board's."""
+    update = tmp_path / "update.tar"
+    image = built(tmp_path, update=update)
+    for name in ("autoboot", "identity"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "autoboot/autoboot.txt").write_text(autoboot.render("a"))
+    (tmp_path / "identity/identity.toml").write_text(BOARD.render())
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for name in ("boot-b", "root-b"):
+        cut(image, name, parts / name)
+    slots = TrybootSlots("a", tmp_path / "autoboot", parts, tmp_path / "run/reboot", tmp_path / "identity")
+    data = update.read_bytes()
+    slots.write(described(data, "2", Kind.SYSTEM), reader(data))
+    slots.arm(1, 60.0)
+    assert slots.state().held["b"].version == "2"
+    run("fsck.vfat", "-n", parts / "boot-b")
+    run("e2fsck", "-f", "-n", parts / "root-b")
+    said = {name: run("mtype", "-i", parts / "boot-b", f"::{name}").decode() for name in ("cmdline.txt", "user-data")}
+    assert "root=PARTLABEL=root-b" in said["cmdline.txt"]
+    assert "Europe/Berlin" in said["user-data"]
+    assert b"msrt-device" in run("dpkg-deb", "--field", _deb(parts / "boot-b", tmp_path))
+
+
+def _deb(fat, folder):
+    out = folder / "updated.deb"
+    out.write_bytes(run("mtype", "-i", fat, "::msrt-device.deb"))
+    return out
