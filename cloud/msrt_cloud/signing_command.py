@@ -141,9 +141,17 @@ def import_root(state: Path | None, files: tuple[Path, ...]) -> None:
 
 @keys.command()
 @click.argument("kind", type=click.Choice(["models", "jobs", "agents", "images"]))
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
-def rotate(state: Path | None, kind: str) -> None:
-    """Replace the key of a kind of artifacts; all that it signed is signed by the new one."""
+def rotate(state: Path | None, kind: str, *, yes: bool) -> None:
+    """Replace the key of a kind of artifacts by one that is made here; all that it signed is signed by the new one."""
+    row = next(row for row in ask(state, lambda cloud: cloud("trust.show")) if row["role"] == kind)
+    if row["here"] < row["threshold"] and not yes:
+        click.confirm(
+            f"The keys of {kind} are elsewhere (request {kind} FILE --public KEY.pub replaces them there). "
+            "Have one here sign in their place, alone?",
+            abort=True, err=True,
+        )  # fmt: skip
     found = ask(state, lambda cloud: cloud("trust.rotate", 120.0, kind=kind))
     console().print(f"{kind}: new key {found['keyid'][:12]}")
 

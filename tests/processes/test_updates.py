@@ -111,6 +111,8 @@ def test_an_agent_is_signed_by_two_people_without_a_network(tree):
     tree.cli("update", "rollout", "agent@2")
     assert site.ended("agent@2")["state"] == "done"
     assert (site.in_force(), site.running()) == ("2", "2")
+    with pytest.raises(RuntimeError, match="in their place, alone"):
+        tree.cli("cloud", "keys", "rotate", "agents")
 
 
 def apart(*argv):

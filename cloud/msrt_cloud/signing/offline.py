@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
-from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.metadata import Delegations, Metadata, TargetFile, Targets
 
 from msrt.artifacts.images import Image, pack_image
 from msrt.errors import CallerError, Conflict, Corrupt, InvalidConfig, NotTrusted
@@ -151,10 +151,15 @@ def path_of(image: Image) -> str:
 
 def news(request: Request, signers: Mapping[str, CryptoSigner]) -> list[Image]:
     """The images that it names and none of these keys signed for before. Raises NotTrusted where it names something
-    that it does not describe: then nobody can tell what would be signed."""
+    that it does not describe, or other keys than these keys named before: then nobody can tell what would be signed."""
     metadata, former = (decode(Targets, text.encode()) for text in (request.metadata, request.former))
     ours = _good(former, {keyid: one.public_key for keyid, one in signers.items()})
     known = former.signed.targets if ours else {}
+    named = former.signed.delegations if ours and request.role == "targets" else None
+    if _plain(metadata.signed.delegations) != _plain(named):
+        raise NotTrusted(
+            f"{request.role} would name other keys than this key has signed for", hint="do not sign it; make it anew"
+        )
     described = {path_of(image): image for image in request.images}
     found = []
     for path, file in metadata.signed.targets.items():
@@ -223,7 +228,7 @@ def checked(
 
 def _check_content(request: Request, new: Targets, old: Targets, needed: Collection[str]) -> None:
     """Raises Conflict where it gives up or changes what others rely on."""
-    if (new.delegations and new.delegations.to_dict()) != (old.delegations and old.delegations.to_dict()):
+    if _plain(new.delegations) != _plain(old.delegations):
         raise Conflict(f"{request.role} names other keys than before", hint="msrt cloud keys rotate, or rotate-root")
     lost = [path for path, file in old.targets.items() if path in needed and new.targets.get(path) != file]
     if lost:
@@ -231,6 +236,11 @@ def _check_content(request: Request, new: Targets, old: Targets, needed: Collect
     odd = [path for path in new.targets if path.partition("/")[0] != request.role]
     if odd:
         raise Conflict(f"{request.role} does not sign {odd[0]}")
+
+
+def _plain(delegations: Delegations | None) -> dict[str, Any] | None:
+    """To be compared."""
+    return delegations.to_dict() if delegations is not None else None
 
 
 def _good(metadata: Metadata[Targets], keys: Mapping[str, Key]) -> set[str]:

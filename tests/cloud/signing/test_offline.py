@@ -13,6 +13,7 @@ from msrt.artifacts import ArtifactStore
 from msrt.artifacts.images import Image, pack_image
 from msrt.errors import CallerError, Conflict, Corrupt, InvalidConfig, NotTrusted
 from msrt.trust.identity import Identity
+from msrt.trust.tuf.names import Kind
 from msrt.world.network import Faults
 from msrt.world.simulation import Simulation
 from msrt_cloud.signing import Periods, Repository, SeededRing
@@ -236,6 +237,34 @@ def test_a_list_is_renewed_elsewhere_and_status_says_when():
         await rig.accept(o.sign_request(request, rig.key))
         await rig.repository.renew()
         assert not rig.repository.lists.unsigned
+
+    away(scenario)
+
+
+def test_who_signs_for_what_is_renewed_elsewhere_and_never_changed_on_the_way():
+    """The key of targets is elsewhere as well: without it nobody makes a new key for agents, here or in a request."""
+
+    async def scenario(rig):
+        [keyid] = rig.row("targets")["keys"]
+        key = {keyid: rig.ring.signers()[keyid]}
+        rig.ring.gone.add(keyid)
+        with pytest.raises(Conflict, match="the key of targets is not here"):
+            await rig.repository.rotate(Kind.AGENT)
+        public, _ = keys("thief")
+        with pytest.raises(Conflict, match="the key of targets is not here"):
+            rig.request(keys=public)
+        request = rig.repository.lists.request("targets", [])
+        assert o.news(request, key) == []
+        changed = o.decode(o.Targets, request.metadata.encode())
+        changed.signed.delegations.keys[public[0].keyid] = public[0]
+        changed.signed.delegations.roles["agents"].keyids = [public[0].keyid]
+        bad = msgspec.structs.replace(request, metadata=o.encode(changed).decode())
+        for lie in (bad, msgspec.structs.replace(bad, former=bad.metadata)):
+            with pytest.raises(NotTrusted, match="would name other keys"):
+                o.news(lie, key)
+        with pytest.raises(Conflict, match="names other keys"):
+            await rig.accept(o.sign_request(bad, key))
+        assert await rig.accept(o.sign_request(request, key)) == 2
 
     away(scenario)
 
