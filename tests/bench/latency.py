@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from msrt.client import AsyncClient
+from msrt.client import AsyncClient, Client, connect
 from msrt.process import _new_loop
 from tests.bench.bare import Bare
 from tests.bench.table import Row
@@ -30,7 +30,7 @@ SPIN_S = 0.002
 X = np.random.default_rng(2).normal(size=(1, 64)).astype(np.float32)
 Ask = Callable[[], Awaitable[object]]
 FLOOR, ZEROMQ, HTTP = "pyzmq alone, through a process that passes on", "client over ZeroMQ", "client over HTTP"
-AWAKE = ", awake while it waits"
+AWAKE, THREAD = ", awake while it waits", ", by a thread without a loop"
 
 
 def rows() -> list[Row]:
@@ -71,6 +71,7 @@ async def _measured(zeromq: str, http: str, state: Path, pids: dict[str, int]) -
             for how, spin_s in (("", 0.0), (AWAKE, SPIN_S)):
                 client = await stack.enter_async_context(AsyncClient([url], state=state, spin_s=spin_s))
                 ways[what + how] = _asking(client)
+            ways[what + THREAD] = _blocking(stack.enter_context(connect([url], state=state)))
         for ask in ways.values():
             await _window(ask)
         took: dict[str, list[float]] = {what: [] for what in ways}
@@ -89,6 +90,13 @@ async def _measured(zeromq: str, http: str, state: Path, pids: dict[str, int]) -
 
 def _asking(client: AsyncClient) -> Ask:
     return lambda: client.infer("mlp", {"x": X})
+
+
+def _blocking(client: Client) -> Ask:
+    async def ask() -> None:
+        client.infer("mlp", {"x": X})  # the loop stands still meanwhile: nobody else asks
+
+    return ask
 
 
 async def _window(ask: Ask) -> list[float]:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from msrt import errors
+from msrt.buffers import Buffer
 from msrt.client.core import Core
 from msrt.client.edges import Edges
 from msrt.client.fitting import Label, fitted, labels_of, needs_model
@@ -27,7 +28,7 @@ from msrt.client.tracing import asked, client_tracer
 from msrt.client.waiters import All, One
 from msrt.client.watch import watch_events
 from msrt.protocol.address import ModelName
-from msrt.protocol.messages import Event, Parent
+from msrt.protocol.messages import Event, Parent, TensorSpec
 from msrt.serving.backend import ModelInfo
 from msrt.telemetry.spans import Tracer
 
@@ -223,7 +224,7 @@ class AsyncClient:
 
     def ends(self, deadline: float | None) -> float:
         """When it is too late, on the loop's clock."""
-        return asyncio.get_running_loop().time() + (self._deadline_s if deadline is None else deadline)
+        return asyncio.get_running_loop().time() + self.seconds(deadline)
 
     async def requests(
         self, ask: Ask, many: Sequence[Inputs], ends: float, waiter: Waiter, first: int = 0, pin: Pin | None = None
@@ -240,6 +241,21 @@ class AsyncClient:
 
     def submit(self, requests: Sequence[Request]) -> None:
         self._core.submit(requests)
+
+    def plain(self, inputs: Inputs, trace: str) -> bool:
+        """Whether such a request can be made without asking anybody first, and without a span."""
+        return (self._tracer is None or not self._tracer.wants(trace)) and not needs_model(inputs)
+
+    def seconds(self, deadline: float | None) -> float:
+        """That a request has."""
+        return self._deadline_s if deadline is None else deadline
+
+    def ask(
+        self, ask: Ask, tensors: tuple[tuple[TensorSpec, ...], tuple[Buffer, ...]], seconds: float, ident: int,
+        waiter: Waiter,
+    ) -> None:  # fmt: skip
+        """A request whose parts another thread made; in the loop."""
+        self._core.submit((Request(ident or self._core.next_id(), ask, *tensors, self.ends(seconds), waiter),))
 
     def abandon(self, waiter: Waiter) -> None:
         """Nobody waits for what this one asked."""

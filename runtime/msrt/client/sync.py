@@ -12,20 +12,23 @@ import threading
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from msrt import errors
 from msrt.client.aio import AsyncClient, Inputs
 from msrt.client.fitting import Label
-from msrt.client.request import Answer
+from msrt.client.request import Answer, tensors_of
 from msrt.client.streaming import WINDOW
 from msrt.client.threads import Flow, SyncSequence, stream_in_thread
+from msrt.client.waiters import Blocked
 from msrt.protocol.messages import Event, Parent
 from msrt.serving.backend import ModelInfo
 
 __all__ = ["Client"]
 
 T = TypeVar("T")
+LOST_S: Final = 5.0
+"""After its deadline a request that the loop never settled, because it was closed just then, is given up."""
 
 
 class Client:
@@ -71,10 +74,17 @@ class Client:
         self._loop.close()
 
     def _start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        if self._closed:
+        try:
+            self._check_open()
+        except errors.Disconnected:
             work.close()
-            raise errors.Disconnected("the client was closed")
+            raise
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _check_open(self) -> None:
+        """Raises Disconnected."""
+        if self._closed:
+            raise errors.Disconnected("the client was closed")
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = self._start(work)
@@ -91,12 +101,24 @@ class Client:
         version: int = 0, priority: int = 0, request_id: int = 0, trace: str = "",
     ) -> Answer:  # fmt: skip
         """See AsyncClient.infer."""
-        return self._run(
-            self._client.infer(
-                model, inputs, deadline=deadline, outputs=outputs, version=version, priority=priority,
-                request_id=request_id, trace=trace,
-            )
-        )  # fmt: skip
+        if not self._client.plain(inputs, trace):
+            return self._run(
+                self._client.infer(
+                    model, inputs, deadline=deadline, outputs=outputs, version=version, priority=priority,
+                    request_id=request_id, trace=trace,
+                )
+            )  # fmt: skip
+        # Without a task and two futures: each of them is another turn of the loop before the caller is woken.
+        ask = self._client.asks(model, outputs, version, priority, trace)
+        seconds, waiter = self._client.seconds(deadline), Blocked()
+        self._check_open()
+        self._loop.call_soon_threadsafe(self._client.ask, ask, tensors_of(inputs), seconds, request_id, waiter)
+        try:
+            return waiter.wait(max(seconds, 0.0) + LOST_S)
+        except (KeyboardInterrupt, errors.DeadlineExceeded):
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                self._loop.call_soon_threadsafe(self._client.abandon, waiter)
+            raise
 
     def submit(
         self, model: str, inputs: Inputs, *, deadline: float | None = None, outputs: Sequence[str] = (),
@@ -127,8 +149,7 @@ class Client:
     ) -> Generator[Answer, None, None]:  # fmt: skip
         """See AsyncClient.stream. The inputs are read in a thread of their own, so they may wait for a sensor."""
         ask = self._client.asks(model, outputs, version, priority)
-        if self._closed:
-            raise errors.Disconnected("the client was closed")
+        self._check_open()
         return stream_in_thread(
             self._client, self._loop, ask, many, Flow(window, ordered=ordered), deadline
         )  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 
 from msrt.client.request import Answer
-from msrt.errors import MsrtError
+from msrt.errors import DeadlineExceeded, MsrtError
 
-__all__ = ["All", "One", "Window"]
+__all__ = ["All", "Blocked", "One", "Window"]
 
 
 class One:
@@ -26,6 +27,31 @@ class One:
             self.future.set_result(result)
         else:
             self.future.set_exception(result)
+
+
+class Blocked:
+    """One answer, for a thread that has no loop: woken the moment it is there."""
+
+    __slots__ = ("_come", "_result")
+
+    def __init__(self) -> None:
+        self._come = threading.Lock()
+        self._come.acquire()
+        self._result: Answer | MsrtError | None = None
+
+    def settled(self, _index: int, result: Answer | MsrtError) -> None:
+        if self._result is None:
+            self._result = result
+            self._come.release()
+
+    def wait(self, timeout_s: float) -> Answer:
+        """Raises what came instead, and DeadlineExceeded where nothing came."""
+        if not self._come.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+            raise DeadlineExceeded("no answer within the deadline")
+        if isinstance(self._result, Answer):
+            return self._result
+        assert self._result is not None
+        raise self._result
 
 
 class All:

@@ -12,7 +12,8 @@ import pytest
 import msrt
 from msrt import errors
 from msrt.client.known import Known
-from msrt.client.request import tensors_of
+from msrt.client.request import Answer, tensors_of
+from msrt.client.waiters import Blocked
 from msrt.joining import new_member
 from msrt.links.link import Credentials
 from msrt.protocol.messages import Parent
@@ -186,6 +187,34 @@ def test_http_from_many_threads():
                 np.testing.assert_array_equal(found[n], ROWS * n)
             client.close()
         behind.run(fronts.__aexit__())
+
+
+def test_a_thread_is_woken_with_what_comes_first():
+    """Once; what comes later is nobody's any more."""
+    waiter, answer = Blocked(), Answer({}, 1, "", "")
+    waiter.settled(0, answer)
+    waiter.settled(0, errors.Disconnected("late"))
+    assert waiter.wait(0.0) is answer
+
+
+def test_a_thread_does_not_wait_for_ever():
+    """Not even where a loop was closed with its question in it."""
+    with pytest.raises(errors.DeadlineExceeded):
+        Blocked().wait(0.0)
+
+
+def test_a_deadline_holds_for_a_thread(tmp_path):
+    """Of an edge that hears and says nothing."""
+    with Behind() as behind:
+        edge = TcpEdge(tmp_path / "edge")
+        url = behind.run(edge.start())
+        logged_in(tmp_path / "app", url)
+        with msrt.connect([url], state=tmp_path / "app") as client:
+            client.infer("double", {"x": rows(1)})
+            edge.handler.message = lambda *_: None
+            with pytest.raises(errors.DeadlineExceeded):
+                client.infer("double", {"x": rows(1)}, deadline=0.1)
+        behind.run(edge.down.close())
 
 
 def test_no_identity_is_said_before_anything_starts(tmp_path):
