@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tensor", "decode_answer", "decoded", "encode_request", "error_of"]
 
+HEADS: Final = 256
+"""Kinds of requests whose JSON is remembered."""
 _PRIORITY = {1: 1, -1: 3}
 """The protocol counts from the most urgent on; 0 is the default."""
 
@@ -55,25 +59,41 @@ def encode_request(request: Request, *, binary: bool) -> tuple[list[Buffer], int
 
     Raises InvalidTensor.
     """
-    ask = request.ask
-    inputs = []
-    for spec, frame in zip(request.inputs, request.frames, strict=True):
-        tensor: dict[str, object] = {"name": spec.name, "datatype": spec.dtype, "shape": spec.shape}
-        if binary:
-            tensor["parameters"] = {"binary_data_size": len(frame)}
-        else:
-            tensor["data"] = _flat(array_of(spec, frame))
-        inputs.append(tensor)
-    asked: dict[str, object] = {"id": str(request.id), "inputs": inputs}
-    parameters = _parameters(ask)
-    if binary:
-        parameters["binary_data_output"] = True
+    if not binary:
+        data = [
+            {"data": _flat(array_of(spec, frame))} for spec, frame in zip(request.inputs, request.frames, strict=True)
+        ]
+        return [_json(request.ask, request.inputs, data, {})], 0
+    ask, sizes = request.ask, tuple([len(frame) for frame in request.frames])
+    if ask.trace:  # it is said in a header
+        ask = ask._replace(trace="")
+    head = _head(ask, request.inputs, sizes)
+    return [head, *request.frames], len(head)
+
+
+@lru_cache(HEADS)
+def _head(ask: Ask, inputs: tuple[TensorSpec, ...], sizes: tuple[int, ...]) -> bytes:
+    """The JSON before binary tensors. Without an id, which HTTP needs none of, it is the same for all requests of a
+    kind: so it is written once here, and read once by the edge."""
+    said = [{"parameters": {"binary_data_size": size}} for size in sizes]
+    return _json(ask, inputs, said, {"binary_data_output": True})
+
+
+def _json(
+    ask: Ask, inputs: tuple[TensorSpec, ...], more: Sequence[Mapping[str, object]], parameters: dict[str, object]
+) -> bytes:
+    asked: dict[str, object] = {
+        "inputs": [
+            {"name": spec.name, "datatype": spec.dtype, "shape": spec.shape, **own}
+            for spec, own in zip(inputs, more, strict=True)
+        ]
+    }
+    parameters |= _parameters(ask)
     if parameters:
         asked["parameters"] = parameters
     if ask.outputs:
         asked["outputs"] = [{"name": name} for name in ask.outputs]
-    head = msgspec.json.encode(asked)
-    return ([head, *request.frames], len(head)) if binary else ([head], 0)
+    return msgspec.json.encode(asked)
 
 
 def _parameters(ask: Ask) -> dict[str, object]:

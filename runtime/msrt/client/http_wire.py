@@ -7,6 +7,7 @@ were copied once, by the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from msrt.errors import CallerError, FrameTooLarge, MalformedFrame
@@ -19,6 +20,10 @@ BODY_LIMIT: Final = 256 << 20
 SCRATCH: Final = 64 << 10
 ALIGN: Final = 64
 """Binary tensors begin at a multiple of so many bytes from the start of their memory."""
+REMEMBERED: Final = 1 << 10
+"""Bytes of a head up to which what it means is remembered ..."""
+HEADS: Final = 256
+"""... of so many."""
 _END: Final = b"\r\n\r\n"
 _NO_BODY: Final = (204, 304)
 
@@ -109,11 +114,11 @@ class Reader:
             return None
         if end > HEAD_LIMIT:
             raise FrameTooLarge(end, HEAD_LIMIT, "header")
-        status, headers = _head_of(data[:end])
+        status, headers = (_known_head if end <= REMEMBERED else _head_of)(data[:end])
         rest = data[end + 4 :]
         if 100 <= status < 200:  # not the answer yet
             return self._parse(rest) if rest else None
-        response = self.response = Response(status, headers)
+        response = self.response = Response(status, headers.copy())
         if status in _NO_BODY:
             return self._whole(memoryview(b""))
         coding = headers.get(b"transfer-encoding", b"").lower()
@@ -252,6 +257,10 @@ def _head_of(data: bytes) -> tuple[int, dict[bytes, bytes]]:
         if headers.setdefault(name, value) != value and name == b"content-length":
             raise MalformedFrame("the server's answer has two lengths")
     return int(parts[1]), headers
+
+
+_known_head: Final = lru_cache(HEADS)(_head_of)
+"""A server says the same head again and again."""
 
 
 def _number(value: bytes) -> int:

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msrt import errors
-from msrt.client.http_body import decode_answer, error_of
+from msrt.client.http_body import decode_answer, encode_request, error_of
+from msrt.client.request import Ask, Request, tensors_of
+from msrt.client.waiters import Blocked
 
 HEAD = {
     "model_name": "m", "model_version": "3", "parameters": {"variant": "int8", "device": "d", "cached": True},
@@ -36,6 +38,23 @@ def test_an_answer_in_both_ways_at_once():
     assert answer["z"].tolist() == [7]
     assert answer["s"].tolist() == ["a", "ü"]
     assert (answer.version, answer.variant, answer.device, answer.marks) == (3, "int8", "d", {"cached": True})
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_requests_of_one_kind_say_the_same(binary):
+    """So that an edge knows the words again: neither id nor trace is among them. Another kind says something else."""
+
+    def said(number, ask, rows=1):
+        tensors = tensors_of({"x": np.zeros((rows, 2), np.float32)})
+        parts, length = encode_request(Request(number, ask, *tensors, 1.0, Blocked()), binary=binary)
+        assert length == (len(parts[0]) if binary else 0)
+        return parts[0]
+
+    first = said(1, Ask("m"))
+    assert said(2, Ask("m", trace="00-" + "1" * 32 + "-" + "1" * 16 + "-01")) == first
+    others = [said(3, Ask("m"), rows=2), said(4, Ask("m", priority=1)), said(5, Ask("m", outputs=("y",)))]
+    others.append(said(6, Ask("m", sequence="s", sequence_start=True)))
+    assert len({first, *others}) == 5
 
 
 def test_a_foreign_server_says_less():

@@ -109,6 +109,14 @@ def test_a_connection_is_used_again():
     assert not read(b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 0\r\n\r\n", [100], reader).stays
 
 
+def test_what_becomes_of_a_response_does_not_change_the_next():
+    """A head is known again; its headers are each response's own."""
+    first, second = (read(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx", [99]) for _ in range(2))
+    first.headers[b"connection"] = b"close"
+    assert second.headers == {b"content-length": b"1"}
+    assert read(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx", [99]).stays
+
+
 def test_pieces_can_be_taken_as_they_come():
     """An endless body is not kept."""
     got = []
