@@ -162,13 +162,23 @@ async def app(scope, receive, send):
 
 def install(peer: Peer) -> str:
     """Make its environment unless it is there. Returns why not, or nothing."""
-    stamp = peer.home / ".installed"
-    if not peer.requires or stamp.exists():
+    return _install(peer.home, peer.requires) if peer.requires else ""
+
+
+def venv(cache: str, name: str, requires: tuple[str, ...]) -> tuple[Path, str]:
+    """An environment beside the user's caches, made unless it is there; and why there is none, or nothing."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / cache / name
+    return home, _install(home, requires)
+
+
+def _install(home: Path, requires: tuple[str, ...]) -> str:
+    stamp = home / ".installed"
+    if stamp.exists():
         return ""
-    peer.home.parent.mkdir(parents=True, exist_ok=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
     for argv in (
-        [sys.executable, "-m", "venv", str(peer.home)],
-        [str(peer.home / "bin/python"), "-m", "pip", "install", "--quiet", "--no-input", *peer.requires],
+        [sys.executable, "-m", "venv", str(home)],
+        [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--no-input", *requires],
     ):
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=420, check=False)
@@ -183,7 +193,7 @@ def install(peer: Peer) -> str:
 def start(peer: Peer, folder: Path, ask: Ask | None = None) -> tuple[Proc, Ask]:
     """The process, when it answers, and what to ask it: `ask`, else the small MLP's, at its own address."""
     folder.mkdir()
-    ports = _free(3)
+    ports = free_ports(3)
     own = {"folder": folder, "port": ports[0], "port1": ports[1], "port2": ports[2]}
     (folder / "mlp.onnx").write_bytes(mlp())
     for name, text in peer.files.items():
@@ -206,7 +216,8 @@ def _alive(peer: Peer, proc: Proc) -> bool:
     return True
 
 
-def _free(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """So many that nobody listens at."""
     holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [holder.getsockname()[1] for holder in holders]
     for holder in holders:

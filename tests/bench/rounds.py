@@ -1,7 +1,9 @@
 """What a federated round costs beside the training itself: eight devices that do nothing, over real CURVE connections.
 
-Beside it the bytes alone: bare CURVE sockets that move as many between as many processes, with no checks, sums or disk.
-Of Flower and NVIDIA FLARE the figures seen on this kind of machine stand. `python -m tests.bench rounds` prints them.
+Beside it the bytes alone: bare CURVE sockets that move as many between as many processes, with no checks, sums or disk;
+and Flower, networked, with as many clients and parameters, in the same run (`flower.py`; it has no int8 of its own, so
+the same figure stands against both). Of NVIDIA FLARE the figures seen on this kind of machine stand.
+`python -m tests.bench rounds` prints them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from itertools import pairwise
 from statistics import median
 
+from tests.bench.flower import Unavailable, round_s
 from tests.bench.table import Row
 from tests.bench.tree import Tree
 
@@ -153,6 +156,7 @@ def rows() -> list[Row]:
         plain = median(_job(tree, "plain", BIG, "fp32", "fp32"))
         small = median(_job(tree, "small", BIG, "int8", "int8"))
     limit = median(byte_limit(4 * BIG) for _ in range(3))
+    flower, why = _flower()
     who = f"{DEVICES} devices that do nothing"
     beside = SEEN.format(FLOWER_S, NVFLARE_S)
     return [
@@ -160,7 +164,18 @@ def rows() -> list[Row]:
         Row(f"a round of 10 M parameters as float32, {who}", plain, "s", "<=", FLOWER_S / 10, beside),
         Row("the same bytes over bare CURVE sockets, over it", limit / plain, "x", ">=", 0.6, f"{limit:.2f} s"),
         Row(f"a round of 10 M parameters as int8 both ways, {who}", small, "s", "<=", FLOWER_S / 25, beside),
+        Row("Flower networked in the same run, over float32", flower and flower / plain, "x", ">=", 10.0, why),
+        Row("Flower networked in the same run, over int8 both ways", flower and flower / small, "x", ">=", 25.0, why),
     ]
+
+
+def _flower() -> tuple[float | None, str]:
+    """Seconds of its round, or nothing; and what stands beside it."""
+    try:
+        found = round_s(BIG, DEVICES)
+    except Unavailable as why:
+        return None, str(why)
+    return found, f"Flower {found:.1f} s a round"
 
 
 if __name__ == "__main__":
