@@ -133,7 +133,7 @@ class Triggers:
             return  # an operator was faster
         except errors.InvalidJob as error:  # it will not do better in a second: its privacy budget is spent, say
             log.warning("job.not_triggered", job=name, cause=cause, error=str(error))
-            with contextlib.suppress(errors.MsrtError):
+            with contextlib.suppress(errors.MsrtError):  # else it is refused, and said, again
                 await t.hold(job.created.job, "trigger", held=True)
             return
         except errors.MsrtError as error:

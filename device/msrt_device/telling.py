@@ -27,6 +27,7 @@ def values(device: Device) -> dict[str, float]:
         "sequences_lost": float(sequences.lost), "sequences_evicted": float(sequences.evicted),
         "events_waiting": float(len(events.outbox)), "events_dropped": float(events.outbox.dropped),
         **device.trust.values(), "drift": max((watch.meter.value for watch in device.watches), default=0.0),
+        "source_failures": float(sum(watch.failures for watch in device.watches)),
         "training": float(device.jobs is not None and device.jobs.working),
     }  # fmt: skip
 

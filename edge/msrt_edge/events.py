@@ -134,5 +134,5 @@ class Events:
         gone = self.upward.outbox.expire() + (self.hook.expire() if self.hook is not None else 0)
         if gone:
             log.warning("events.expired", count=gone)
-        with contextlib.suppress(errors.LocalError):
+        with contextlib.suppress(errors.LocalError):  # the next event's commit, or the next round here, tries again
             await self.upward.flush()

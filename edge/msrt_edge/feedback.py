@@ -73,5 +73,5 @@ class Feedbacks:
         for key in keys:
             self._store.put(key, None)
         if keys:
-            with contextlib.suppress(errors.DiskFull):
+            with contextlib.suppress(errors.DiskFull):  # it goes with the next commit
                 await self._world.offload(self._store.commit)

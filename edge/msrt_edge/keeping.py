@@ -169,7 +169,7 @@ class Keeping:
         if digest is None:
             return
         self._all.store.put(f"{self._job}/{shard}", None)
-        with contextlib.suppress(errors.DiskFull):
+        with contextlib.suppress(errors.DiskFull):  # it goes with the next commit
             await self._world.offload(self._all.store.commit)
         self._pin()
         await self._drop(digest)

@@ -305,18 +305,24 @@ class Edge:
     async def _ask_edges(self) -> None:
         """Where our devices may go when we are gone."""
         while True:
-            with contextlib.suppress(errors.MsrtError):
+            with contextlib.suppress(errors.PeerError):  # the cloud is away: what it named before holds
                 answer = await self.uplink.call("edges", {}, EDGES_S)
                 edges = msgspec.convert(answer, tuple[Parent, ...], builtin_types=(bytes,))
                 others = tuple(edge for edge in edges if edge.node != self.node)
                 if others != self._neighbours:
-                    self._neighbours = others
-                    self.service.others_changed()
-                    self._store.put(NEIGHBOURS, wire.pack(others))
-                    await self.world.offload(self._store.commit)
-                    if self.downlink is not None:
-                        self.downlink.offer_parents()
+                    await self._keep_neighbours(others)
             await asyncio.sleep(EDGES_S if self._neighbours else 1.0)
+
+    async def _keep_neighbours(self, others: tuple[Parent, ...]) -> None:
+        self._neighbours = others
+        self.service.others_changed()
+        if self.downlink is not None:
+            self.downlink.offer_parents()
+        self._store.put(NEIGHBOURS, wire.pack(others))
+        try:
+            await self.world.offload(self._store.commit)
+        except errors.DiskFull as error:
+            log.warning("edge.neighbours_not_on_disk", error=error.text)
 
     async def _report(self) -> None:
         """The cloud hears of changes soon, and of everybody in turn: of all of them at once when it comes."""

@@ -321,7 +321,7 @@ class RegionTraining:
         opened.said = (now, one.reported)
         message = opened.message
         told = TrainProgress(message.job, message.round, one.reported, len(one.expected), one.missing)
-        with contextlib.suppress(errors.Overloaded):
+        with contextlib.suppress(errors.Overloaded):  # the next one says more
             cloud.send(told)
 
     async def _perform(self, opened: OpenRound, actions: list[e.RoundAction]) -> None:

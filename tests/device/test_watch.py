@@ -259,6 +259,7 @@ def test_a_plug_in_that_fails_is_opened_again_where_it_was(tmp_path, monkeypatch
         await until(lambda: fault in bench.watch.state)
         await bench.ended()
         assert bench.numbers() == list(range(6))
+        assert bench.watch.failures == 2
 
     watching(scenario, tmp_path, kind=name, options={"scale": 2})
 

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
 from msrt.world.simulation import seeds
 from tests.flows.storm import storm
+
+ROOT = Path(__file__).resolve().parents[2]
+STORM = """
+import hashlib
+from tests.flows.storm import storm
+print([hashlib.sha256(storm(seed)).hexdigest() for seed in (3, 8)])
+"""
 
 
 def test_twenty_storms_twice_are_the_same_byte_for_byte():
@@ -11,3 +25,16 @@ def test_twenty_storms_twice_are_the_same_byte_for_byte():
     logs = [storm(seed) for seed in seeds(20)]
     assert logs == [storm(seed) for seed in seeds(20)]
     assert len(set(logs)) == len(logs)
+
+
+@pytest.mark.slow
+def test_a_storm_does_not_depend_on_how_strings_are_hashed():
+    """Sets are walked in an order of their own in each process: none may decide anything."""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", STORM], env={**os.environ, "PYTHONHASHSEED": number}, cwd=ROOT, timeout=100,
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for number in "12"
+    }  # fmt: skip
+    assert len(told) == 1

@@ -57,7 +57,7 @@ class Watch:
         """The readings of a source are one sequence: what a stateful model left, on the version that left it."""
         self.meter = Meter(config.drift, config.drift_readings)
         self.state = "waiting"
-        self.readings = self.refused = 0
+        self.readings = self.refused = self.failures = 0
 
     async def run(self) -> None:
         """Until the source ends. A source that fails is opened again."""
@@ -73,6 +73,7 @@ class Watch:
                 log.warning("source.refused", source=self._config.name, error=str(error))
                 return
             except Exception as error:  # noqa: BLE001 - a plug-in's bug is its own: the device works on
+                self.failures += 1
                 self.state = str(error) if isinstance(error, errors.MsrtError) else f"{type(error).__name__}: {error}"
                 log.warning("source.failed", source=self._config.name, error=self.state, again_in_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)

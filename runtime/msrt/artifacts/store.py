@@ -317,7 +317,7 @@ class ArtifactStore:
         what an earlier process left is looked at first. Raises Corrupt, DiskFull, and what `fetch` raises.
         """
         if not sync and self.has(digest) and digest not in self._lendable:
-            with contextlib.suppress(Corrupt, NotFound):
+            with contextlib.suppress(Corrupt, NotFound):  # then it is here no more, and fetched
                 await self.verify(digest)
         if not self.has(digest):
             await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch, sync=sync))

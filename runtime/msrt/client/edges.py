@@ -137,7 +137,7 @@ class Edges:
         """Who else is there, by each that we have at hand: that also measures how far away it is."""
         news = False
         for front in live:
-            with contextlib.suppress(errors.MsrtError):
+            with contextlib.suppress(errors.MsrtError):  # the others know as much
                 news = self.known.learn(await front.edges()) or news
         if news:
             await self.known.save()
@@ -170,7 +170,7 @@ class Edges:
     async def _seek(self) -> None:
         """Nobody answers: one more of those that we know; edges may have moved, and the cloud knows where to."""
         if self._member is not None:
-            with contextlib.suppress(errors.MsrtError):
+            with contextlib.suppress(errors.MsrtError):  # what is known is all there is
                 await self._ask_cloud(self._member)
         for front in list(self._core.fronts):
             edge = self.known.edges.get(front.edge.node) if isinstance(front, PeerFront) else None

@@ -94,7 +94,7 @@ class Sequence:
         been idle for long. The last inputs are said once more, marked as the end: the protocol has no other way."""
         async with self._turn:
             if not self._ended and self._pin.lost is None and self._pin.front is not None:
-                with contextlib.suppress(errors.MsrtError):
+                with contextlib.suppress(errors.MsrtError):  # it goes when it has been idle for long
                     await self._step(self._last, END_S, None, end=True)
             self._ended = True
             self._pin.front = None

@@ -74,7 +74,7 @@ class Relay:
             async with asyncio.timeout(within_s):
                 return await future
         except (TimeoutError, asyncio.CancelledError) as error:
-            with contextlib.suppress(errors.MsrtError):
+            with contextlib.suppress(errors.MsrtError):  # who is away computes nothing for us
                 peer.send(InferCancel((ident,)))
             if isinstance(error, asyncio.CancelledError):
                 raise
