@@ -21,14 +21,20 @@ file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 @click.group()
 def keys() -> None:
-    """Keys that sign models, jobs, agents and images (TUF): made at the first start, kept in STATE/keys."""
+    """Keys that sign models, jobs, agents and images (TUF).
+
+    They are made at the first start, and kept in STATE/keys.
+    """
 
 
 @keys.command()
 @json_option
 @state_option
 def show(state: Path | None, *, as_json: bool) -> None:
-    """Every role: its keys, how many of them are here, its version, until when it is good."""
+    """Every role: its keys, its version, until when it is good.
+
+    And how many of its keys are here.
+    """
     rows = ask(state, lambda cloud: cloud("trust.show"))
     if as_json:
         print_json(rows)
@@ -50,7 +56,10 @@ def export_root(state: Path | None, file: Path, *, remove: bool) -> None:
 @file_argument
 @state_option
 def root(state: Path | None, file: Path) -> None:
-    """Write the signed root that is in force to FILE (JSON): to make the next one where the keys are."""
+    """Write the signed root that is in force to FILE (JSON).
+
+    Where the keys are the next one is made of it.
+    """
     file.write_bytes(ask(state, lambda cloud: cloud("trust.root"))["root"])
     console().print(f"{file}")
 
@@ -58,11 +67,11 @@ def root(state: Path | None, file: Path) -> None:
 @keys.command(name="rotate-root")
 @click.option(
     "--key", "sources", multiple=True, type=click.Path(path_type=Path, exists=True),
-    help="File with a key of the present root, where it is not in the cloud's state. Can be given again.",
+    help="File with a key of the present root, where it is not in the cloud's state. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--role", "roles", multiple=True, type=click.Choice(["root", "targets", "snapshot", "timestamp"]),
-    help="Whose keys are replaced. Default: root. Can be given again.",
+    help="Whose keys are replaced. Default: root. May be repeated.",
 )  # fmt: skip
 @click.option("--keys", "count", type=click.IntRange(1, 16), default=1, show_default=True, help="New root keys.")
 @click.option("--threshold", type=click.IntRange(1, 16), help="Signatures a root takes. Default: as before.")
@@ -73,10 +82,10 @@ def rotate_root(
     state: Path | None, sources: tuple[Path, ...], roles: tuple[str, ...], count: int, threshold: int | None,
     given: Path | None, out: Path | None,
 ) -> None:  # fmt: skip
-    """Replace the root key, or those of another role: nothing that the old ones sign counts from then on.
+    """Replace the root key, or those of another role.
 
-    New keys lie in STATE/keys. Without `--out` the cloud takes the new root at once; with `--root` as well this runs
-    without the cloud, and `import-root` brings the result.
+    Nothing that the old ones sign counts from then on. New keys lie in STATE/keys. Without `--out` the cloud takes
+    the new root at once; with `--root` as well this runs without the cloud, and `import-root` brings the result.
     """
     from msrt_cloud.signing.keys import load_keys  # noqa: PLC0415 - --help stays quick
     from msrt_cloud.signing.rotation import lacking, next_root, sign_root  # noqa: PLC0415
@@ -114,8 +123,9 @@ def _bring(state: Path | None, data: bytes, missing: str, out: Path | None) -> N
 @keys.command(name="sign-root")
 @file_argument
 @click.option(
-    "--key", "sources", multiple=True, required=True, type=click.Path(path_type=Path, exists=True), help="Its key file."
-)
+    "--key", "sources", multiple=True, required=True, type=click.Path(path_type=Path, exists=True),
+    help="Its key file. May be repeated.",
+)  # fmt: skip
 @click.option("--root", "given", required=True, type=click.Path(path_type=Path, exists=True), help="The present root.")
 def sign_root_file(file: Path, sources: tuple[Path, ...], given: Path) -> None:
     """Add signatures to a new root in FILE, where a root takes several people's. Needs no cloud."""
@@ -135,7 +145,10 @@ def sign_root_file(file: Path, sources: tuple[Path, ...], given: Path) -> None:
 @click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
 @state_option
 def import_root(state: Path | None, files: tuple[Path, ...]) -> None:
-    """Bring signed new roots, oldest first: the cloud checks them and signs what follows from them."""
+    """Bring signed new roots, oldest first.
+
+    The cloud checks them and signs what follows from them.
+    """
     console().print(f"root {_import(state, [path.read_bytes() for path in files])} is in force")
 
 
@@ -144,7 +157,10 @@ def import_root(state: Path | None, files: tuple[Path, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
 def rotate(state: Path | None, kind: str, *, yes: bool) -> None:
-    """Replace the key of a kind of artifacts by one that is made here; all that it signed is signed by the new one."""
+    """Replace the key of a kind of artifacts by one that is made here.
+
+    All that it signed is signed by the new one.
+    """
     row = next(row for row in ask(state, lambda cloud: cloud("trust.show")) if row["role"] == kind)
     if row["here"] < row["threshold"] and not yes:
         click.confirm(

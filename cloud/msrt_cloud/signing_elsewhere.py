@@ -95,14 +95,15 @@ def export_key(state: Path | None, role: str, file: Path, *, remove: bool) -> No
 @file_argument
 @click.option(
     "--public", "public", multiple=True, type=present, metavar="FILE",
-    help="Public half of a key that shall sign from now on, in place of those that do. Can be given again.",
+    help="Public half of a key that shall sign from now on, in place of those that do. May be repeated.",
 )  # fmt: skip
 @click.option("--threshold", type=click.IntRange(1, 16), help="Signatures that it then takes. Default: 1.")
 @state_option
 def request(state: Path | None, role: str, file: Path, public: tuple[Path, ...], threshold: int | None) -> None:
-    """Write what is to be signed where the keys are: the list of a role again, before it ends, or for new keys.
+    """Write what is to be signed where the keys are.
 
-    For another image: `msrt update push ... --request FILE`. Sign FILE with `sign`, bring it with `import`.
+    That is the list of a role again, before it ends, or for new keys. For another image: `msrt update push ...
+    --request FILE`. Sign FILE with `sign`, bring it with `import`.
     """
     from msrt_cloud.signing.offline import public_key  # noqa: PLC0415 - --help stays quick
 
@@ -120,10 +121,10 @@ def request(state: Path | None, role: str, file: Path, public: tuple[Path, ...],
 
 @click.command(name="sign")
 @file_argument
-@click.option("--key", "sources", multiple=True, required=True, type=present, help="Its key file. Can be given again.")
+@click.option("--key", "sources", multiple=True, required=True, type=present, help="Its key file. May be repeated.")
 @click.option(
     "--image", "images", multiple=True, type=present,
-    help="An image that you have yourself: sign only when the new images are these, byte for byte. Can be given again.",
+    help="An image that you have yourself: sign only when the new images are these, byte for byte. May be repeated.",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def sign_list(file: Path, sources: tuple[Path, ...], images: tuple[Path, ...], *, yes: bool) -> None:

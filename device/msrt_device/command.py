@@ -65,9 +65,10 @@ def device() -> None:
 )  # fmt: skip
 @node_options
 def join(invite: str | None, identity: Path | None, config: Path | None, sets: tuple[str, ...], **flags: Any) -> None:
-    """Join the tree with INVITE (of `msrt invite device`) and work; later starts need none.
+    """Join the tree with INVITE (of `msrt invite device`) and work.
 
-    Runs until SIGTERM or Ctrl-C, and prints `ready`. Sensors are described in its --config file.
+    Later starts need none. Runs until SIGTERM or Ctrl-C, and prints `ready`. Sensors are described in its --config
+    file.
     """
     from msrt.process import run  # noqa: PLC0415 - --help stays quick
     from msrt_device.flash.identity.folder import IdentityFolder  # noqa: PLC0415 - few devices have one

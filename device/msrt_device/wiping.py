@@ -70,7 +70,12 @@ def wipe(state: Path, board: IdentityFolder | None = None) -> None:
 
 
 @click.command()
-@click.option("--state", type=click.Path(path_type=Path, file_okay=False), help="Default: $XDG_STATE_HOME/msrt/device.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Default: $XDG_STATE_HOME/msrt/device.",
+)
 @click.option(
     "--identity", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Where MSRTID is mounted: its identity is wiped, too.",

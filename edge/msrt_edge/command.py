@@ -38,9 +38,9 @@ def edge() -> None:
 @click.option("--trace", metavar="URL", help="OpenTelemetry collector for spans (OTLP over HTTP). Default: none.")
 @node_options
 def join(invite: str | None, config: Path | None, sets: tuple[str, ...], **flags: str | None) -> None:
-    """Join the tree with INVITE (of `msrt invite edge`) and serve; later starts need none.
+    """Join the tree with INVITE (of `msrt invite edge`) and serve.
 
-    Runs until SIGTERM or Ctrl-C. Prints where it is reached, and `ready`.
+    Later starts need none. Runs until SIGTERM or Ctrl-C. Prints where it is reached, and `ready`.
     """
     from msrt.process import run  # noqa: PLC0415 - --help stays quick
 

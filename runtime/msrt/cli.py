@@ -136,6 +136,7 @@ def _of_a_file(error: click.ClickException) -> bool:
     """Whether a file is at fault, which may be there the next time, and not how the command was called."""
     return (
         isinstance(error, click.BadParameter)
+        and not isinstance(error, click.MissingParameter)
         and error.param is not None
         and isinstance(error.param.type, click.Path | click.File)
     )

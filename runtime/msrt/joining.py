@@ -232,5 +232,7 @@ async def load_member(folder: Path) -> tuple[World, Identity, Membership]:
     world, identity = new_member(folder)
     membership = Membership.load(world.disk.store("node"))
     if membership is None:
-        raise errors.NotEnrolled(f"{folder} holds no membership")
+        raise errors.NotEnrolled(
+            f"{folder} holds no membership", hint="log in: msrt login INVITE, or name another --state"
+        )
     return world, identity, membership

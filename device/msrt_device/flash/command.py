@@ -30,7 +30,10 @@ lines_option = click.option(
 @click.command()
 @json_option
 def targets(*, as_json: bool) -> None:
-    """The boards that images can be made for: what each needs here, and what was verified of it."""
+    """The boards that images can be made for.
+
+    What each needs here, and what was verified of it.
+    """
     from msrt_device.flash.targets import targets as known  # noqa: PLC0415 - --help stays quick
 
     rows = [
@@ -58,7 +61,10 @@ def targets(*, as_json: bool) -> None:
 )  # fmt: skip
 @lines_option
 def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> None:
-    """Make the base image of a board (msrt device targets): the same for all of its kind, without an identity."""
+    """Make the base image of a board (`msrt device targets`).
+
+    It is the same for all of its kind, without an identity.
+    """
     from msrt_device.flash.build import build_image  # noqa: PLC0415 - --help stays quick
     from msrt_device.flash.report import report, size  # noqa: PLC0415
     from msrt_device.flash.targets import load_target  # noqa: PLC0415
@@ -110,10 +116,11 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
 @state_option
 @lines_option
 def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None:
-    """Write IMAGE (raw, .zst, .xz) to TARGET, a disk or a file, read it back, and compare every byte.
+    """Write IMAGE (raw, .zst, .xz) to TARGET, a disk or a file.
 
-    TARGET may be a machine that runs Debian already, ssh://USER@HOST:PORT: IMAGE is then the agent's package (msrt
-    device image generic-systemd), or the word generic-systemd for one that fits. It is installed and started there.
+    It is read back, and every byte compared. TARGET may be a machine that runs Debian already,
+    ssh://USER@HOST:PORT: IMAGE is then the agent's package (msrt device image generic-systemd), or the word
+    generic-systemd for one that fits. It is installed and started there.
 
     TARGET may be a board on a serial line, /dev/ttyUSB0: IMAGE is then one of msrt device image micropython, files for
     a board that runs MicroPython (by mpremote), or the whole flash of an ESP32 (by esptool).

@@ -33,10 +33,11 @@ __all__ = ["gateway"]
 )
 @node_options
 def gateway(invite: str, config: Path | None, sets: tuple[str, ...], **flags: Any) -> None:
-    """Bring a microcontroller into the tree: hold its identity, run its session, hand it its models.
+    """Bring a microcontroller into the tree.
 
-    It is a worker of class `mcu`. One process serves one board; it needs a --state directory of its own. Runs until
-    SIGTERM or Ctrl-C, and prints `ready` once the board has joined.
+    Holds its identity, runs its session, hands it its models. It is a worker of class `mcu`. One process serves one
+    board; it needs a --state directory of its own. Runs until SIGTERM or Ctrl-C, and prints `ready` once the board
+    has joined.
     """
     from msrt.process import run  # noqa: PLC0415 - --help stays quick
 

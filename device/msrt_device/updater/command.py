@@ -25,13 +25,19 @@ COPY: Final = "launcher.py"
 
 @click.command(name="pack-agent")
 @click.option(
-    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The image: a tar file."
+    "-o",
+    "--output",
+    "--out",
+    "out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The image: a tar file.",
 )
 @click.option("--alone", is_flag=True, help="Only msrt itself, for machines that have the packages it needs.")
 def pack(out: Path, *, alone: bool) -> None:
-    """Make an agent's image of the msrt that is installed here, for `msrt update push OUT --kind agent`.
+    """Make an agent's image of the msrt that is installed here.
 
-    It fits machines of this architecture and this version of Python.
+    It is for `msrt update push OUT --kind agent`, and fits machines of this architecture and this version of Python.
     """
     size = pack_agent(out, alone=alone)
     click.echo(f"{out}: {size} bytes, for {os.uname().machine} with Python {sys.version_info[0]}.{sys.version_info[1]}")
@@ -39,7 +45,11 @@ def pack(out: Path, *, alone: bool) -> None:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option(
-    "--root", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where its two slots are."
+    "--root",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where its two slots are.",
 )
 @click.option(
     "--image", type=click.Path(exists=True, path_type=Path, dir_okay=False),
@@ -49,10 +59,11 @@ def pack(out: Path, *, alone: bool) -> None:
 @click.option("--install", "only", is_flag=True, help="Put the first agent and the launcher there, and end.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def supervise(root: Path, image: Path | None, version: str, arguments: tuple[str, ...], *, only: bool) -> None:
-    """Run an agent that can be updated over the air: `msrt device supervise --root DIR -- device join INVITE`.
+    """Run an agent that can be updated over the air.
 
-    The first time, an agent is installed into the first of two slots, and a launcher beside them that needs nothing of
-    msrt. A service manager had better start that one, after --install: `python3 DIR/launcher.py DIR device join`.
+    `msrt device supervise --root DIR -- device join INVITE`. The first time, an agent is installed into the first
+    of two slots, and a launcher beside them that needs nothing of msrt. A service manager had better start that
+    one, after --install: `python3 DIR/launcher.py DIR device join`.
     """
     root = root.absolute()
     install(root, image, version)

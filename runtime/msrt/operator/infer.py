@@ -35,7 +35,10 @@ SHOWN: Final = 6
 @click.option("--ca", default="", help="PEM file of the authorities to believe, instead of the system's.")
 @click.option("--deadline", default=10.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--output", "--outputs", "outputs", multiple=True, help="Only this output; may be repeated.")
-@click.option("--priority", type=click.Choice(list(PRIORITIES)), default="normal", show_default=True)
+@click.option(
+    "--priority", type=click.Choice(list(PRIORITIES)), default="normal", show_default=True,
+    help="Who goes first where requests wait.",
+)  # fmt: skip
 @click.option("--sequence", "steps", is_flag=True, help="Each row of INPUT is one step of a sequence.")
 @click.option("--top", type=click.IntRange(1), help="Show so many classes of each row by name, not the tensors.")
 @click.option("--trace", is_flag=True, help="Have it traced; print the trace's id and where the time went.")

@@ -83,7 +83,10 @@ def remove(state: Path | None, name: str, reason: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
 def decommission(state: Path | None, name: str, reason: str, *, yes: bool) -> None:
-    """Revoke a device for good, and have it wipe its keys, models and data: now, or when it next connects."""
+    """Revoke a device for good, and have it wipe all that it holds.
+
+    Its keys, models and data: now, or when it next connects.
+    """
     if not yes:
         _row(ask(state, lambda cloud: cloud("node.list")), name)
         click.confirm(f"{name} will lose all it holds, and can join again only with a new invite. Go on?", abort=True)

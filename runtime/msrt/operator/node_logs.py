@@ -63,7 +63,10 @@ def _print(lines: list[str]) -> None:
 @json_option
 @state_option
 def diagnose(state: Path | None, name: str, *, as_json: bool) -> None:
-    """What a node says of itself now, through its edge: versions, memory, disk, clock, links, slots, models, errors."""
+    """What a node says of itself now, through its edge.
+
+    Versions, memory, disk, clock, links, slots, models, errors.
+    """
     found = ask(state, lambda cloud: cloud("node.diagnose", node=name))
     if as_json:
         print_json(found)

@@ -29,7 +29,7 @@ AWAY_S = 600.0
 """How long the cloud may be away from a command that watches."""
 
 state_option = click.option(
-    "--state", type=click.Path(path_type=Path), default=None,
+    "--state", type=click.Path(path_type=Path), default=None, metavar="DIR",
     help="Directory with the operator identity: the cloud's own, or one made by `msrt login`. "
     "Default: the cloud's on this machine, else the client's.",
 )  # fmt: skip

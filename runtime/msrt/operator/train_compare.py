@@ -33,9 +33,10 @@ NEAR: Final = 0.98
 @json_option
 @state_option
 def compare(state: Path | None, jobs: tuple[str, ...], target: float | None, metric: str, *, as_json: bool) -> None:
-    """Jobs side by side: final and best metrics, the way to an accuracy, differing settings, curves.
+    """Jobs side by side: metrics, the way to an accuracy, settings, curves.
 
-    Without --to it is 98 % of the best accuracy of the job that reached least, so that all of them have a figure.
+    Final and best metrics, and only the settings that differ. Without --to it is 98 % of the best accuracy of the
+    job that reached least, so that all of them have a figure.
     """
 
     async def work(cloud: Ask) -> list[dict[str, Any]]:

@@ -31,7 +31,10 @@ SCALARS: Final = ("loss", "accuracy", "worst_decile", "seconds", "bytes_up", "by
 @click.option("--csv", "csv_file", type=FILE, help="The curves of one JOB, a line a round.")
 @click.option("--report", type=FILE, help="The report of one JOB, JSON.")
 @click.option(
-    "--boards", type=DIRECTORY, help="A folder for TensorBoard: a run in it for each JOB. Needs msrt[boards]."
+    "--boards",
+    type=DIRECTORY,
+    metavar="DIR",
+    help="A folder for TensorBoard: a run in it for each JOB. Needs msrt[boards].",
 )
 @click.option("--onnx", type=FILE, help="The model of one JOB, after its last round.")
 @click.option(

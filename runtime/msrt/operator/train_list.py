@@ -24,7 +24,7 @@ COLUMNS: Final = ["job", "state", "round", "rounds", "loss", "accuracy", "best",
 
 
 @click.command(name="list")
-@click.option("--only", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; repeatable.")
+@click.option("--only", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; may be repeated.")
 @click.option("--name", default="", help="Only jobs with this in their name.")
 @click.option("--since", default="", help="Created since: 2h, 3d, 1w, or a date as 2031-05-01 or 2031-05-01T12:00.")
 @click.option("--until", default="", help="Created before; the same forms.")

@@ -19,10 +19,11 @@ __all__ = ["serve"]
 @json_option
 @state_option
 def serve(state: Path | None, job: str, node: str, model: str, *, as_json: bool) -> None:
-    """Run on a node the model of JOB as that node has it: with the layers that [train] keep_local keeps there.
+    """Run on a node the model of JOB as that node has it.
 
-    They do not leave it. The node makes the model and the cloud signs for its digest; its requests, and the node's own
-    sensors, are answered by that node alone. Say it again after more rounds: that is the next version.
+    It has the layers that [train] keep_local keeps there, and they do not leave it. The node makes the model and
+    the cloud signs for its digest; its requests, and the node's own sensors, are answered by that node alone. Say
+    it again after more rounds: that is the next version.
     """
     found = ask(state, lambda cloud: cloud("train.serve", 500.0, job=job, node=node, model=model))
     if as_json:

@@ -52,12 +52,13 @@ COLUMNS = ["job", "state", "rounds", "nodes", "accuracy", "alone_mean", "pooled"
 @click.option("--csv", type=FILE, help="Write the curves there, a line a round.")
 @json_option
 def simulate(folder: Path, report: Path | None, csv: Path | None, *, as_json: bool, **options: object) -> None:
-    """Try out the job in FOLDER: cloud, regions and nodes in this process, with the code that runs in a tree.
+    """Try out the job in FOLDER, in this process.
 
-    Training, compression, sums, rounds and what is sent are the real ones; there is no network and no time: nobody is
-    late but by --stragglers, and `seconds` are those of this process. Nothing is published. FOLDER's code runs here, as
-    you and without the limits of a node. --tree 2x4x8 stands for --nodes and --regions: 2 masters below the cloud, 4
-    below each of them, 8 nodes below each of these; a tree of machines has one level of masters today.
+    Cloud, regions and nodes are the code that runs in a tree. Training, compression, sums, rounds and what is sent
+    are the real ones; there is no network and no time: nobody is late but by --stragglers, and `seconds` are those
+    of this process. Nothing is published. FOLDER's code runs here, as you and without the limits of a node. --tree
+    2x4x8 stands for --nodes and --regions: 2 masters below the cloud, 4 below each of them, 8 nodes below each of
+    these; a tree of machines has one level of masters today.
     """
     asked = msgspec.convert(options, Asked)
     config = asked.changed(pack(folder).config)

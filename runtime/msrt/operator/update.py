@@ -24,7 +24,10 @@ PACK: Final = "make an agent's image by msrt device pack-agent -o FILE"
 
 @click.group()
 def update() -> None:
-    """Agents, systems and firmware over the air: push an image, roll it out group by group, stop it."""
+    """Agents, systems and firmware over the air.
+
+    Push an image, roll it out group by group, stop it.
+    """
 
 
 @update.command()
