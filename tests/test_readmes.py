@@ -19,7 +19,7 @@ SOURCES = {".py", ".c", ".h", ".ld", ".proto"}
 QUOTED = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FILE = re.compile(r"(?<![\w./:-])\w[\w./-]*\.(?:py|md|c|h|ld|proto)(?![\w.(])")
-TARGET = re.compile(r"make ([a-z-]+)")
+TARGET = re.compile(r"^make ([a-z-]+)")
 BLOCK = re.compile(r"```[a-z]*\n(.*?)```", re.DOTALL)
 every_readme = pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.parent.relative_to(ROOT)))
 
@@ -69,7 +69,7 @@ def test_commands_of_a_readme_exist(readme):
 
 def _fault(line):
     """What is wrong with a line that calls msrt."""
-    line = re.sub(r"^\$ ", "", line.strip())
+    line = re.sub(r"^\w*\$ ", "", line.strip())
     if not line.startswith("msrt "):
         return ""
     try:

@@ -64,7 +64,8 @@ class Keys:
                 hint = f"msrt key revoke {p.name}, or take another name"
                 raise errors.Conflict(f"there is a key {p.name!r} already", hint=hint)
             if known is None and len(state.api_keys.by_name) >= MAX_KEYS:
-                raise errors.Conflict(f"there are {MAX_KEYS} keys already")
+                hint = "take the name of one that was revoked: msrt key list"
+                raise errors.Conflict(f"there are {MAX_KEYS} keys already", hint=hint)
             return [ApiKeySet(key, peer.name, wall)]
 
         await self._cloud.writer.decide(decide)

@@ -95,7 +95,7 @@ class Flow:
         pool = pools.get((request.model, request.version))
         if pool is None or request.version < 0:
             name = f"{request.model}@{request.version}" if request.version else request.model
-            raise NotFound(f"no model {name} is served here")
+            raise NotFound(f"no model {name} is served here", hint="msrt model rollout brings one to devices")
         if pool.share and self.random.random() < pool.share:
             canary = pools[request.model, CANARY]
             if any(slot.breaker.circuit is not Circuit.OPEN or slot.forced for slot in canary.slots):

@@ -64,7 +64,9 @@ class Broker:
             raise errors.InvalidConfig(f"{listen} would send passwords in the clear", hint="use mqtts:// off loopback")
         self.engine, self._command = find_engine() if engine in ("", MOSQUITTO) else (AMQTT, amqtt_command())
         if engine and engine != self.engine:
-            raise errors.BrokerFailed(f"there is no {engine} here")
+            raise errors.BrokerFailed(
+                f"there is no {engine} here", hint="install it, or name no broker: amqtt comes with msrt[edge]"
+            )
         self.fingerprint = ""
         """SHA-256 of its certificate, for the invite; empty without TLS."""
         self._password = world.random.randbytes(16).hex()

@@ -104,7 +104,7 @@ class KeyBook:
         last two."""
         key = self._by_id.get(text[len(PREFIX) : len(PREFIX) + ID_CHARS])
         if key is None or not hmac.compare_digest(key.hash, _hash(text[: TEXT_CHARS + 1])):
-            raise Unauthorized("the API key is not known here")
+            raise Unauthorized("the API key is not known here", hint="copy the whole of what msrt key create printed")
         if key.revoked:
             raise Unauthorized(f"the API key {key.name!r} was revoked", hint="ask for a new one: msrt key create")
         if key.expires and key.expires <= wall:
