@@ -19,7 +19,8 @@ from onnx import numpy_helper
 
 from msrt.errors import InvalidModel, MsrtError
 from msrt.inference.bundle import StateTensor
-from msrt.inference.engine import Engine, LoadedModel, sample_inputs
+from msrt.inference.engine import Engine, LoadedModel
+from msrt.inference.measuring import sample_inputs
 from msrt.inference.model import Model
 from msrt.inference.stateful import StatefulModel
 from msrt.inference.tensors import NUMPY_NAMES

@@ -43,7 +43,6 @@ class Rollouts:
         """(version, reason) of a rollout that is through."""
         self._able_to: dict[tuple[str, int], tuple[bool, str]] = {}
         """Version to whether microcontrollers can run it, and the one device that may, where it is one's own."""
-        """Which versions microcontrollers can run."""
 
     async def run(self) -> None:
         """Watch for ever."""

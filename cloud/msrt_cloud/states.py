@@ -13,7 +13,8 @@ import numpy as np
 
 from msrt.errors import InvalidModel, MsrtError
 from msrt.inference.bundle import StateTensor
-from msrt.inference.engine import LoadedModel, sample_inputs
+from msrt.inference.engine import LoadedModel
+from msrt.inference.measuring import sample_inputs
 from msrt.inference.stateful import StatefulModel
 from msrt.protocol.messages import TensorSpec
 

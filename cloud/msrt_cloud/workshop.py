@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from msrt.errors import InvalidModel, MsrtError, QualityGate
 from msrt.inference.bundle import FP32, INT8, MCU, MICRO
 from msrt.inference.drift import reference_of
-from msrt.inference.engine import Engine, measure, sample_inputs
+from msrt.inference.engine import Engine
+from msrt.inference.measuring import measure, sample_inputs
 from msrt.inference.model import Model
 from msrt.inference.reference import Reference
 from msrt.inference.stateful import StatefulModel

@@ -24,7 +24,6 @@ from msrt.hop import Peer, StreamSink, Uplink
 from msrt.hop.durable import DurableSender
 from msrt.hop.parcel import PULL
 from msrt.inference.budget import Budget
-from msrt.inference.engine import Engine
 from msrt.inference.keeper import Keeper
 from msrt.inference.model import Loader
 from msrt.inference.sequences import Sequences
@@ -133,6 +132,12 @@ def device_class() -> str:
     return f"{platform.machine()}-{tier}-onnxruntime"
 
 
+def _onnxruntime(config: DeviceConfig) -> Loader:
+    from msrt.inference.engine import Engine  # noqa: PLC0415 - 20 MiB: not where another engine runs the models
+
+    return Engine(threads=config.engine_threads)
+
+
 class Device:
     """One device. Implements msrt.hop.Handler."""
 
@@ -163,7 +168,7 @@ class Device:
         self.slots = Slots()
         self.budget = setup.budget or Budget(config.model_memory or setup.model_memory)
         self.keeper = Keeper(
-            world, self.slots, setup.engine or Engine(threads=config.engine_threads), fetch=self.fetch,
+            world, self.slots, setup.engine or _onnxruntime(config), fetch=self.fetch,
             vouch=self.trust.vouch,
             changed=self._changed, budget=self.budget, tidy=setup.tidy,
         )  # fmt: skip

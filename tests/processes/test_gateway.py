@@ -67,6 +67,11 @@ class House:
     def served(self, timeout_s=60):
         until("the board answers", lambda: self.ask(0) is not None, timeout_s)
 
+    def models(self):
+        """Names of those that the edge says the board has."""
+        [node] = [node for node in json.loads(self.tree.cli("node", "list", "--json")) if node["name"] == "board"]
+        return [model.partition("@")[0] for model in node["models"]]
+
     def alive(self):
         [node] = [node for node in json.loads(self.tree.cli("node", "list", "--json")) if node["name"] == "board"]
         return node["alive"]
@@ -199,8 +204,7 @@ def test_a_second_model_takes_the_first_ones_place(house):
         argv = [MSRT, "model", "rollout", newer, "--to", "class=mcu", "--window", "0.5", *state]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
         assert f"a microcontroller holds one model: those that match let go of {older}" in done.stderr
-        [node] = [node for node in json.loads(tree.cli("node", "list", "--json")) if node["name"] == "board"]
-        assert [model["model"] for model in node["models"]] == [newer]
+        until("the board has it alone", lambda newer=newer: house.models() == [newer], 30)
         assert (house.ask(0) is None) == (newer == "second")
     house.served()
 

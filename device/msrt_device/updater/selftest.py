@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from msrt import errors
-from msrt.inference.engine import sample_inputs
 from msrt.inference.keeper import Keeper
+from msrt.inference.measuring import sample_inputs
 from msrt.inference.slots import Slot, Slots, SlotState
 from msrt.world.world import World
 

@@ -14,7 +14,7 @@ from msrt.buffers import Buffer
 from msrt.errors import InvalidModel, MsrtError, OutOfMemory
 from msrt.inference.budget import Budget
 from msrt.inference.bundle import MEASURE, MICRO, Manifest, engine_variants, read_manifest
-from msrt.inference.engine import measure, sample_inputs
+from msrt.inference.measuring import measure, sample_inputs
 from msrt.inference.model import Loader, Model
 from msrt.inference.pipeline import Graphs, assemble
 from msrt.inference.retry import LASTING, pause_s

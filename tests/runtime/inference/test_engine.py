@@ -5,7 +5,8 @@ import pytest
 from onnx import StringStringEntryProto, TensorProto, helper
 
 from msrt.errors import InvalidModel, InvalidTensor, ModelFailed
-from msrt.inference.engine import Engine, measure, sample_inputs
+from msrt.inference.engine import Engine
+from msrt.inference.measuring import measure, sample_inputs
 from msrt.protocol.messages import TensorSpec
 
 from .models import echo_strings, mlp, model_of
