@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from msrt.errors import Conflict
+from msrt.errors import Conflict, DeadlineExceeded, Disconnected
 from msrt.operator.session import ask, state_option
 from msrt.operator.show import console, json_option, print_json, table
 from msrt.settings import CloudConfig
@@ -102,6 +102,8 @@ def rotate_root(
         metadata = next_root(current, wall, period, fresh, threshold or 0)
         sign_root(metadata, current, old | {one.public_key.keyid: one for _, one in made})
         _bring(state, encode(metadata), lacking(metadata, current), out)
+    except (Disconnected, DeadlineExceeded, KeyboardInterrupt):
+        raise  # the cloud may have taken it: its keys must not be lost
     except BaseException:
         for role, one in made:
             ring.remove(role, one.public_key.keyid)
