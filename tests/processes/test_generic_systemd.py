@@ -27,6 +27,7 @@ case "$*" in
         [ -e /etc/msrt/identity/identity.toml ] || exit 0
         [ ! -e /run/service.pid ] || kill "$(cat /run/service.pid)" 2>/dev/null
         while read -r line; do case $line in ExecStart=*) command=${line#ExecStart=} ;; esac; done <$unit
+        umask 077 # as the unit has it
         setsid setpriv --reuid=msrt --regid=msrt --init-groups -- $command </dev/null >/run/service.log 2>&1 &
         echo $! >/run/service.pid
         ;;

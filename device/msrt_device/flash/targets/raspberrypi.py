@@ -36,8 +36,8 @@ class RaspberryPi:
     title = "Raspberry Pi 4, 400, 5, CM4, CM5: the 64-bit Raspberry Pi OS that you give, two slots by tryboot"
     verified = (
         "On no Raspberry Pi, and with no image of Raspberry Pi OS, which was not here: images of its layout were made, "
-        "flashed and read back, user-data held against cloud-init's schema, and the slots run on a model of the boot "
-        "loader as it is documented."
+        "flashed and read back, user-data held against cloud-init's schema, mounts and units booted with Debian 12 in "
+        "QEMU, and the slots run on a model of the boot loader as it is documented."
     )
     options: Mapping[str, str] = {
         "base": "Raspberry Pi OS, 64-bit, Bookworm or Trixie: .img, .img.xz or .img.zst; has to be given",
