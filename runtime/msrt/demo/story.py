@@ -15,7 +15,7 @@ from msrt.demo.load import Tally, drive
 from msrt.demo.report import Model, Report, Training
 from msrt.demo.tree import DemoFailed, Tree
 from msrt.inference.bundle import MICRO
-from msrt.operator.session import Ask, cloud
+from msrt.operator.session import Ask, cloud, patient
 from msrt.operator.show import console, progress
 from msrt.training.bundle import pack
 from msrt.world.files import FileBlobs
@@ -114,16 +114,16 @@ class Story:
             digest = await ask.upload_bytes(pack(self.job).data)
             job = (await ask("train.run", bundle=digest))["job"]
             row: dict[str, Any] = {"state": "queued", "rounds": 0, "round": 0}
-            with progress("training", (await ask("train.status", job=job))[0]["rounds"]) as advance:
+            with progress("training", (await patient(ask, "train.status", job=job))[0]["rounds"]) as advance:
                 while row["state"] in ("queued", "running"):
-                    row = (await ask("train.status", job=job))[0]
+                    row = (await patient(ask, "train.status", job=job))[0]
                     accuracy = row["metrics"].get("accuracy")
                     note = f"accuracy {accuracy:.3f}" if accuracy is not None else ""
                     advance(row["round"], row["reason"] or note)
                     await asyncio.sleep(0.2)
             if row["state"] != "finished":
                 raise DemoFailed(f"training {row['state']}: {row['reason']}")
-            found = await ask("train.report", job=job)
+            found = await patient(ask, "train.report", job=job)
         self.report.training = t = Training(
             len(found["rounds"]), found["accuracy"], found["alone_mean"], found["pooled"], found["update_bytes_ratio"]
         )
@@ -137,7 +137,7 @@ class Story:
     async def roll_out(self) -> None:
         """Quantised and gated by the registry; one region first, then all, when it is healthy."""
         async with self.session() as ask:
-            shown = await ask("model.show", model=MODEL)
+            shown = await patient(ask, "model.show", model=MODEL)
             version = shown["version"]
             self.files[version] = {name: one["digest"] for name, one in shown["variants"].items() if name != MICRO}
             self.say(f"[bold]rollout[/] of {MODEL}@{version}, north first: msrt model rollout {MODEL} --canary north")
@@ -145,7 +145,7 @@ class Story:
             state = begun["state"]
             with progress("rollout", begun["matching"]) as advance:
                 while state not in ("done", "rolled_back"):
-                    now = await ask("model.rollout.status", model=MODEL)
+                    now = await patient(ask, "model.rollout.status", model=MODEL)
                     state = now["state"]
                     advance(now["ready"], state)
                     await asyncio.sleep(0.1)
