@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Layout, Vector
 from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
 from msrt.training.spool import Spool
-from msrt.world.world import UNCOUNTED, by_size
+from msrt.world.world import FEW, UNCOUNTED, by_size, undisturbed
 from msrt_edge.secure import Exchange
 
 __all__ = ["Model", "OpenRound", "guard_of", "terms_of"]
@@ -100,6 +100,11 @@ class OpenRound:
             self.sum = Robust(rule, size, release)
         if self.exchange is not None:
             self.sum = self.exchange.sum
+
+    async def undisturbed(self, adding: Coroutine[Any, Any, None]) -> None:
+        """Add one to its end, whatever becomes of its sender's session: at once, or where it waits in a task."""
+        at_once = 4 * self.round.size <= FEW and not self.turn.locked()
+        await (adding if at_once else undisturbed(adding))
 
     async def add(self, offload: Offload, payload: Buffer, weight: float, scale: float) -> None:
         """One that was checked."""

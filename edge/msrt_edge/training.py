@@ -329,7 +329,7 @@ class RegionTraining:
             match action:
                 case e.Add(key, weight, scale):
                     _, payload = opened.payloads.pop(key)
-                    await undisturbed(self._add(opened, payload, weight, scale))
+                    await opened.undisturbed(self._add(opened, payload, weight, scale))
                 case e.Forward(key):
                     opened.outbox[key] = opened.payloads.pop(key)
                 case e.Drop(key, _) | e.Refuse(key, _, _):
