@@ -99,10 +99,11 @@ def draws(monkeypatch):
     """By round: who was there at all of its tries, and who was asked in any of them."""
     seen, draw = {}, RunningJob._draw
 
-    async def recorded(self, number, devices):
-        drawn = await draw(self, number, devices)
-        here, asked = seen.get(number, (set(devices), set()))
-        seen[number] = here & set(devices), asked | drawn.nodes.keys()
+    async def recorded(self, number, crowd, able, over):
+        devices = set(crowd)
+        drawn = await draw(self, number, crowd, able, over)
+        here, asked = seen.get(number, (devices, set()))
+        seen[number] = here & devices, asked | drawn.nodes.keys()
         return drawn
 
     monkeypatch.setattr(RunningJob, "_draw", recorded)
