@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -q -m slow -n 2 --dist loadfile --timeout 1200
+	$(PYTEST) -q -m slow -n 2 --dist loadfile --no-loadscope-reorder --timeout 1200
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench $(PART)

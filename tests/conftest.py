@@ -14,6 +14,11 @@ hypothesis.settings.register_profile("house", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests take minutes come first: begun last, they would keep one worker busy and the other waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def loggers_that_listen() -> Iterator[None]:
     """A command that runs in this process configures loggers that remember how; a simulation after it must still be

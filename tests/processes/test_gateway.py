@@ -19,7 +19,7 @@ from tests.processes.board import Board, Cable, firmware, free_port
 from tests.runtime.inference.micro.graphs import quantised
 from tests.runtime.inference.models import mlp, model_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.minutes]
 ROWS = np.random.default_rng(7).normal(size=(1000, 64)).astype(np.float32)
 
 

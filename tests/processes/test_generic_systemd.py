@@ -18,7 +18,7 @@ from msrt_device.flash.targets import load_target
 from tests.bench.tree import MSRT, Proc
 from tests.device.flash.sshd import Sshd, needs_sshd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.minutes, pytest.mark.timeout(900)]
 SYSTEMCTL = """#!/bin/sh
 # No systemd runs in a chroot: what `restart` starts is the unit's own command line, as the unit's own user.
 unit=/usr/lib/systemd/system/msrt-device.service

@@ -14,7 +14,7 @@ from tests.bench.tree import Tree, until
 from tests.processes.boards import Site, built
 from tests.processes.machine import MSRTID, read_file
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.minutes, pytest.mark.timeout(1800)]
 BOUND = {"spent": True, "name": "board-1", "region": "north"}
 
 

@@ -20,7 +20,7 @@ from msrt_device.flash.raspberrypi.layout import MIB, write_image
 from msrt_device.flash.raspberrypi.root import make_root
 from msrt_device.flash.targets.raspberrypi import TOOLS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.minutes, pytest.mark.timeout(900)]
 INIT = """#!/bin/busybox sh
 export PATH=/bin
 busybox mount -t proc proc /proc
