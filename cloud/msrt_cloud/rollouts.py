@@ -128,7 +128,10 @@ class Rollouts:
         """Can microcontrollers run it? And the one node that it is for, if it is for one."""
         known = self._able_to.get((model, version))
         if known is None:
-            manifest = wire.unpack(self._writer.state.models[model][version].manifest, Manifest)
+            pushed = self._writer.state.models.get(model, {}).get(version)
+            if pushed is None:
+                return False, ""
+            manifest = wire.unpack(pushed.manifest, Manifest)
             known = self._able_to[model, version] = MICRO in manifest.variants, manifest.home
         return known
 

@@ -102,7 +102,7 @@ def test_nobodys_death_ends_it(house, tmp_path):
             tmp_path / "deaths",
             "deaths",
             'mode = "ssp"\nstaleness = 6\nsteps = 20\nsnapshot_s = 1.0',
-            rounds=10,
+            rounds=14,  # enough of them after the last death
             pause=0.05,
         ),
         tmp_path / "report.json",
@@ -118,7 +118,7 @@ def test_nobodys_death_ends_it(house, tmp_path):
     again(house, "cloud", "cloud", "start")
     ended(watching)
     rounds = json.loads(report.read_text())["rounds"]
-    assert [row["round"] for row in rounds] == list(range(1, 11))
+    assert [row["round"] for row in rounds] == list(range(1, 15))
     told = [row for row in rounds if row["accuracy"] is not None]  # what was judged while the cloud was away is lost
     assert told[-1]["accuracy"] > 0.7
     assert max(row["gap"] or 0 for row in rounds) <= 6

@@ -22,7 +22,7 @@ from msrt.trust.private import write_private
 from msrt.world.field import field_world
 from tests.bench.tree import until
 from tests.runtime.client.edges import EdgeHandler, member, rows
-from tests.runtime.client.test_http import ROWS, Fronts
+from tests.runtime.client.fronts import ROWS, Fronts
 from tests.runtime.hop.tree import ParentNode, identity
 
 
