@@ -51,7 +51,7 @@ class AsyncClient:
     of the system's. deadline_s: of requests that name none. trace: an OpenTelemetry collector (OTLP over HTTP,
     http://HOST:4318) that gets a span of each `infer` and `infer_many` that is traced; trace_share: of those that name
     no trace, how many are. Needs msrt[trace]. spin_s: seconds of each wait for an answer in which this process stays
-    awake and looks, for a core that is not needed otherwise; 0.002 takes a tenth and more off a small model's answer.
+    awake and looks, for a machine with a core that neither edge nor device needs; on two cores it gains nothing.
     """
 
     def __init__(  # noqa: PLR0913 - a user's one place for all of them
