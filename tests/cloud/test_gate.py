@@ -10,6 +10,7 @@ import pytest
 from msrt import errors
 from msrt.journal.facts import InviteIssued, NodeRevoked
 from msrt.journal.writer import Writer
+from msrt.links.broker_files import password_matches
 from msrt.protocol.messages import Enrol, Hello, Parent
 from msrt.trust.certificate import Certificate, check_certificate, issue, prove
 from msrt.trust.invite import Invite
@@ -98,6 +99,22 @@ def test_a_device_gets_a_password_and_its_invites_account_ends():
         await door.enrol(await door.invite("client", ""), "laptop")
         assert door.answer.mqtt_password == ""
         assert door.writer.state.accounts.keys() == {made.node}
+
+    at_the_door(scenario)
+
+
+def test_whoever_asks_twice_gets_one_password():
+    """Its first answer may come after the second was given, and what it holds must open the broker."""
+
+    async def scenario(door):
+        invite = await door.invite()
+        made = await door.enrol(invite, "camera")
+        first = door.answer.mqtt_password
+        await door.enrol(invite, "camera")
+        assert door.answer.mqtt_password == first
+        assert password_matches(door.writer.state.accounts[made.node], first)
+        await door.enrol(await door.invite(), "other")
+        assert door.answer.mqtt_password != first
 
     at_the_door(scenario)
 

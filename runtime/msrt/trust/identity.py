@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import hmac
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -117,6 +118,10 @@ class Identity:
     def save(self, path: Path) -> None:
         """To a file of mode 0600, replaced at once. Raises DiskFull, StateUnusable."""
         write_private(path, self.to_bytes())
+
+    def derive(self, context: bytes) -> bytes:
+        """32 secret bytes for one use, the same ones each time: HMAC-SHA256 of the context under this identity."""
+        return hmac.digest(self._seed, b"msrt/derived/1\0" + context, "sha256")
 
     def sign(self, data: bytes, purpose: Purpose) -> bytes:
         """64 bytes over the purpose and the data."""
