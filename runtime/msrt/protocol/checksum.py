@@ -1,8 +1,9 @@
 """A quick checksum of large vectors: sixteen gigabytes a second where SHA-256 does one.
 
-It finds bytes that memory, disks and faulty arithmetic changed or lost, not words that changed places within a span, and
-not what an enemy does: those come over links that authenticate each frame, from a sender who may choose the bytes anyway. Spans of 256 KiB, each the sum of its 64-bit
-words (the last one filled up with zeros); the sums are hashed in order, with the length.
+It finds bytes that memory, disks and faulty arithmetic changed or lost; not words that changed places within a span,
+and not what an enemy does: those come over links that authenticate each frame, from a sender who may choose the bytes
+anyway. Spans of 256 KiB, each the sum of its 64-bit words (the last one filled up with zeros); the sums are hashed in
+order, with the length.
 """
 
 from __future__ import annotations

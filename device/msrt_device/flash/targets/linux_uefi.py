@@ -73,7 +73,7 @@ AMD64: Final = LinuxUefi(
     "amd64",
     "PC, server, virtual machine: x86-64 with UEFI; Debian 12",
     "Booted in QEMU (q35, OVMF) from power-on to an answered inference; there another system came over the air and was "
-    "committed; three power cuts and a kernel that panics left the old one in force; on no real machine. No Secure Boot.",
+    "committed; power cuts and a kernel that panics left the old one in force; on no real machine. No Secure Boot.",
 )
 ARM64: Final = LinuxUefi(
     "arm64",
