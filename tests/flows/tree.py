@@ -8,10 +8,12 @@ its verdict depends on its bytes alone), and trainers answer with known vectors.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import functools
 import hashlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -57,7 +59,9 @@ def model_file(version: int) -> bytes:
 @functools.cache
 def readings() -> str:
     """A recording that sources replay for ever."""
-    path = Path(tempfile.mkdtemp(prefix="msrt-flows-")) / "sensor.npy"
+    folder = Path(tempfile.mkdtemp(prefix="msrt-flows-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "sensor.npy"
     np.save(path, np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32))
     return str(path)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -184,6 +186,7 @@ class Oracle:
     def __init__(self, forge):
         self.forge = forge
         self.folder = Path(tempfile.mkdtemp(prefix="msrt-tuf-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.bootstrap = forge.roots[0]
 
     def trusts(self, path=PATH, now=NOW):
