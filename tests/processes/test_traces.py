@@ -92,7 +92,7 @@ def test_the_parts_add_up(told):
         ("device.queue", "device"), ("device.compute", "device"), ("device", "attempt"), ("attempt", "infer"),
         ("queue", "infer"),
     ):  # fmt: skip
-        assert by[outer].began - 1000 <= by[inner].began <= by[inner].ended <= by[outer].ended + 1000
+        assert by[outer].began <= by[inner].began <= by[inner].ended <= by[outer].ended
     parts = by["device.queue"].took + by["device.compute"].took
     assert by["device"].took == pytest.approx(parts, abs=1e-5)
     way = by["attempt"].attributes["msrt.way_us"] / 1e6

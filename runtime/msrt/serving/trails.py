@@ -153,14 +153,16 @@ class Trails:
         waited, computed = message.queue_us / 1e6, message.compute_us / 1e6
         way = max(now - span.began - waited - computed, 0.0)
         came = span.began + way / 2
+        begun = min(came + waited, now)  # its clock may run faster than ours
+        done = min(begun + computed, now)
         device = self._tracer.start("device", span.trace, SERVER, came)
         device.set(model=message.model, version=message.version, variant=message.variant, device=message.device)
-        for name, began, seconds in (("device.queue", came, waited), ("device.compute", came + waited, computed)):
+        for name, began, ended in (("device.queue", came, begun), ("device.compute", begun, done)):
             part = self._tracer.start(name, device.trace, began=began)
             part.owner = message.device
-            part.end(began + seconds)
+            part.end(ended)
         device.owner = message.device
-        device.end(came + waited + computed)
+        device.end(done)
         span.set(way_us=_us(way))
         return way
 

@@ -81,7 +81,7 @@ class _Handed:
     __slots__ = ("began", "ended", "span")
     context = _Flags()
 
-    def __init__(self, span: Span, began: float, ended: float) -> None:
+    def __init__(self, span: Span, began: int, ended: int) -> None:
         self.span, self.began, self.ended = span, began, ended
 
 
@@ -128,7 +128,7 @@ class OtlpSink:
         """The collector took the last batch not."""
         return self._exporter.failing
 
-    def emit(self, span: Span, began: float, ended: float) -> None:
+    def emit(self, span: Span, began: int, ended: int) -> None:
         if self._handed - self._exporter.taken >= WAITING:
             self._full += 1
             return
@@ -148,8 +148,8 @@ class OtlpSink:
             links=[trace.Link(self._context(link, remote=False)) for link in span.links],
             kind=self._kinds[span.kind],
             status=status,
-            start_time=int(handed.began * 1e9),
-            end_time=int(handed.ended * 1e9),
+            start_time=handed.began,
+            end_time=handed.ended,
             instrumentation_scope=self._scope,
         )
 

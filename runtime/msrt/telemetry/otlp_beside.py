@@ -42,12 +42,12 @@ _Context = tuple[bytes, int, str]
 
 
 class Ended(msgspec.Struct, array_like=True):
-    """A span as it crosses the pipe; times in seconds since 1970."""
+    """A span as it crosses the pipe; times in nanoseconds since 1970."""
 
     name: str
     kind: str
-    began: float
-    ended: float
+    began: int
+    ended: int
     context: _Context
     parent: _Context | None
     links: Sequence[_Context]
@@ -120,7 +120,7 @@ class BesideSink:
         """Begin to run, in this event loop."""
         self._running = asyncio.get_running_loop().create_task(self._run())
 
-    def emit(self, span: Span, began: float, ended: float) -> None:
+    def emit(self, span: Span, began: int, ended: int) -> None:
         if self._handed - self.sent - self.lost >= WAITING:
             self._full += 1
             return

@@ -63,7 +63,24 @@ def test_a_span_ends_once_and_in_calendar_time():
     span = one.start("a", "", began=2.0)
     span.end(4.5)
     span.end(99.0)
-    assert sink == [("a", 1_000_002.0, 1_000_004.5)]
+    assert sink == [("a", 1_000_002_000_000_000, 1_000_004_500_000_000)]
+
+
+def test_a_part_lies_inside_its_whole():
+    """To the nanosecond, however the two clocks are read at the end of each; only a clock that is set is followed."""
+    sink, hasty = Kept(), random.Random(3)
+    walls = [1_764_000_000.0 + hasty.uniform(0, 0.05) for _ in range(100)]
+    one = Tracer(sink, share=1, rng=random.Random(1), now=lambda: 5.0, wall=lambda: walls.pop(0))
+    for _ in range(30):
+        began = hasty.uniform(1e5, 1e5 + 1)
+        begun, done = began + hasty.uniform(0, 1e-6), began + hasty.uniform(1e-6, 2e-6)
+        for name, first, last in (("whole", began, done), ("first", began, begun), ("second", begun, done)):
+            one.start(name, "", began=first).end(last)
+        whole, first, second = ((first, last) for _, first, last in sink[-3:])
+        assert (whole[0], first[1], second[1]) == (first[0], second[0], whole[1])
+    walls[:] = [1_764_003_600.0]
+    one.start("later", "", began=5.0).end(5.0)
+    assert sink[-1] == ("later", 1_764_003_600_000_000_000, 1_764_003_600_000_000_000)
 
 
 def test_what_is_not_traced_makes_nothing():
