@@ -6,7 +6,10 @@ import hashlib
 import lzma
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,6 +19,7 @@ from msrt.errors import InvalidConfig, LocalError
 from msrt_device.flash.targets import MissingTools, Progress, Target
 from msrt_device.flash.writing.blockmap import BlockMap
 from msrt_device.flash.writing.compressed import load_zstandard
+from msrt_device.flash.writing.grid import cut
 
 __all__ = ["Built", "build_image"]
 
@@ -54,7 +58,7 @@ def build_image(target: Target, options: Mapping[str, str], out: Path, progress:
     with tempfile.TemporaryDirectory(prefix=".msrt-image-", dir=out.parent) as folder:
         raw, packed = Path(folder) / "raw", Path(folder) / "packed"
         target.build(options, raw, progress)
-        blocks = BlockMap.of_file(raw)
+        blocks = BlockMap.of_file(raw, in_chunks=True)
         mapped = sum(extent.length for extent in blocks.extents)
         digest = _pack(raw, packed, out.suffix, progress)
         bmap = out.with_name(out.name + ".bmap")
@@ -79,28 +83,40 @@ def _pack(raw: Path, packed: Path, suffix: str, progress: Progress) -> str:
                 whole.update(data)
         return whole.hexdigest()
     with raw.open("rb") as source, packed.open("wb") as sink:
-        pack, finish = _zstd(total) if suffix == ".zst" else _xz()
-        while data := source.read(PIECE):
-            _write(sink, whole, pack(data))
-            done += len(data)
+        for size, data in (_zstd if suffix == ".zst" else _xz)(source, total):
+            whole.update(data)
+            sink.write(data)
+            done += size
             progress("pack", done, total)
-        _write(sink, whole, finish())
         sink.flush()
         os.fsync(sink.fileno())
     return whole.hexdigest()
 
 
-def _write(sink: BinaryIO, whole: hashlib._Hash, data: bytes) -> None:
-    whole.update(data)
-    sink.write(data)
+def _zstd(source: BinaryIO, total: int) -> Iterator[tuple[int, bytes]]:
+    """(bytes of the image, what they are packed), a frame a chunk: the writer unpacks several at once, and none that
+    its block map does not name."""
+    zstandard, own = load_zstandard(), threading.local()
+
+    def pack(data: bytes) -> bytes:
+        if not hasattr(own, "packer"):  # one for each thread
+            own.packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+        made: bytes = own.packer.compress(data)
+        return made
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads, "pack") as pool:
+        coming = deque[tuple[int, Future[bytes]]]()
+        for _, length in cut(0, total):
+            coming.append((length, pool.submit(pack, source.read(length))))
+            if len(coming) > 2 * threads:
+                size, packed = coming.popleft()
+                yield size, packed.result()
+        yield from ((size, packed.result()) for size, packed in coming)
 
 
-def _zstd(total: int) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
-    zstandard = load_zstandard()
-    made = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=-1, write_checksum=True).compressobj(size=total)
-    return made.compress, made.flush
-
-
-def _xz() -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
+def _xz(source: BinaryIO, _total: int) -> Iterator[tuple[int, bytes]]:
     made = lzma.LZMACompressor()
-    return made.compress, made.flush
+    while data := source.read(PIECE):
+        yield len(data), made.compress(data)
+    yield 0, made.flush()

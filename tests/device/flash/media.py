@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from msrt_device.flash.writing.blockmap import BLOCK
-from msrt_device.flash.writing.image import HEAD
+from msrt_device.flash.writing.grid import HEAD
 
 __all__ = [
     "IDENTITY_AT",

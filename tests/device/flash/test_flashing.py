@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 
 import pytest
@@ -19,8 +21,10 @@ from msrt_device.flash.identity.medium import read_identity
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.flash.targets import MissingTools
 from msrt_device.flash.writing.errors import MediumRefused
+from msrt_device.flash.writing.image import Image
 from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
+from msrt_device.flash.writing.sources import Frames
 from tests.device.flash.media import IDENTITY_AT, MIB, disk, noise, packed, tools
 
 PIECE = 128 << 10
@@ -171,6 +175,16 @@ def test_what_image_makes_flash_writes(tmp_path, suffix):
     done = flash(out, medium, None, Plan(confirm=lambda _: None), lambda *_: None)
     assert done.wrote == 2 * PIECE
     assert medium.read_bytes() == noise(PIECE) + bytes(3 * MIB - PIECE) + noise(PIECE)
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="needs zstd")
+def test_what_is_packed_by_frames_is_plain_zstd(tmp_path):
+    """The zstd tool, and any other reader, unpacks it."""
+    out = tmp_path / "base.img.zst"
+    build_image(Board(), {}, out, lambda *_: None)
+    done = subprocess.run(["zstd", "-dc", str(out)], capture_output=True, check=True)
+    assert done.stdout == noise(PIECE) + bytes(3 * MIB - PIECE) + noise(PIECE)
+    assert isinstance(Image.open(out).source(), Frames)
 
 
 def test_a_target_says_what_it_lacks_and_takes_no_unknown_option(tmp_path):

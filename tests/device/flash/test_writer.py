@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import os
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msrt_device.flash.writing.blockmap import BLOCK, BlockMap, Extent
 from msrt_device.flash.writing.errors import BadImage, MediumRefused, NotVerified
-from msrt_device.flash.writing.image import HEAD, Image
+from msrt_device.flash.writing.grid import CHUNK, HEAD, cut
+from msrt_device.flash.writing.image import Image
 from msrt_device.flash.writing.journal import Forgetful, Journal
 from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
+from msrt_device.flash.writing.sources import Frames
 from msrt_device.flash.writing.verify import verify
 from msrt_device.flash.writing.writer import write_image
 from tests.device.flash.media import Medium, PowerCut, boots, noise, packed
@@ -157,6 +163,77 @@ def test_a_regular_file_is_always_a_medium(images, tmp_path, kind):
     assert not any(target.read_bytes()[SIZE:])
     assert written.wrote < SIZE - 190_000  # what lies in the first MiB is written with it
     assert kind == ".zst" or target.stat().st_mode & 0o077 == 0
+
+
+def framed(path, data, bad=None):
+    """Packed as `msrt device image` does, a frame for each piece of the grid; `bad`: one that is not whole."""
+    pack = zstandard.ZstdCompressor(write_checksum=True)
+    frames = [bytearray(pack.compress(data[at : at + length])) for at, length in cut(0, len(data))]
+    if bad is not None:
+        frames[bad][-1] ^= 0x40  # of its checksum
+    path.write_bytes(b"".join(frames))
+    return path
+
+
+@pytest.fixture(scope="module")
+def long():
+    """Three frames after the head, the last of them short."""
+    return noise(HEAD + 2 * CHUNK + 5000, seed=5, holes=[(HEAD + CHUNK, HEAD + CHUNK + 300_000)])
+
+
+def test_frames_on_the_grid_are_unpacked_side_by_side(tmp_path, long):
+    """The same bytes and ranges as of the raw image, whichever thread is the first."""
+    image = Image.open(framed(tmp_path / "base.img.zst", long))
+    assert isinstance(image.source(), Frames)
+    assert image.size == len(long)
+    (tmp_path / "base.img").write_bytes(long)
+    mediums = [Medium(len(long), zeroes=True) for _ in range(2)]
+    both = [
+        write_image(one, medium, quiet, Forgetful())
+        for one, medium in zip((image, Image.open(tmp_path / "base.img")), mediums, strict=True)
+    ]
+    assert bytes(mediums[0].held) == bytes(mediums[1].held) == long
+    assert both[0].ranges == both[1].ranges
+
+
+def test_frames_that_no_extent_names_are_not_even_read(tmp_path, long):
+    """And several extents of one frame are taken from it."""
+    packed_, last = framed(tmp_path / "base.img.zst", long, bad=1), HEAD + CHUNK
+    extents = [(0, HEAD), (last, 4096), (last + 400 * BLOCK, 4096), (last + CHUNK, 5000)]
+    found = [Extent(at, length, hashlib.sha256(long[at : at + length]).hexdigest()) for at, length in extents]
+    (tmp_path / "base.img.zst.bmap").write_text(BlockMap(len(long), tuple(found)).render())
+    medium = Medium(len(long))
+    write_image(Image.open(packed_), medium, quiet, Forgetful())
+    assert all(bytes(medium.held[at : at + length]) == long[at : at + length] for at, length in extents)
+    assert medium.held[HEAD:last] == bytes([0xA5]) * CHUNK
+
+
+def test_a_frame_that_is_damaged_is_refused(tmp_path, long):
+    """By its checksum, and before the beginning is written."""
+    medium = Medium(len(long))
+    with pytest.raises(BadImage, match="damaged"):
+        write_image(Image.open(framed(tmp_path / "base.img.zst", long, bad=2)), medium, quiet, Forgetful())
+    assert not any(medium.held[:HEAD])
+
+
+def test_where_direct_writes_are_refused_the_cache_is_used(tmp_path, long, monkeypatch):
+    """Some file systems take O_DIRECT when a file is opened, and say EINVAL later."""
+    real, direct = os.pwrite, []
+
+    def pwrite(fd, data, offset):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            direct.append(offset)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    target = tmp_path / "out.img"
+    with OpenMedium.open(describe(target, Machine())) as sink:
+        sink.blank()
+        written = write_image(Image.open(framed(tmp_path / "base.img.zst", long)), sink, quiet, Forgetful())
+        verify(written.ranges, sink, quiet)
+    assert target.read_bytes() == long
+    assert len(direct) <= 1
 
 
 def test_a_second_try_goes_on_where_the_first_was_cut(images, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from msrt_device.flash.writing.image import Image
 __all__ = ["Given", "NotRaspberryPiOs", "look_at", "unpack"]
 
 PIECE: Final = 1 << 20
+"""No cut of an image lies within one."""
 ZEROS: Final = bytes(PIECE)
 PYTHONS: Final = {"bookworm": "3.11", "trixie": "3.13"}
 AARCH64: Final = b"\xb7\x00"
@@ -49,10 +50,10 @@ class Given:
 def unpack(path: Path, folder: Path, progress: Callable[[int, int], None]) -> Path:
     """The raw image in `folder`, without its zeros. Raises BadImage."""
     image, out, done = Image.open(path), folder / "given.img", 0
-    reader, buffer = image.reader(), memoryview(bytearray(PIECE))
+    source, buffer = image.source(), memoryview(bytearray(PIECE))
     try:
         with out.open("wb") as file:
-            while count := reader.readinto(buffer):
+            while count := source.read_at(done, buffer):
                 if bytes(buffer[:count]) != ZEROS[:count]:
                     file.write(buffer[:count])
                 else:
@@ -61,7 +62,7 @@ def unpack(path: Path, folder: Path, progress: Callable[[int, int], None]) -> Pa
                 progress(done, image.size)
             file.truncate(done)
     finally:
-        reader.close()
+        source.close()
     return out
 
 

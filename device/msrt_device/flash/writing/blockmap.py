@@ -18,6 +18,7 @@ from typing import Final, Self
 import msgspec
 
 from msrt_device.flash.writing.errors import BadImage
+from msrt_device.flash.writing.grid import cut
 
 __all__ = ["BLOCK", "BlockMap", "Extent", "data_extents"]
 
@@ -47,14 +48,14 @@ class BlockMap(msgspec.Struct, frozen=True):
     extents: tuple[Extent, ...]
 
     @classmethod
-    def of_file(cls, path: Path) -> Self:
-        """Of a raw image: its data, each extent hashed."""
+    def of_file(cls, path: Path, *, in_chunks: bool = False) -> Self:
+        """Of a raw image: its data, each extent hashed. `in_chunks`: cut as the writer does, which then hashes once."""
         size = path.stat().st_size
         with path.open("rb") as file:
-            found = tuple(
-                Extent(extent.offset, extent.length, _hash(file.fileno(), extent))
-                for extent in _blocks(data_extents(file.fileno(), size), size)
-            )
+            extents = _blocks(data_extents(file.fileno(), size), size)
+            if in_chunks:
+                extents = (Extent(*piece) for extent in extents for piece in cut(extent.offset, extent.end))
+            found = tuple(Extent(one.offset, one.length, _hash(file.fileno(), one)) for one in extents)
         return cls(size, found)
 
     @classmethod

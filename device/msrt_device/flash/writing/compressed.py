@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import lzma
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from msrt.cli import MissingExtra
 from msrt_device.flash.writing.errors import BadImage
 
-__all__ = ["Reader", "kind_of", "load_zstandard", "open_xz", "open_zstd", "zstd_size"]
+__all__ = [
+    "WINDOW", "Frame", "Reader", "kind_of", "load_zstandard", "open_xz", "open_zstd", "zstd_faults", "zstd_frames",
+]  # fmt: skip
 
 XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -25,6 +29,17 @@ class Reader(Protocol):
     def readinto(self, into: memoryview, /) -> int: ...
 
     def close(self) -> None: ...
+
+
+class Frame(NamedTuple):
+    """A frame of a zstd file."""
+
+    at: int
+    """Where it begins in the file."""
+    packed: int
+    """Bytes in the file, header and checksum included."""
+    size: int
+    """Bytes that it unpacks to, by its header; -1: that does not say."""
 
 
 def kind_of(path: Path) -> str:
@@ -74,43 +89,50 @@ class _Named:
 
     def readinto(self, into: memoryview, /) -> int:
         try:
-            return self._stream.readinto(into)
+            with zstd_faults(self._path):
+                return self._stream.readinto(into)
         except (lzma.LZMAError, EOFError) as error:
-            raise BadImage(f"{self._path} is damaged: {error}") from error
-        except Exception as error:
-            if type(error).__name__ != "ZstdError":  # of a library that is imported only where it is needed
-                raise
             raise BadImage(f"{self._path} is damaged: {error}") from error
 
     def close(self) -> None:
         self._stream.close()
 
 
-def zstd_size(path: Path) -> int:
-    """Bytes that the file unpacks to, 0 where its frames do not say.
+@contextlib.contextmanager
+def zstd_faults(path: Path) -> Iterator[None]:
+    """What the zstd library raises becomes a BadImage that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # of a library that is imported only where it is needed
+            raise
+        raise BadImage(f"{path} is damaged: {error}") from error
+
+
+def zstd_frames(path: Path) -> list[Frame]:
+    """The frames of a file, in order.
 
     Walks the headers of frames and blocks (RFC 8878, 3.1) without unpacking: the library reads a file that was cut off
     as one that ended. Raises BadImage for it.
     """
-    total, known = 0, True
+    found: list[Frame] = []
     with path.open("rb") as file:
         end = file.seek(0, 2)
         file.seek(0)
-        while file.tell() < end:
+        while (at := file.tell()) < end:
             head = _exactly(file, 4, path)
             if _skippable(head):
                 file.seek(int.from_bytes(_exactly(file, 4, path), "little"), 1)
                 continue
             if head != ZSTD_MAGIC:
-                raise BadImage(f"{path} is damaged: no zstd frame at byte {file.tell() - 4}")
+                raise BadImage(f"{path} is damaged: no zstd frame at byte {at}")
             size, checksum = _frame_header(file, path)
-            known = known and size >= 0
-            total += max(size, 0)
             _skip_blocks(file, path, end)
             _exactly(file, 4 if checksum else 0, path)
+            found.append(Frame(at, file.tell() - at, size))
         if file.tell() > end:
             raise _cut_off(path)
-    return total if known else 0
+    return found
 
 
 def _frame_header(file: BinaryIO, path: Path) -> tuple[int, bool]:

@@ -27,6 +27,9 @@ ENDLESS: Final = 1 << 62
 """Size of a file: it grows."""
 WRITEBACK: Final = 32 << 20
 """Bytes that may wait in the page cache: enough to keep the medium busy, few enough that the bar tells the truth."""
+DIRECT: Final = 1 << 20
+"""Bytes of a write from which on it goes past the page cache: no copy, no pages that the kernel has to take care of.
+Smaller ones are better gathered by it."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -117,6 +120,7 @@ class OpenMedium:
         self.size = medium.size if medium.disk else ENDLESS
         self._dirty: deque[tuple[int, int]] = deque()
         self._direct = -1
+        self._writes_direct = True
         self._blank = False
 
     @classmethod
@@ -153,11 +157,27 @@ class OpenMedium:
     def write(self, offset: int, data: memoryview) -> None:
         done = 0
         try:
+            if self._writes_direct and len(data) >= DIRECT and not (offset | len(data) | _address(data)) % ALIGN:
+                done = self._write_direct(offset, data)
+            buffered = done
             while done < len(data):
                 done += os.pwrite(self._fd, data[done:], offset + done)
         except OSError as error:
             raise self._failed("write", offset + done, error) from error
-        self._writeback(offset, len(data))
+        if buffered < len(data):
+            self._writeback(offset + buffered, len(data) - buffered)
+
+    def _write_direct(self, offset: int, data: memoryview) -> int:
+        """Bytes that went there: not all of them where a file system cannot. Raises OSError."""
+        done = 0
+        try:
+            while done < len(data) and not done % ALIGN:
+                done += os.pwrite(self._open_direct(), data[done:], offset + done)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._writes_direct = False
+        return done
 
     def _writeback(self, offset: int, length: int) -> None:
         """The kernel begins to write at once, and we wait for what is old: else it would all wait for the last sync."""
@@ -190,36 +210,36 @@ class OpenMedium:
         """Past the page cache (O_DIRECT) where the file system can, else after the cache was told to forget."""
         try:
             try:
-                return self._read(offset, length)
+                return self._read(self._open_direct(), offset, length)
             except OSError as error:
-                if error.errno != errno.EINVAL or self._direct < 0:
+                if error.errno != errno.EINVAL:
                     raise
-            os.close(self._direct)  # a file system that takes O_DIRECT when opening, and refuses it when reading
-            self._direct = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-            return self._read(offset, length)
+            return self._read(self._fd, offset, length)
         except OSError as error:
             raise self._failed("read", offset, error) from error
 
-    def _read(self, offset: int, length: int) -> bytes:
-        if self._direct < 0:
-            self._direct = self._open_direct()
+    @staticmethod
+    def _read(fd: int, offset: int, length: int) -> bytes:
         first = offset // ALIGN * ALIGN
         size = -(-(offset + length - first) // ALIGN) * ALIGN
         with mmap.mmap(-1, size) as buffer:  # page-aligned, as O_DIRECT wants it
             have = 0
             while have < offset + length - first:
-                got = os.preadv(self._direct, [memoryview(buffer)[have:]], first + have)
+                got = os.preadv(fd, [memoryview(buffer)[have:]], first + have)
                 have += got
                 if got % ALIGN or not got:
                     break  # the end
             return buffer[offset - first : min(have, offset - first + length)]
 
     def _open_direct(self) -> int:
-        path = f"/proc/self/fd/{self._fd}"  # the same thing, whatever its name means by now
-        try:
-            return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        """The same thing, whatever its name means by now; some file systems take O_DIRECT here and refuse it later."""
+        if self._direct < 0:
+            path = f"/proc/self/fd/{self._fd}"
+            try:
+                self._direct = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError:
+                self._direct, self._writes_direct = self._fd, False
+        return self._direct
 
     def close(self) -> None:
         for fd in {self._fd, self._direct} - {-1}:
@@ -235,3 +255,9 @@ class OpenMedium:
     def _failed(self, what: str, offset: int, error: OSError) -> MediumFailed:
         hint = "free some room" if error.errno == errno.ENOSPC and self.medium.disk is None else None
         return MediumFailed(f"cannot {what} {self.medium.path} at byte {offset}: {error.strerror}", hint=hint)
+
+
+def _address(data: memoryview) -> int:
+    if data.readonly:  # zeros: nothing that direct writes would be worth it for
+        return 1
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))

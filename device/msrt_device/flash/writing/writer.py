@@ -14,7 +14,8 @@ from typing import Final, Protocol
 
 from msrt_device.flash.writing.blockmap import BLOCK
 from msrt_device.flash.writing.errors import MediumRefused
-from msrt_device.flash.writing.image import CHUNK, HEAD, ZEROS, Chunk, Chunks, Image
+from msrt_device.flash.writing.grid import CHUNK, HEAD
+from msrt_device.flash.writing.image import ZEROS, Chunk, Chunks, Image
 from msrt_device.flash.writing.medium import ENDLESS, Sink
 
 __all__ = ["Progress", "Range", "Remembers", "Written", "write_image"]
@@ -176,8 +177,7 @@ def _filled(chunk: Chunk) -> Iterator[tuple[int, int]]:
     """Where in a chunk something other than zeros is, in steps of GRAIN: so a packed image becomes a sparse file."""
     start = -1
     for at in range(0, chunk.length, GRAIN):
-        assert chunk.buffer is not None
-        if chunk.buffer.startswith(ZEROS[: min(GRAIN, chunk.length - at)], at):
+        if chunk.zeros(at, min(GRAIN, chunk.length - at)):
             if start >= 0:
                 yield start, at
             start = -1
