@@ -25,8 +25,10 @@ from msrt.telemetry import Metrics
 from msrt.telemetry.serving import shown
 from msrt.trust import Identity
 from msrt.trust.tls import mosquitto_password
+from msrt_device.wiping import Decommissioned
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
+FLASH = Path(__file__).parent.parent / "device/msrt_device/flash/linux"
 TYPES = {"cloud": CloudConfig, "edge": EdgeConfig, "device": DeviceConfig}
 CONFIGS = {**TYPES, "gateway": GatewayConfig}
 MASTER = Identity(b"1" * 32, b"2" * 32).node
@@ -98,6 +100,21 @@ def test_the_unit_starts_what_exists(unit, verb, name):
     assert service["StateDirectory"] == f"msrt/{name}"
     assert service["ProtectSystem"] == "strict"
     assert service["NoNewPrivileges"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        DEPLOY / "systemd" / "msrt-device.service", DEPLOY / "systemd" / "msrt-gateway@.service",
+        FLASH / "package" / "msrt-device.service", FLASH / "rootfs/etc/systemd/system/msrt-device.service",
+    ],
+    ids=lambda path: "-".join(path.parts[-2:]),
+)  # fmt: skip
+def test_a_decommissioned_device_is_not_started_again(path):
+    """Its unit knows the status that it ends with, and does not call that a failure."""
+    lines = path.read_text().splitlines()
+    assert f"RestartPreventExitStatus={Decommissioned.exit_status}" in lines
+    assert f"SuccessExitStatus={Decommissioned.exit_status}" in lines
 
 
 @units

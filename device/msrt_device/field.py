@@ -10,11 +10,13 @@ from pathlib import Path
 
 import click
 
+from msrt.errors import NotEnrolled
 from msrt.inference.heap import give_back
 from msrt.joining import admit
 from msrt.life import live, tell
 from msrt.process import StateDir, default_state
 from msrt.settings import DeviceConfig
+from msrt.statedir import GONE
 from msrt.telemetry import logs
 from msrt.telemetry.metrics import Metrics
 from msrt.training.tails import Tails
@@ -24,7 +26,7 @@ from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import take_issued
 from msrt_device.hosts import Hosts
 from msrt_device.updater.here import agent_slots, agent_version, system_slots, tryboot_slots
-from msrt_device.wiping import begun, wipe
+from msrt_device.wiping import Decommissioned, begun, decommission, decommissioned, wipe
 from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
 
 __all__ = ["serve"]
@@ -33,7 +35,7 @@ __all__ = ["serve"]
 async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: IdentityFolder | None = None) -> None:
     """Join if need be, then work until told to stop. A claim in the board's identity is wiped once it is spent.
 
-    Raises StateLocked, StateForeign, NotEnrolled, and the invite errors.
+    Raises StateLocked, StateForeign, NotEnrolled, Decommissioned, and the invite errors.
     """
     logs.configure(config.log_format, config.log_level)
     folder = (Path(config.state) if config.state else default_state("device")).absolute()
@@ -42,15 +44,21 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             wipe(folder, board)
         if board is not None:
             take_issued(folder, board)
-        world, identity, membership = await admit(
-            folder,
-            "device",
-            invite,
-            config.name,
-            link=config.link,
-            spending=partial(remember_claim, folder, invite),
-            serial=config.serial,
-        )
+        try:
+            world, identity, membership = await admit(
+                folder,
+                "device",
+                invite,
+                config.name,
+                link=config.link,
+                spending=partial(remember_claim, folder, invite),
+                serial=config.serial,
+            )
+        except NotEnrolled:
+            if not invite and decommissioned(folder):
+                raise Decommissioned(f"the device in {folder} was decommissioned") from None
+            raise
+        (folder / GONE).unlink(missing_ok=True)
         if board is not None:
             await world.offload(settle_claim, folder, board)
         metrics = Metrics("device", identity.node, process=True)
@@ -79,8 +87,8 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
                 await listen(expose(metrics, lambda: node), config.metrics, state, stack)
             await live(node, stop, world, metrics, lambda: _started(node))
         if node.decommissioned:
-            await world.offload(wipe, folder, board)
-            click.echo("decommissioned: keys, models and state are wiped")
+            await world.offload(decommission, folder, board)
+            raise Decommissioned("decommissioned: keys, models and state are wiped")
 
 
 def _started(node: Device) -> None:

@@ -1,5 +1,6 @@
 """Everything that a device holds is removed: a factory reset, or the cloud's order.
 
+Of a device that the cloud had wiped a word stays, so that whoever starts it gives up; of a reset one nothing does.
 The keys go first, overwritten with zeros: what is left without them is nobody's. (Flash memory may keep old blocks
 where no program reaches; only erasing the whole medium is certain.) A wipe that was cut off goes on at the next start.
 """
@@ -14,21 +15,31 @@ from typing import Final
 import click
 import structlog
 
-from msrt.errors import BadSignature, MsrtError, NotFound, Revoked
+from msrt.errors import BadSignature, LocalError, MsrtError, NotFound, Revoked
 from msrt.joining import IDENTITY
 from msrt.process import StateDir, default_state
+from msrt.statedir import GONE
 from msrt.trust.identity import Purpose, verify
 from msrt.trust.private import write_private
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import ISSUED
 from msrt_device.flash.identity.settings import IDENTITY_FILE
+from msrt_device.updater import launcher
 
-__all__ = ["begun", "ordered", "reset", "wipe"]
+__all__ = ["Decommissioned", "begun", "decommission", "decommissioned", "ordered", "reset", "wipe"]
 
 log = structlog.get_logger()
 MARK: Final = "wiping"
 LAST: Final = ("owner.json", "lock")
 """They keep the directory ours to the end; the lock stays, as it is held."""
+
+
+class Decommissioned(LocalError):
+    """The cloud had this device wiped: there is nothing to start again for, until it is given a new invite."""
+
+    code = "decommissioned"
+    hint = "to enrol it anew give it an invite (msrt invite device), or wipe it for another owner (msrt device reset)"
+    exit_status = launcher.GONE
 
 
 def begun(state: Path) -> bool:
@@ -49,6 +60,17 @@ def ordered(error: MsrtError, cloud: bytes, node: str) -> bool:
     return True
 
 
+def decommission(state: Path, board: IdentityFolder | None = None) -> None:
+    """Wipe, and leave a word of it for the next start. Raises what `wipe` raises."""
+    write_private(state / GONE, b"")
+    wipe(state, board)
+
+
+def decommissioned(state: Path) -> bool:
+    """Whether the cloud had this directory wiped, and nobody has enrolled the device since."""
+    return (state / GONE).exists()
+
+
 def wipe(state: Path, board: IdentityFolder | None = None) -> None:
     """Empty a state directory that the caller holds, and the board's identity partition of its identity.
 
@@ -61,7 +83,7 @@ def wipe(state: Path, board: IdentityFolder | None = None) -> None:
     for secret in (state / IDENTITY, *sorted(state.glob("node.sqlite*"))):
         _zero(secret)
     for entry in sorted(state.iterdir()):
-        if entry.name not in (MARK, *LAST):
+        if entry.name not in (MARK, GONE, *LAST):
             _remove(entry)
     _sync(state)
     for name in (LAST[0], MARK):
@@ -90,6 +112,7 @@ def reset(state: Path | None, identity: Path | None, *, yes: bool) -> None:
         click.confirm(f"All that the device in {folder} holds will be lost. Go on?", abort=True)
     with StateDir.open(folder, "device"):
         wipe(folder, IdentityFolder(identity) if identity is not None else None)
+        (folder / GONE).unlink(missing_ok=True)
     click.echo(f"{folder} is wiped")
 
 

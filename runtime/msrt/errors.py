@@ -19,6 +19,8 @@ class MsrtError(Exception):
 
     code: ClassVar[str] = "error"
     hint: str = ""
+    exit_status: ClassVar[int] = 1
+    """With which a process ends that cannot go on because of it."""
     traceparent: str = ""
     """Where its request was traced: the span in which it ended."""
 

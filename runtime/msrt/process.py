@@ -27,7 +27,8 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, drain_s: float = DR
     """Run a process's life and return its exit status.
 
     `main` gets an event that SIGINT and SIGTERM set: then it drains and returns within `drain_s` seconds, or is
-    cancelled. An MsrtError becomes one sentence on stderr and status 1; anything else is a bug and keeps its traceback.
+    cancelled. An MsrtError becomes one sentence on stderr and its `exit_status`; anything else is a bug and keeps its
+    traceback.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
@@ -161,7 +162,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 def _say(error: MsrtError) -> int:
     sys.stderr.write(f"msrt: {error}\n")
-    return 1
+    return error.exit_status
 
 
 def _first(group: BaseExceptionGroup[MsrtError]) -> MsrtError:

@@ -20,7 +20,10 @@ from msrt.errors import (
 )
 from msrt.trust.private import read_private, write_private
 
-__all__ = ["StateDir", "default_state", "split_address"]
+__all__ = ["GONE", "StateDir", "default_state", "split_address"]
+
+GONE: Final = "decommissioned"
+"""A file that is left of a node which the cloud had wiped."""
 
 STATE_VERSION: Final = 1
 """Raised when an older msrt could not read what we write."""
@@ -56,7 +59,7 @@ class StateDir:
         """
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh = not any(entry.name not in {"lock", "owner.json.new"} for entry in path.iterdir())
+            fresh = not any(entry.name not in {"lock", "owner.json.new", GONE} for entry in path.iterdir())
             if not fresh and not (path / "owner.json").exists():
                 raise StateForeign(f"{path} holds files that are not msrt's")
             lock = _lock(path)

@@ -7,11 +7,12 @@ from click.testing import CliRunner
 
 from msrt.errors import Revoked, StateForeign, StateLocked
 from msrt.process import StateDir
+from msrt.statedir import GONE
 from msrt.trust.identity import Identity, Purpose
 from msrt_device import wiping
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IdentitySettings
-from msrt_device.wiping import begun, reset, wipe
+from msrt_device.wiping import begun, decommission, decommissioned, reset, wipe
 from tests.device.rig import simulate, until
 from tests.runtime.hop.tree import CLOUD, identity
 
@@ -65,6 +66,18 @@ def test_a_reset_leaves_nothing_and_the_keys_are_zeros(state):
         assert set(keys.read()) == set(members.read()) == {0}
     assert [path.name for path in state.iterdir()] == ["lock"]
     assert state.parent.is_dir()
+    StateDir.open(state, "edge").close()
+
+
+def test_a_decommissioned_device_is_known_as_one_until_it_is_reset(state):
+    """A word of it stays, and nothing else; after a reset the directory is anybody's."""
+    decommission(state)
+    assert decommissioned(state)
+    assert {path.name for path in state.iterdir()} == {"lock", GONE}
+    StateDir.open(state, "device").close()
+    done = CliRunner().invoke(reset, ["--state", str(state), "--yes"])
+    assert done.exit_code == 0, done.output
+    assert not decommissioned(state)
     StateDir.open(state, "edge").close()
 
 

@@ -7,8 +7,10 @@ import subprocess
 
 import pytest
 
+from msrt.statedir import GONE
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IdentitySettings
+from msrt_device.wiping import Decommissioned
 from tests.bench.tree import MSRT, Proc, until
 from tests.device.flash.media import disk, packed, run, tools
 
@@ -84,9 +86,9 @@ def test_a_decommissioned_device_wipes_itself_now_or_when_it_next_connects(tree)
         [MSRT, "device", "join", "--link", "mqtt", "--state", str(tree.path / "d2")], tree.path / "d2b.log"
     )
     for name in ("d1", "d2"):
-        assert tree.procs[name].popen.wait(30) == 0
+        assert tree.procs[name].popen.wait(30) == Decommissioned.exit_status
         assert "decommissioned" in tree.procs[name].log.read_text()
-        assert [path.name for path in (tree.path / name).iterdir()] == ["lock"]
+        assert {path.name for path in (tree.path / name).iterdir()} == {"lock", GONE}
     assert {row["role"] for row in json.loads(tree.cli("node", "list", "--json"))} == {"edge"}
 
 

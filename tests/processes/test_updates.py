@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.bench.tree import MSRT, until
+from msrt_device.updater.command import COPY
+from msrt_device.wiping import Decommissioned
+from tests.bench.tree import MSRT, Proc, until
 from tests.processes.updating import Site
 
 
@@ -40,6 +43,31 @@ def test_an_agent_that_does_not_prove_itself_is_left_again(tree, how):
     assert [(one["outcome"], one["version"]) for one in site.outcomes()] == [("failed", "2")]
     site.ask("update.rollout", name=name)
     assert "failed here before" in site.ended(name)["reason"]
+
+
+@pytest.mark.slow
+def test_a_decommissioned_device_is_started_no_more(tree):
+    """Its launcher ends with the agent, and each later start at once, as after a reboot. A new invite brings it back;
+    one that was reset comes up for enrolment as ever."""
+    site, state = Site(tree), tree.path / "d1"
+    tree.cli("node", "decommission", "d1", "--yes")
+    assert tree.procs["d1"].popen.wait(30) == Decommissioned.exit_status
+    argv = [sys.executable, str(site.root / COPY), str(site.root), "device", "join", "--state", str(state)]
+    again = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == Decommissioned.exit_status
+    assert "was decommissioned" in again.stderr
+    assert again.stderr.count("launcher.starts") == 1
+    site.arguments = ["device", "join", tree.invite("device", "--region", "north"), "--name", "d1"]
+    site.start()
+    until("it is back", lambda: site.running() == "1", 30)
+    tree.procs["d1"].stop()
+    subprocess.run([MSRT, "device", "reset", "--state", str(state), "--yes"], check=True, timeout=60)
+    fresh = Proc(argv, tree.path / "fresh.log")
+    try:
+        until("it waits for its enrolment", lambda: fresh.log.read_text().count("launcher.ended") >= 2, 60)
+        assert "holds no membership yet" in fresh.log.read_text()
+    finally:
+        fresh.stop()
 
 
 @pytest.mark.slow

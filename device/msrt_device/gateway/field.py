@@ -13,13 +13,14 @@ from msrt.joining import admit
 from msrt.life import live, tell
 from msrt.process import StateDir, default_state
 from msrt.settings import DeviceConfig, GatewayConfig
+from msrt.statedir import GONE
 from msrt.telemetry import logs
 from msrt.telemetry.metrics import Metrics
 from msrt_device.exposing import expose, listen
 from msrt_device.gateway.counts import observe
 from msrt_device.gateway.gateway import Gateway
 from msrt_device.gateway.line import parse_serial
-from msrt_device.wiping import begun, wipe
+from msrt_device.wiping import Decommissioned, begun, decommission, decommissioned, wipe
 from msrt_device.worker import DeviceSetup
 
 __all__ = ["serve"]
@@ -28,7 +29,7 @@ __all__ = ["serve"]
 async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None:
     """Join if need be, then work until told to stop, whether the board is there or not.
 
-    Raises InvalidConfig, StateLocked, StateForeign, NotEnrolled, and the invite errors.
+    Raises InvalidConfig, StateLocked, StateForeign, NotEnrolled, Decommissioned, and the invite errors.
     """
     logs.configure(config.log_format, config.log_level)
     if bool(config.serial) == bool(config.tcp):
@@ -44,7 +45,10 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
         try:
             world, identity, membership = await admit(folder, "device", invite, config.name, link=config.link)
         except NotEnrolled as error:
+            if not invite and decommissioned(folder):
+                raise Decommissioned(f"the gateway in {folder} was decommissioned") from None
             raise NotEnrolled(error.text, hint="msrt device gateway --invite INVITE (msrt invite device)") from error
+        (folder / GONE).unlink(missing_ok=True)
         setup = DeviceSetup(
             identity=identity, membership=membership, config=_as_device(config), tell=tell(folder, config)
         )
@@ -63,8 +67,8 @@ async def serve(config: GatewayConfig, invite: str, stop: asyncio.Event) -> None
                 await listen(expose(metrics, lambda: node.device), config.metrics, state, stack)
             await live(node, stop, world, metrics, started)
         if node.decommissioned:
-            await world.offload(wipe, folder)
-            click.echo("decommissioned: keys, models and state are wiped, and the board's model is gone")
+            await world.offload(decommission, folder)
+            raise Decommissioned("decommissioned: keys, models and state are wiped, and the board's model is gone")
 
 
 def _as_device(config: GatewayConfig) -> DeviceConfig:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 __all__ = [
-    "Due", "committed", "due", "fall", "main", "point", "put", "read", "remove", "run", "settle", "sync_folder",
+    "GONE", "Due", "committed", "due", "fall", "main", "point", "put", "read", "remove", "run", "settle", "sync_folder",
     "whole",
 ]  # fmt: skip
 
@@ -51,6 +51,8 @@ STOP_S: Final = 30.0
 """How long an agent may take to stop before it is killed."""
 PAUSE_S: Final = (0.5, 60.0)
 """Shortest and longest pause before an agent in force that ended by itself is started again."""
+GONE: Final = 77
+"""Status of an agent that was decommissioned, and then ours: whoever starts us need not do so again."""
 STEADY_S: Final = 60.0
 """An agent that ran so long begins with the shortest pause again."""
 PR_SET_PDEATHSIG: Final = 1
@@ -244,7 +246,10 @@ def _watch(root: Path, process: subprocess.Popen[bytes], start: Due, told: _Told
 
 
 def run(root: Path, arguments: list[str], factory: Path | None = None) -> int:
-    """Keep an agent running until SIGTERM or SIGINT. One of a factory does without slots if need be."""
+    """Keep an agent running until SIGTERM or SIGINT, or until the one in force was decommissioned.
+
+    One of a factory does without slots if need be.
+    """
     told = _Told()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, told.heard)
@@ -269,6 +274,9 @@ def run(root: Path, arguments: list[str], factory: Path | None = None) -> int:
             with contextlib.suppress(OSError):
                 _remember(root, start, why)
             continue
+        if process.returncode == GONE:
+            _say("decommissioned", slot=start.slot)
+            return GONE
         if read(root / TRIAL):
             continue  # it ended so that another one may begin
         pause = PAUSE_S[0] if time.monotonic() - began > STEADY_S else min(pause * 2, PAUSE_S[1])  # noqa: TID251

@@ -77,6 +77,37 @@ def test_slots_that_were_settled_by_half_are_settled_again(factory, tmp_path, mo
     assert running(root) == "1"
 
 
+def supervised(root, factory, program):
+    """The launcher with an agent of this program, and the file that the agent's starts are noted in."""
+    (factory / "agent.py").write_text(program)
+    argv = [sys.executable, launcher.__file__, str(root), "--factory", str(factory), str(root.parent / "starts")]
+    return subprocess.Popen(argv, stderr=subprocess.DEVNULL), root.parent / "starts"
+
+
+NOTE = "import os, pathlib, sys\npathlib.Path(sys.argv[1]).open('a').write(os.environ['MSRT_SLOT'])\n"
+
+
+def test_an_agent_that_was_decommissioned_is_not_started_again(factory, tmp_path):
+    """The launcher ends with its status, by which a service manager knows, too."""
+    process, starts = supervised(tmp_path / "slots", factory, f"{NOTE}sys.exit({launcher.GONE})\n")
+    assert process.wait(20) == launcher.GONE
+    assert starts.read_text() == "a"
+
+
+def test_an_agent_on_trial_cannot_say_that_the_device_is_gone(factory, tmp_path):
+    """Whatever an update ends with, the agent in force has the last word."""
+    root, program = tmp_path / "slots", f"{NOTE}sys.exit({launcher.GONE})\n"
+    (factory / "agent.py").write_text(program)
+    launcher.settle(root, factory)
+    slots = AgentSlots(root, "a")
+    image, data = agent("2", program.encode())
+    slots.write(image, reader(data))
+    slots.arm(1, 60.0)
+    process, starts = supervised(root, factory, program)
+    assert process.wait(20) == launcher.GONE
+    assert starts.read_text() == "ba"
+
+
 @pytest.mark.parametrize("writable", [True, False])
 def test_the_launcher_starts_it_with_and_without_a_disk(factory, tmp_path, writable):
     """Where no slot can be made there is an agent all the same; how often it ended is told to who started it."""
