@@ -63,6 +63,6 @@ class Feed:
         except errors.Disconnected:
             return
         except errors.MsrtError as error:
-            log.warning("journal.follow_refused", edge=peer.name, code=error.code, error=str(error))
+            log.warning("journal.follow_refused", edge=peer.name, code=error.code, error=errors.words_of(error))
             if peer.live:
                 peer.send(FollowRefused(str(error)))

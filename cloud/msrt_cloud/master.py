@@ -244,14 +244,14 @@ class Cloud:
         self.addresses.keep(self.fleet.joined(peer, self.world.now()))
         self.training.edge_joined(peer)
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         self.serving.left(peer, final=final)
         if peer.role != Role.EDGE:
             return
         edge = self.fleet.edges.get(peer.node)
         if edge is not None and edge.alive:
             self.metrics.leases.labels("edge").dec()
-            log.warning("cloud.edge_lost", edge=peer.name, error=str(error or ""))
+            log.warning("cloud.edge_lost", edge=peer.name, error=errors.words_of(error))
         self.fleet.left(peer.node, self.world.now())
         if edge is not None:
             self.training.devices_changed(edge.devices.keys())

@@ -91,7 +91,7 @@ class Orphans:
             try:
                 await self.look()
             except errors.MsrtError as error:
-                log.warning("artifact.not_swept", error=str(error))
+                log.warning("artifact.not_swept", error=errors.words_of(error))
 
     async def look(self) -> None:
         """Let go what may go. A death on the way leaves the rest for the next look. Raises DiskFull, Corrupt."""

@@ -80,7 +80,7 @@ class Policies:
             answer = await peer.call("model.shadow", {"model": model}, ASK_S)
             return msgspec.convert(answer, list[ShadowView])
         except (errors.MsrtError, msgspec.ValidationError) as error:
-            log.info("shadow.not_heard", edge=peer.name, error=str(error))
+            log.info("shadow.not_heard", edge=peer.name, error=errors.words_of(error))
             return []
 
 

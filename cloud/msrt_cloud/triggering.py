@@ -132,11 +132,11 @@ class Triggers:
         except errors.Conflict:
             return  # an operator was faster
         except errors.InvalidJob as error:  # it will not do better in a second: its privacy budget is spent, say
-            log.warning("job.not_triggered", job=name, cause=cause, error=str(error))
+            log.warning("job.not_triggered", job=name, cause=cause, error=errors.words_of(error))
             with contextlib.suppress(errors.MsrtError):  # else it is refused, and said, again
                 await t.hold(job.created.job, "trigger", held=True)
             return
         except errors.MsrtError as error:
-            log.warning("job.not_triggered", job=name, cause=cause, error=str(error))
+            log.warning("job.not_triggered", job=name, cause=cause, error=errors.words_of(error))
             return
         log.info("job.triggered", job=started, cause=cause, after=origin.after)

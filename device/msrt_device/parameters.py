@@ -213,7 +213,7 @@ class Worker:
                 except _Over:
                     return
                 except errors.MsrtError as error:
-                    log.warning("worker.failed", job=self.job, error=str(error))
+                    log.warning("worker.failed", job=self.job, error=errors.words_of(error))
                     self._complain(error)
                 await self._drop_trainer()
                 again = AGAIN_S if self._world.now() - began > AGAIN_MAX_S else min(2 * again, AGAIN_MAX_S)

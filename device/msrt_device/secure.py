@@ -191,7 +191,7 @@ class Masking:
             samples = plain.meta.nodes[self._me.node]
             payload: Buffer = await self._world.offload(client.mask, flat, samples, plain.meta.metrics)
         except errors.MsrtError as error:
-            log.warning("secure.not_masked", job=client.job, round=turn.round, error=str(error))
+            log.warning("secure.not_masked", job=client.job, round=turn.round, error=errors.words_of(error))
             await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
         meta.metrics["update_bytes"] = float(len(payload))

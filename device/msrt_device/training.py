@@ -218,7 +218,7 @@ class Training:
             else:
                 done = await self._run(trainer, message, weights, opened, deadline)
         except errors.MsrtError as error:
-            log.warning("training.failed", job=message.job, round=message.round, error=str(error))
+            log.warning("training.failed", job=message.job, round=message.round, error=errors.words_of(error))
             await self._drop_trainer(message.job)
             await self._keep(msgspec.structs.replace(meta, error=f"{error.code}: {error.text}"[:500]), b"")
             return
@@ -232,7 +232,9 @@ class Training:
         try:
             await self._masking.trained(meta, done.payload)
         except errors.LocalError as error:
-            await self._keep(msgspec.structs.replace(meta, nodes={self._node.id: 1}, metrics={}, error=str(error)), b"")
+            await self._keep(
+                msgspec.structs.replace(meta, nodes={self._node.id: 1}, metrics={}, error=errors.words_of(error)), b""
+            )
 
     async def _bring(self, message: RoundOpen) -> Buffer | Path:
         """Where the weights lie, or themselves."""
@@ -302,7 +304,7 @@ class Training:
             except PASSING as error:
                 if self._world.now() + RESEND_S >= deadline:
                     raise
-                log.warning("training.waits", error=str(error), again_in_s=RESEND_S)
+                log.warning("training.waits", error=errors.words_of(error), again_in_s=RESEND_S)
                 await asyncio.sleep(RESEND_S)
 
     async def _drop_trainer(self, job: str) -> None:
@@ -348,10 +350,10 @@ class Training:
                     log.warning("training.update_lost", job=kept.meta.job, round=kept.meta.round, error=error.text)
                     await self._lost(key)
                 except (errors.BadUpdate, errors.StreamCancelled) as error:
-                    log.warning("training.update_refused", job=kept.meta.job, round=kept.meta.round, error=str(error))
+                    log.warning("training.update_refused", job=kept.meta.job, round=kept.meta.round, error=error.text)
                     return
                 except errors.MsrtError as error:
-                    log.info("training.update_again", job=kept.meta.job, error=str(error))
+                    log.info("training.update_again", job=kept.meta.job, error=errors.words_of(error))
                     await asyncio.sleep(RESEND_S)
                     continue
                 return

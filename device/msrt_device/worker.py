@@ -260,10 +260,10 @@ class Device:
             self.jobs.attach(peer)
         self.ready.set()
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         if not final:
             return
-        log.info("device.edge_away", edge=peer.node, error=str(error or ""))
+        log.info("device.edge_away", edge=peer.node, error=errors.words_of(error))
         self.requests.forget()
         self._parts = Assign(0, ())
         self.events.detach(peer)

@@ -95,7 +95,7 @@ class Events:
             if self.hook is not None:
                 self.hook.put(data)
         except errors.Overloaded as error:
-            log.warning("events.too_large", device=event.name, seq=event.seq, error=str(error))
+            log.warning("events.too_large", device=event.name, seq=event.seq, error=errors.words_of(error))
             self._too_large += 1
             taken = []
         self._inbox.mark(event.node, "events", event.seq)

@@ -106,7 +106,7 @@ async def _listeners(
     except errors.BrokerFailed as error:
         if config.mqtt or config.mqtt_broker != "auto":
             raise
-        log.warning("edge.no_mqtt", error=str(error))
+        log.warning("edge.no_mqtt", error=errors.words_of(error))
         return listen, address, lambda _accounts: None
     stack.push_async_callback(broker.close)
     state.remember("mqtt", int(broker.address.rpartition(":")[2]))
@@ -135,7 +135,7 @@ class _Accounts:
                 try:
                     await self._broker.replace_users(wanted)
                 except errors.LocalError as error:
-                    log.warning("broker.users_not_written", error=str(error))
+                    log.warning("broker.users_not_written", error=errors.words_of(error))
         finally:
             self._task = None
 

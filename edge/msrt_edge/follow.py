@@ -81,7 +81,7 @@ class Follower:
                     opened = await self._world.offload(self.replica.open, piece)
                     new = self.replica.take(opened)
                 except errors.MsrtError as error:
-                    log.warning("journal.block_refused", code=error.code, error=str(error))
+                    log.warning("journal.block_refused", code=error.code, error=errors.words_of(error))
                     await asyncio.sleep(RETRY_S)
                     if peer.live:
                         self.attach(peer)
@@ -122,4 +122,4 @@ class _SnapshotSink:
         self._follower.take(self._peer, Snapshot.received(self._meta, bytes(self._data)))
 
     def abort(self, error: Exception) -> None:
-        log.info("journal.snapshot_aborted", error=str(error))
+        log.info("journal.snapshot_aborted", error=errors.words_of(error))

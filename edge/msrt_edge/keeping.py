@@ -149,7 +149,7 @@ class Keeping:
             except (errors.StreamCancelled, errors.BadUpdate) as error:
                 log.info("shards.snapshot_refused", job=self._job, shard=shard, error=error.text)
             except errors.MsrtError as error:
-                log.info("shards.snapshot_again", job=self._job, shard=shard, error=str(error))
+                log.info("shards.snapshot_again", job=self._job, shard=shard, error=errors.words_of(error))
                 await asyncio.sleep(RESEND_S)
                 continue
             return

@@ -78,7 +78,7 @@ class Manifests:
                 if key not in self._told:
                     self._told.add(key)
                     what = "model.manifest_refused" if model else "update.image_refused"
-                    log.warning(what, name=key[0], version=key[1], error=str(error))
+                    log.warning(what, name=key[0], version=key[1], error=errors.words_of(error))
                 continue
             self._told.discard(key)
             new += 1

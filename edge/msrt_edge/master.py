@@ -274,7 +274,7 @@ class Edge:
                 try:
                     await self.artifacts.ensure(digest, self.fetch_blob)
                 except errors.MsrtError as error:
-                    log.info("artifact.not_prefetched", digest=digest[:12], error=str(error))
+                    log.info("artifact.not_prefetched", digest=digest[:12], error=errors.words_of(error))
                     await asyncio.sleep(REPORT_S)
                     self._prefetch_due.set()
                     break

@@ -82,10 +82,10 @@ class Neighbours:
     def joined(self, peer: Peer) -> None:
         log.info("edge.neighbour_reached", node=peer.node)
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         self._relay.gone(peer)
         if final:
-            log.info("edge.neighbour_away", node=peer.node, error=str(error or ""))
+            log.info("edge.neighbour_away", node=peer.node, error=errors.words_of(error))
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
         match message:

@@ -123,7 +123,7 @@ class ParameterServers:
             try:
                 await self._reconcile()
             except errors.MsrtError as error:
-                log.warning("shards.not_here", error=str(error), again_in_s=AGAIN_S)
+                log.warning("shards.not_here", error=errors.words_of(error), again_in_s=AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
                 self._due.set()
 
@@ -206,7 +206,7 @@ class ParameterServers:
         try:
             other = await self._edge.service.neighbours.reach(push.server, REACH_S)
         except errors.MsrtError as error:
-            log.info("shards.server_out_of_reach", job=push.job, server=push.server, error=str(error))
+            log.info("shards.server_out_of_reach", job=push.job, server=push.server, error=errors.words_of(error))
             return
         _parcel(other, push, frames)
 

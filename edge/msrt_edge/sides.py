@@ -65,13 +65,13 @@ class Above:
         self._edge.fleet.changed.set()
         self._edge.service.others_changed()
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         self._edge.service.relay.gone(peer)
         if final:
             self._edge.service.gone(peer)
             self._edge.service.others_changed()
             self._edge.cloud_left_at = self._edge.world.now()
-            log.warning("edge.cloud_away", error=str(error or ""))
+            log.warning("edge.cloud_away", error=errors.words_of(error))
             self._edge.events.upward.detach(peer)
             self._edge.training.detach()
             self._edge.parameters.detach()
@@ -103,7 +103,7 @@ class Above:
             await self._edge.trust.vouch(bundle_claim(message.job, message.bundle, message.signature))
             await self._edge.training.opened(message, frames)
         except errors.MsrtError as error:
-            log.warning("round.not_opened", job=message.job, round=message.round, error=str(error))
+            log.warning("round.not_opened", job=message.job, round=message.round, error=errors.words_of(error))
 
     async def called(self, _peer: Peer, method: str, params: dict[str, object]) -> object:
         if method == "model.shadow":
@@ -142,7 +142,7 @@ class Below:
         edge.training.device_joined(peer)
         edge.parameters.device_joined(peer)
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         edge = self._edge
         if peer.role != Role.DEVICE:
             if final:
@@ -150,7 +150,7 @@ class Below:
             return
         if peer.node in edge.device_peers():
             edge.metrics.leases.labels("device").dec()
-            log.warning("edge.device_lost", device=peer.name, error=str(error or ""))
+            log.warning("edge.device_lost", device=peer.name, error=errors.words_of(error))
         edge.requests.worker_down(peer)
         edge.fleet.left(peer.node)
         edge.refresh_tables()

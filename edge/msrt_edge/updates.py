@@ -49,13 +49,13 @@ class Upward:
                 if opened.spool.used:
                     await self._world.offload(opened.spool.release)
             except (errors.BadUpdate, errors.StreamCancelled) as error:
-                log.warning("round.sum_refused", job=meta.job, round=meta.round, error=str(error))
+                log.warning("round.sum_refused", job=meta.job, round=meta.round, error=errors.words_of(error))
                 return
             except errors.Disconnected:
                 opened.delivered.discard(key)
                 return
             except errors.MsrtError as error:
-                log.info("round.sum_again", job=meta.job, error=str(error))
+                log.info("round.sum_again", job=meta.job, error=errors.words_of(error))
                 await asyncio.sleep(RESEND_S)
                 continue
             return

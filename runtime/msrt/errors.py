@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["CallerError", "LocalError", "MsrtError", "PeerError", "from_wire"]
+__all__ = ["CallerError", "LocalError", "MsrtError", "PeerError", "from_wire", "words_of"]
 
 _by_code: dict[str, type[MsrtError]] = {}
 
@@ -65,7 +65,9 @@ def from_wire(code: str, text: str, hint: str = "") -> MsrtError:
     return error
 
 
-# --- callers -----------------------------------------------------------------------------------------------
+def words_of(error: BaseException) -> str:
+    """What to tell of any exception: `str()` of some is empty, as of asyncio's TimeoutError; their type has a name."""
+    return str(error) or type(error).__name__
 
 
 class InvalidAddress(CallerError):
@@ -127,9 +129,6 @@ class Unauthorized(CallerError):
 
     code = "unauthorized"
     hint = "send it as Authorization: Bearer KEY or X-API-Key: KEY"
-
-
-# --- peers -------------------------------------------------------------------------------------------------
 
 
 class MalformedFrame(PeerError):
@@ -316,9 +315,6 @@ class StreamCancelled(PeerError):
     """The other side gave up a stream."""
 
     code = "stream_cancelled"
-
-
-# --- this machine ------------------------------------------------------------------------------------------
 
 
 class DiskFull(LocalError):

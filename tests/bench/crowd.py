@@ -64,7 +64,7 @@ class Client:
     def joined(self, _peer: Peer) -> None:
         self.here.set()
 
-    def left(self, _peer: Peer, _error: Exception | None, *, final: bool) -> None: ...
+    def left(self, _peer: Peer, _error: Exception, *, final: bool) -> None: ...
 
     def message(self, peer: Peer, message: Message, _frames: list[Buffer]) -> None:
         if isinstance(message, RoundOpen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -27,10 +28,10 @@ def test_every_error_is_raised_somewhere():
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
 def test_the_status_of_an_error_says_who_is_at_fault(kind):
-    """4xx: asking the same again is in vain; 503, 504 and 429: it may be in a while; 500: this node is ill."""
+    """4xx: asking the same again is in vain; 503, 504, 429: it may be in a while; 500: this node is ill (507: full)."""
     status = status_of(kind.__new__(kind))
     if issubclass(kind, errors.LocalError):
-        assert status == 500
+        assert status == (507 if kind is errors.DiskFull else 500)
     elif issubclass(kind, errors.CallerError):
         assert status in {400, 401, 404, 409}
     else:
@@ -49,3 +50,40 @@ def test_a_hint_of_its_kind_stands_where_none_was_given():
     assert str(errors.InviteSpent("it was used")) == "it was used; ask for a new one: msrt invite"
     assert str(errors.InviteSpent("it was used", hint="wait")) == "it was used; wait"
     assert str(errors.from_wire("invite_spent", "it was used")) == "it was used; ask for a new one: msrt invite"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError(), "TimeoutError"),
+        (MemoryError(), "MemoryError"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (errors.from_wire("unavailable", ""), "Unavailable"),
+        (errors.Revoked("it was removed"), "it was removed; join again with a new invite"),
+    ],
+)
+def test_an_exception_without_words_has_the_name_of_its_type(error, words):
+    """Of `TimeoutError()` there is nothing else to tell."""
+    assert errors.words_of(error) == words
+
+
+def _shows_nothing_of_some(call):
+    """A log's call that gives `str(error)`, which is empty for an exception without words."""
+    if not (
+        isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "log"
+    ):
+        return False
+    shown = [word.value for word in call.keywords if word.arg in {"error", "why"}]
+    return any(isinstance(value, ast.Call) and getattr(value.func, "id", "") == "str" for value in shown)
+
+
+def test_no_event_has_an_empty_error():
+    """Every event that tells of an exception tells it by `words_of`, or by the text that one of ours must have."""
+    assert [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for room in ("runtime", "cloud", "edge", "device")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if "log." in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and _shows_nothing_of_some(node)
+    ] == []

@@ -19,7 +19,7 @@ import structlog
 from tuf.api.metadata import Root, Snapshot, Timestamp
 
 from msrt.artifacts import ArtifactStore
-from msrt.errors import Conflict, DiskFull, MsrtError, NotFound
+from msrt.errors import Conflict, DiskFull, MsrtError, NotFound, words_of
 from msrt.trust.identity import Identity, Purpose
 from msrt.trust.tuf.floor import told
 from msrt.trust.tuf.names import Kind
@@ -80,7 +80,7 @@ class Repository:
             try:
                 await self.publish(mine)
             except Conflict as error:
-                log.warning("signing.not_taken_over", kind=kind.value, targets=len(mine), error=str(error))
+                log.warning("signing.not_taken_over", kind=kind.value, targets=len(mine), error=words_of(error))
             else:
                 log.info("signing.taken_over", kind=kind.value, targets=len(mine))
         await self.renew()
@@ -111,7 +111,7 @@ class Repository:
             try:
                 await self.renew()
             except MsrtError as error:
-                log.warning("signing.not_renewed", code=error.code, error=str(error))
+                log.warning("signing.not_renewed", code=error.code, error=words_of(error))
                 await asyncio.sleep(AGAIN_S)
 
     # --- asking ------------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ class _Topic:
         log.info("source.broker_here", source=self._name)
 
     def down(self, error: errors.PeerError | None) -> None:
-        log.warning("source.broker_away", source=self._name, error=str(error or "the connection was lost"))
+        why = errors.words_of(error) if error is not None else "the connection was lost"
+        log.warning("source.broker_away", source=self._name, error=why)
         if isinstance(error, errors.NotEnrolled | errors.Forbidden | errors.WrongServerKey):
             self.refused = error
             self.wake.set()

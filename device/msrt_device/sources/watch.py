@@ -70,7 +70,7 @@ class Watch:
                 return
             except errors.InvalidConfig as error:
                 self.state = error.text
-                log.warning("source.refused", source=self._config.name, error=str(error))
+                log.warning("source.refused", source=self._config.name, error=errors.words_of(error))
                 return
             except Exception as error:  # noqa: BLE001 - a plug-in's bug is its own: the device works on
                 self.failures += 1

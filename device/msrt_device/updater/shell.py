@@ -94,7 +94,7 @@ class Updater:
                     if proposal is not None:
                         found[proposal.image.kind] = proposal
             except errors.MsrtError as error:  # what was signed cannot be had now
-                log.warning("update.offer_waits", error=str(error))
+                log.warning("update.offer_waits", error=errors.words_of(error))
                 await asyncio.sleep(RETRY_S[0])
                 self._due.set()
                 continue
@@ -109,7 +109,7 @@ class Updater:
             await self._means.vouch(image_claim(image, offer.image, offer.signature))
         except (errors.BadSignature, errors.NotTrusted, errors.InvalidImage) as error:
             self._unsigned |= isinstance(error, errors.NotTrusted)
-            log.warning("update.offer_refused", campaign=offer.token, error=str(error))
+            log.warning("update.offer_refused", campaign=offer.token, error=errors.words_of(error))
             return None
         unfit = ""
         if not fits(image, self._means.device_class):
@@ -210,7 +210,9 @@ class _Kind:
                     self._broken(error)
                     return
             except (errors.LocalError, errors.Conflict) as error:
-                log.warning("update.step_failed", kind=self._kind, step=type(action).__name__, error=str(error))
+                log.warning(
+                    "update.step_failed", kind=self._kind, step=type(action).__name__, error=errors.words_of(error)
+                )
                 if isinstance(action, u.Commit):  # the trial is over: what is on disk says so to the next process
                     slots.restart()
                     return
@@ -263,7 +265,7 @@ class _Kind:
             try:
                 await means.artifacts.ensure(image.digest, means.fetch(image, self._slots), image.size)
             except errors.MsrtError as error:
-                log.info("update.not_fetched", kind=self._kind, error=str(error), again_in_s=pause)
+                log.info("update.not_fetched", kind=self._kind, error=errors.words_of(error), again_in_s=pause)
                 self.machine.note(error.text)
                 means.changed()
                 await asyncio.sleep(pause)
@@ -282,7 +284,7 @@ class _Kind:
                 means.artifacts.lost(image.digest, error)
                 await self._fetch(image)  # says `fetched` in a stage that does not listen
             except (errors.DiskFull, errors.NotFound) as error:
-                log.warning("update.not_written", kind=self._kind, error=str(error), again_in_s=pause)
+                log.warning("update.not_written", kind=self._kind, error=errors.words_of(error), again_in_s=pause)
                 self.machine.note(error.text)
                 means.changed()
                 await asyncio.sleep(pause)

@@ -93,7 +93,7 @@ class Cascading:
                 better = await self._up(asked)
         except (TimeoutError, errors.MsrtError) as error:
             self.upper.failed(self._world.now())
-            log.info("cascade.no_answer", model=request.model, larger=self._larger, error=str(error) or "late")
+            log.info("cascade.no_answer", model=request.model, larger=self._larger, error=errors.words_of(error))
             return None
         self.upper.answered(self._world.now() - now)
         return better

@@ -82,7 +82,7 @@ class Mirroring:
             self.report.compared(first, other, took, self._world.now() - began)
         except (errors.MsrtError, IndexError) as error:
             self.report.failure()
-            log.debug("shadow.failed", model=request.model, version=self._version, error=str(error))
+            log.debug("shadow.failed", model=request.model, version=self._version, error=errors.words_of(error))
         finally:
             self.line.landed()
             if len(self.line):

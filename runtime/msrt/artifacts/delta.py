@@ -13,7 +13,7 @@ from msrt.artifacts.sink import BlobSink
 from msrt.artifacts.store import ArtifactStore, Fetch
 from msrt.artifacts.transfer import PARENT_S, SILENCE_S
 from msrt.buffers import Buffer
-from msrt.errors import CallerError, Corrupt, InvalidImage, NotFound
+from msrt.errors import CallerError, Corrupt, InvalidImage, NotFound, words_of
 from msrt.hop import Uplink
 
 __all__ = ["COPIED", "Piece", "Seed", "batches", "delta_fetch", "indexed_chunks", "known_chunks", "plan"]
@@ -161,4 +161,4 @@ class _Weaver:
         """The ranges are whole; the artifact is verified as one."""
 
     def abort(self, error: Exception) -> None:
-        log.info("artifact.delta_ended", error=str(error))
+        log.info("artifact.delta_ended", error=words_of(error))

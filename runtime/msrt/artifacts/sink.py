@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from msrt.buffers import Buffer
-from msrt.errors import Corrupt, FrameTooLarge, OutOfOrder, StreamCancelled
+from msrt.errors import Corrupt, FrameTooLarge, OutOfOrder, StreamCancelled, words_of
 
 if TYPE_CHECKING:
     from msrt.artifacts.store import ArtifactStore
@@ -67,7 +67,7 @@ class BlobSink:
 
     def abort(self, error: Exception) -> None:
         """The stream ended early."""
-        log.info("artifact.transfer_ended", digest=self._digest, have=self.have, error=str(error))
+        log.info("artifact.transfer_ended", digest=self._digest, have=self.have, error=words_of(error))
         self._closed = True
 
     async def close(self) -> None:

@@ -98,13 +98,13 @@ class HttpFront(Front):
                         await self._probe()
                     except errors.WrongServerKey as error:
                         self._refused = error
-                        log.warning("client.wrong_server", edge=self.url, error=str(error))
+                        log.warning("client.wrong_server", edge=self.url, error=errors.words_of(error))
                         return
                     except errors.MsrtError as error:
                         if not is_near(self.url):
                             error.hint = error.hint or "off loopback an edge speaks https://"
                         self._away = error
-                        log.debug("client.edge_away", edge=self.url, error=str(error))
+                        log.debug("client.edge_away", edge=self.url, error=errors.words_of(error))
                         self._down()
                 self._look.clear()
                 with contextlib.suppress(TimeoutError):

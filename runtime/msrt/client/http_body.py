@@ -174,7 +174,7 @@ def decoded(body: Buffer, kind: type[Any]) -> Any:
 _STATUS: dict[int, type[errors.MsrtError]] = {
     400: errors.InvalidTensor, 401: errors.Unauthorized, 403: errors.Forbidden, 404: errors.NotFound,
     409: errors.Conflict, 413: errors.FrameTooLarge, 429: errors.RateLimited, 503: errors.Overloaded,
-    504: errors.DeadlineExceeded,
+    504: errors.DeadlineExceeded, 507: errors.DiskFull,
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class Quiet:
     def joined(self, peer: Peer) -> None:
         """The session is live."""
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         """The session is gone; calls fail by themselves."""
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
@@ -175,8 +175,8 @@ class PeerFront(Quiet, Front):
         log.debug("client.edge_joined", edge=self.url, node=peer.node)
         self._owner.up(self)
 
-    def left(self, _peer: Peer, error: Exception | None, *, final: bool) -> None:
-        log.debug("client.edge_left", edge=self.url, final=final, error=str(error or ""))
+    def left(self, _peer: Peer, error: Exception, *, final: bool) -> None:
+        log.debug("client.edge_left", edge=self.url, final=final, error=errors.words_of(error))
         self._owner.down(self)
 
     def message(self, _peer: Peer, message: Message, frames: list[Buffer]) -> None:

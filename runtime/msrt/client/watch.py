@@ -61,5 +61,5 @@ async def _follow(source: _Source, model: str, device: str, queue: asyncio.Queue
             await queue.put(error)
             return
         except errors.MsrtError as error:
-            log.info("client.events_away", edge=source.url, error=str(error))
+            log.info("client.events_away", edge=source.url, error=errors.words_of(error))
         await asyncio.sleep(PAUSE_S)

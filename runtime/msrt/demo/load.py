@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from msrt.demo.judge import Answer, Judge
-from msrt.errors import MsrtError
+from msrt.errors import MsrtError, words_of
 
 __all__ = ["Infer", "Tally", "drive"]
 
@@ -71,7 +71,7 @@ async def drive(
                 answer = await infer(row)
             except MsrtError as error:
                 tally.failed += 1
-                tally.errors[str(error)] += 1
+                tally.errors[words_of(error)] += 1
             else:
                 tally.answered(began, loop.time())
                 tally.by[f"{answer.variant}@{answer.version}"] += 1

@@ -62,7 +62,7 @@ class _LinkSink:
         if error is not None:
             self._downlink.refused += bool(route)
             code = getattr(error, "code", type(error).__name__)
-            log.info("hop.refused_by_link", peer=node, code=code, error=str(error))
+            log.info("hop.refused_by_link", peer=node, code=code, error=errors.words_of(error))
         elif peer is not None:
             log.info("hop.link_lost", peer=node)
         if peer is not None and peer.route == route and peer.link is self.link:

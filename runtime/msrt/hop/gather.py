@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from msrt.buffers import SLICE, Buffer, Rooms, joined, room_for
-from msrt.errors import Corrupt
+from msrt.errors import Corrupt, words_of
 from msrt.protocol.checksum import quick
 from msrt.world.world import by_size
 
@@ -61,7 +61,7 @@ class Gather:
 
     def abort(self, error: Exception) -> None:
         self._pieces, self._room = [], None
-        log.info("stream.aborted", what=self._what, error=str(error))
+        log.info("stream.aborted", what=self._what, error=words_of(error))
 
 
 def _verified(room: memoryview | None, pieces: list[Buffer], digest: str, what: str) -> memoryview:

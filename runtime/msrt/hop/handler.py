@@ -35,9 +35,9 @@ class Handler(Protocol):
     def joined(self, peer: Peer) -> None:
         """A session is live (a resumed one is not announced again)."""
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         """The peer went silent (final=False: it may resume within its lease and is then `joined` again), or its
-        session is over (final=True)."""
+        session is over (final=True). `error` says why, also where this side closed it."""
 
     def message(self, peer: Peer, message: Message, frames: list[Buffer]) -> None:
         """A transient or session message."""

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from msrt.buffers import Buffer, joined
-from msrt.errors import MalformedFrame, MsrtError
+from msrt.errors import MalformedFrame, MsrtError, words_of
 from msrt.hop.gather import Gather
 from msrt.hop.peer import Peer
 from msrt.protocol.messages import Pulled, Push, StreamOpen
@@ -46,7 +46,7 @@ async def _stream(peer: Peer, message: Push | Pulled, pieces: Sequence[Buffer]) 
     try:
         await peer.push(kind, meta, data, size=len(data), digest=digest)
     except MsrtError as error:
-        log.info("parcel.lost", kind=kind, job=message.job, to=peer.node, error=str(error))
+        log.info("parcel.lost", kind=kind, job=message.job, to=peer.node, error=words_of(error))
 
 
 def _whole(pieces: Sequence[Buffer]) -> tuple[Buffer, str]:

@@ -65,6 +65,8 @@ class Peer:
         self.previous = ""
         self.joined = False
         self.over = False
+        self._closing = ""
+        """Why this side ends the session."""
         self._announced = False
         """The handler knows a session of this peer that it was not told the end of."""
         self.sent_bytes = self.received_bytes = 0
@@ -224,7 +226,7 @@ class Peer:
                 case s.Joined(resumed, lost):
                     self._joined(resumed, lost)
                 case s.Silent():
-                    self._left(None, final=False)
+                    self._left(errors.Disconnected("its link was lost"), final=False)
                 case s.Over(error, lost):
                     self._over(error, lost)
         self._schedule()
@@ -251,7 +253,7 @@ class Peer:
             self.handler.joined(self)
         self.streams.reconnected()
 
-    def _left(self, error: Exception | None, *, final: bool) -> None:
+    def _left(self, error: Exception, *, final: bool) -> None:
         if self.joined or final:
             self.joined = False
             self._announced = not final
@@ -269,10 +271,11 @@ class Peer:
 
     def _over(self, error: Exception | None, lost: tuple[Message, ...]) -> None:
         self.over = True
+        why = error or errors.Disconnected(f"closed here{self._closing and f': {self._closing}'}")
         if lost:
-            log.info("hop.messages_lost", peer=self.node, count=len(lost), why=str(error))
-        self._void(error or errors.Disconnected("the session was closed"))
-        self._left(error, final=True)
+            log.info("hop.messages_lost", peer=self.node, count=len(lost), why=errors.words_of(why))
+        self._void(why)
+        self._left(why, final=True)
         self.on_over(self, error)
 
     def _persist(self, message: Message, seq: int) -> None:
@@ -288,7 +291,7 @@ class Peer:
                 try:
                     await self.handler.stored(self, [message for message, _ in batch])
                 except errors.LocalError as error:
-                    log.warning("hop.not_stored", peer=self.node, count=len(batch), error=str(error))
+                    log.warning("hop.not_stored", peer=self.node, count=len(batch), error=errors.words_of(error))
                     await asyncio.sleep(STORE_AGAIN_S)
                     continue
                 except errors.MsrtError as error:
@@ -337,6 +340,7 @@ class Peer:
     def close(self, reason: str = "") -> None:
         """Say goodbye and end the session."""
         if not self.over:
+            self._closing = reason
             self.perform(self.session.close(self.world.now(), reason))
 
 

@@ -211,9 +211,10 @@ class _Conversation:
                 await self._wake.wait()
                 away_since = self._world.now()
                 continue
-            left = away_since + self._uplink.patience(resuming=self.welcomed) - self._world.now()
+            patience = self._uplink.patience(resuming=self.welcomed)
+            left = away_since + patience - self._world.now()
             if left <= 0:
-                self.peer.close("no welcome")
+                self.peer.close(f"no welcome within {patience:g} s")
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, RESUME_S)):
@@ -265,7 +266,7 @@ class _Conversation:
         self._handler.joined(peer)
         self._wake.set()
 
-    def left(self, peer: Peer, error: Exception | None, *, final: bool) -> None:
+    def left(self, peer: Peer, error: Exception, *, final: bool) -> None:
         if self._uplink.peer is peer:
             self._uplink.peer = None
         if self.welcomed:

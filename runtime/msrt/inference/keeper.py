@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from msrt.buffers import Buffer
-from msrt.errors import InvalidModel, MsrtError, OutOfMemory
+from msrt.errors import InvalidModel, MsrtError, OutOfMemory, words_of
 from msrt.inference.budget import Budget
 from msrt.inference.bundle import MEASURE, MICRO, Manifest, engine_variants, read_manifest
 from msrt.inference.measuring import measure, sample_inputs
@@ -194,7 +194,7 @@ class Keeper:
         wait = pause_s(error, slot.tries, slot.shortages, self._world.random.random)
         self.slots.failed(slot, error, None if wait is None else self._world.now() + wait)
         log.warning(
-            "model.failed", model=slot.placement.model, version=slot.placement.version, error=str(error),
+            "model.failed", model=slot.placement.model, version=slot.placement.version, error=words_of(error),
             tries=slot.tries, retry_s=wait and round(wait, 1),
         )  # fmt: skip
 

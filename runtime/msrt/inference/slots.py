@@ -13,7 +13,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from msrt.errors import MsrtError, NotFound, OutOfMemory, Unavailable
+from msrt.errors import MsrtError, NotFound, OutOfMemory, Unavailable, words_of
 from msrt.inference.bundle import Manifest, signature_of
 from msrt.inference.model import Runs
 from msrt.inference.signature import Signature
@@ -153,7 +153,7 @@ class Slots:
 
     def failed(self, slot: Slot, error: MsrtError, retry_at: float | None = None) -> None:
         """It could not be loaded. With `retry_at` it waits for another try, without it stays failed."""
-        slot.error = str(error)
+        slot.error = words_of(error)
         slot.tries += 1
         slot.shortages += isinstance(error, OutOfMemory)
         slot.model, slot.cold = None, False

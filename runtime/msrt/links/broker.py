@@ -261,7 +261,7 @@ class Broker:
             try:
                 await self._launch()
             except errors.MsrtError as error:
-                log.error("broker.restart_failed", error=str(error))  # noqa: TRY400 - the sentence says it all
+                log.error("broker.restart_failed", error=errors.words_of(error))  # noqa: TRY400 - the sentence says it all
 
     async def _end_stale(self) -> None:
         """End a broker of ours that outlived its master: only the process that our pid file names and our files run."""

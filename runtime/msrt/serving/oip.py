@@ -48,6 +48,7 @@ _STATUS: Final = {
     "conflict": 409,
     "deadline_exceeded": 504,
     "disconnected": 503,
+    "disk_full": 507,
     "forbidden": 403,
     "frame_too_large": 413,
     "not_found": 404,

@@ -161,6 +161,7 @@ _FAULTS: Final = {
     "429": "The key asks too often; Retry-After says when to come back",
     "503": "Not now: full, away, or nobody can answer; Retry-After says when to come back",
     "504": "The deadline passed",
+    "507": "The disk is full: what was asked is not kept",
 }
 _PARAMETERS: Final[Json] = {
     "model": {"type": "string", "description": "NAME or NAMESPACE/NAME"},

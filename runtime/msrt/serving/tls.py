@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import structlog
 
-from msrt.errors import InvalidConfig
+from msrt.errors import InvalidConfig, words_of
 from msrt.trust.tls import ServerCertificate, fingerprint
 
 __all__ = ["ServerTls"]
@@ -55,7 +55,7 @@ class ServerTls:
         try:
             self._take()
         except InvalidConfig as error:
-            log.warning("tls.not_renewed", error=str(error))
+            log.warning("tls.not_renewed", error=words_of(error))
             return False
         self._seen = stamps
         log.info("tls.renewed", certificate=str(self._files[0]))

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from msrt.errors import InvalidConfig, LocalError
+from msrt.errors import InvalidConfig, LocalError, words_of
 from msrt.telemetry.spans import CLIENT, INTERNAL, SERVER, Sink, Span, Tracer
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def open_tracer(  # noqa: PLR0913 - who the spans are of, and where all comes fr
     except LocalError as error:
         if endpoint:
             raise
-        log.warning("trace.off", url=url, error=str(error))  # the environment may mean others
+        log.warning("trace.off", url=url, error=words_of(error))  # the environment may mean others
         return None
     return Tracer(sink, share=share, rng=rng, now=now, wall=wall, attributes=attributes)
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from msrt.errors import words_of
+
 __all__ = ["RecordFile"]
 
 log = structlog.get_logger()
@@ -73,7 +75,7 @@ class RecordFile:
         except OSError as error:
             self.dropped += len(entries)
             if not self._failing:
-                log.warning("record.not_written", path=str(self.path), error=str(error))
+                log.warning("record.not_written", path=str(self.path), error=words_of(error))
             self._failing = True
         else:
             self.written += len(entries)

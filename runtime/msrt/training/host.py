@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from msrt.buffers import Buffer, read_file, write_file
-from msrt.errors import InvalidJob, JobFailed
+from msrt.errors import InvalidJob, JobFailed, words_of
 from msrt.training import pipe
 from msrt.training.bundle import unpack
 from msrt.training.cluster.door import Ask, Door
@@ -244,7 +244,7 @@ class TrainerHost:
         try:
             return await self._forks.start(self.directory, environment, LINE_LIMIT)
         except CannotFork as error:
-            log.warning("training.not_forked", why=str(error), directory=str(self.directory))
+            log.warning("training.not_forked", why=words_of(error), directory=str(self.directory))
             return None
 
     async def _started(self, environment: dict[str, str]) -> Process:

@@ -16,7 +16,7 @@ import structlog
 
 from msrt.artifacts import ArtifactStore, Fetch
 from msrt.buffers import Buffer, Rooms
-from msrt.errors import Corrupt, MsrtError
+from msrt.errors import Corrupt, MsrtError, words_of
 from msrt.learning.compress import Codec, open_codec
 from msrt.learning.vector import peek
 from msrt.protocol.checksum import SPAN, Running
@@ -59,7 +59,7 @@ class AtHand:
                 try:
                     whole = changed(known, [(last.codec, frame)], Rooms(0))
                 except MsrtError as error:
-                    log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
+                    log.warning("weights.change_failed", job=message.job, round=message.round, error=words_of(error))
                     return None
                 came = hashlib.sha256(whole).hexdigest()
             if came == message.weights:
@@ -103,7 +103,7 @@ async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: R
             if await _follow(world, artifacts, fetch, message, chain, rooms):
                 return
         except MsrtError as error:
-            log.warning("weights.change_failed", job=message.job, round=message.round, error=str(error))
+            log.warning("weights.change_failed", job=message.job, round=message.round, error=words_of(error))
     await artifacts.ensure(message.weights, fetch, sync=False)
 
 

@@ -27,6 +27,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from msrt.errors import words_of
 from msrt.training import runner
 from msrt.training.limits import die_with
 
@@ -127,7 +128,7 @@ class Zygote:
             here = os.getpid()
             child = os.fork()
         except (OSError, RuntimeError) as error:
-            self._say(Failed(order.number, str(error)))
+            self._say(Failed(order.number, words_of(error)))
         else:
             if not child:
                 self._become(order, here, files)

@@ -72,7 +72,7 @@ def test_a_short_cut_is_resumed():
         tree.p.down.links[0].drop(tree.p.peer.route)
         await until(lambda: len(tree.c.handler.joins) == 2)
         assert tree.c.up.peer is first
-        assert [final for _, _, final in tree.c.handler.lefts] == [False]
+        assert [(str(why), final) for _, why, final in tree.c.handler.lefts] == [("its link was lost", False)]
         assert (await first.call("echo", {"x": 1})) == {"x": 1}
 
     simulate(scenario)
@@ -86,7 +86,9 @@ def test_a_partition_longer_than_the_lease_ends_the_session():
         tree.sim.partition("p", "c")
         await asyncio.sleep(LEASE_S + 1)
         assert tree.p.down.peers == {}
-        assert tree.p.handler.lefts[-1][2] is True
+        assert [str(why) for _, why, final in tree.p.handler.lefts if final] == [
+            f"nothing was heard for the lease of {LEASE_S:g} s"
+        ]
         tree.sim.heal()
         await until(lambda: tree.p.down.peers and tree.c.up.peer and tree.c.up.peer.live)
         assert tree.p.peer is not old
@@ -212,7 +214,10 @@ def test_a_goodbye_is_final_at_once():
         tree.c.up.close()
         await asyncio.sleep(0.1)
         assert tree.p.down.peers == {}
-        assert tree.p.handler.lefts[-1][2] is True
+        [(_, why, final)] = tree.p.handler.lefts
+        assert (str(why), final) == ("the peer said goodbye: stopping", True)
+        [(_, why, final)] = tree.c.handler.lefts
+        assert (str(why), final) == ("closed here: stopping", True), "its own side has words for it too"
 
     simulate(scenario)
 

@@ -85,7 +85,8 @@ def test_a_wrong_method_is_405_and_names_the_right_ones():
         (errors.Disconnected("x"), 503),
         (errors.from_wire("something new", "x"), 503),
         (errors.DeadlineExceeded("x"), 504),
-        (errors.DiskFull("x"), 500),
+        (errors.DiskFull("x"), 507),
+        (errors.Corrupt("x"), 500),
     ],
 )
 def test_each_error_has_its_status(error, status):

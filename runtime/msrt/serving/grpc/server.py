@@ -48,6 +48,7 @@ _CODES: Final = {
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """By HTTP status; what is not here is INTERNAL."""
 _SENTENCE: Final = 2000

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from msrt.errors import MsrtError
+from msrt.errors import MsrtError, words_of
 from msrt.training.cluster.meeting import Meet, Met
 
 __all__ = ["DOOR", "Ask", "Door", "near"]
@@ -60,7 +60,7 @@ class Door:
         try:
             return await self._ask(msgspec.json.decode(line, type=Meet))
         except (MsrtError, msgspec.MsgspecError) as error:
-            log.info("cluster.nobody_met", error=str(error))
+            log.info("cluster.nobody_met", error=words_of(error))
             return Met()
 
 

@@ -29,6 +29,7 @@ from msrt.errors import (
     NotTrusted,
     PeerError,
     TrustExpired,
+    words_of,
 )
 from msrt.trust.identity import Purpose, verify
 from msrt.trust.tuf.claims import Claim
@@ -116,7 +117,7 @@ class Floor:
                 if self._snapshot:
                     trusted.add_snapshot(self._snapshot, known=True)
         except _DAMAGE as error:
-            log.info("trust.let_go", error=str(error))
+            log.info("trust.let_go", error=words_of(error))
         return trusted
 
     # --- asking ------------------------------------------------------------------------------------------------

@@ -117,7 +117,8 @@ def test_an_output_as_its_best_classes():
         (errors.Overloaded("x"), "UNAVAILABLE"),
         (errors.Unavailable("x", hint="\xfcber \u20ac"), "UNAVAILABLE"),
         (errors.DeadlineExceeded("x"), "DEADLINE_EXCEEDED"),
-        (errors.DiskFull("x" * 9000), "INTERNAL"),
+        (errors.DiskFull("x"), "RESOURCE_EXHAUSTED"),
+        (errors.Corrupt("x" * 9000), "INTERNAL"),
     ],
 )
 def test_each_error_has_its_code(error, code):
