@@ -11,6 +11,7 @@ import pytest
 from msrt import errors
 from msrt.artifacts.images import pack_image, read_image
 from msrt.protocol.messages import UpdateOffers
+from msrt_device.updater.memory import MemorySlots
 from tests.flows.updating import grown_updating, until
 
 BEGUN = {"fetching", "writing", "waiting"}
@@ -57,6 +58,41 @@ def test_too_many_errors_stop_it_and_the_old_version_runs_on():
         assert any(node["state"] == "waiting" for node in row["nodes"])
 
     grown_updating(scenario, bad=10)
+
+
+class Faulty(MemorySlots):
+    """Half an image is written when a fault comes that no code has a word for."""
+
+    def write(self, image, read, index=b""):
+        self.bank.held.pop("b", None)
+        if image.version == "2":
+            raise KeyError("nobody thought of this")
+        super().write(image, read, index)
+
+
+def test_a_fault_that_nobody_thought_of_ends_the_update_and_nothing_else():
+    """It failed, with its reason, told once; the other slot is empty, the device serves on and takes the next image."""
+
+    async def scenario(tree):
+        (device,) = tree.devices
+        tree.slots = Faulty
+        tree.sim.crash(device)
+        tree.sim.restart(device)
+        name = await tree.push_image("2")
+        await tree.insist("update.rollout", name=name, success=0.5, errors=1.0)
+        row = await over(tree, name, 60.0)
+        assert [(node["state"], node["reason"]) for node in row["nodes"]] == [
+            ("error", "KeyError: 'nobody thought of this'")
+        ]
+        assert tree.banks[device].held.keys() == {"a"}
+        assert await tree.told() == {device: ["failed"]}
+        name = await tree.push_image("3")
+        await tree.insist("update.rollout", name=name)
+        assert (await over(tree, name))["state"] == "done"
+        assert tree.versions() == {device: "3"}
+        assert await tree.told() == {device: ["failed", "done"]}
+
+    grown_updating(scenario, edges={"edge-n": 1})
 
 
 def test_the_cloud_dies_in_the_middle_and_goes_on():

@@ -21,6 +21,8 @@ class UpdatingTree(Tree):
     def __init__(self, seed, bad=0, **shape):
         super().__init__(seed, device_config={**KEEP, **shape.pop("device_config", {})}, sources=0, **shape)
         self.bad = bad
+        self.slots = MemorySlots
+        """What devices have that are started from now on."""
         self.banks = {}
         self.starts = []
         """(device, version) of every process that was started."""
@@ -31,7 +33,7 @@ class UpdatingTree(Tree):
     def _device_setup(self, plan, membership):
         setup = super()._device_setup(plan, membership)
         bank = self.banks.setdefault(plan.name, MemoryBank("1"))
-        slots = MemorySlots(bank, bank.start(), lambda: self.restart(plan.name))
+        slots = self.slots(bank, bank.start(), lambda: self.restart(plan.name))
         version = slots.state().running.version
         self.starts.append((plan.name, version))
         if version == "2" and self.is_bad(plan.name):

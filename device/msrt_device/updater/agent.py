@@ -81,25 +81,31 @@ class AgentSlots:
             raise Conflict(f"slot {slot} is the one to fall back to", hint="commit this agent, or restart, first")
         folder = root / slot
         try:
-            launcher.remove(root / launcher.TRIAL)
-            launcher.remove(folder / launcher.WHOLE)
-            for old in (folder, root / f"cache-{slot}", root / f"seed-{slot}"):
-                shutil.rmtree(old, ignore_errors=True)
-            folder.mkdir()
-            with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), 1 << 18)) as archive:
-                _unpack(image, archive, folder)
-                remember(archive, image.size, read, root / f"seed-{slot}", index)
-            if not (folder / launcher.PROGRAM).is_file():
-                raise InvalidImage(f"{image.name} has no {launcher.PROGRAM}", hint="make it by msrt device pack-agent")
-            os.sync()  # thousands of files: once for all of them
-            launcher.put(folder / launcher.WHOLE, {"version": image.version, "digest": image.digest})
-            launcher.sync_folder(root)
-        except tarfile.TarError as error:
-            fault = str(error).partition("\n")[0]  # else a line for each way to compress one
-            raise InvalidImage(f"{image.name} cannot be unpacked: {fault}") from error
-        except OSError as error:
+            self._fill(folder, image, read, index)
+        except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)  # half of it would keep a full disk full
-            raise _disk(error, folder) from error
+            if isinstance(error, tarfile.TarError):
+                fault = str(error).partition("\n")[0]  # else a line for each way to compress one
+                raise InvalidImage(f"{image.name} cannot be unpacked: {fault}") from error
+            if isinstance(error, OSError):
+                raise _disk(error, folder) from error
+            raise
+
+    def _fill(self, folder: Path, image: Image, read: ReadAt, index: bytes) -> None:
+        root, slot = self.root, folder.name
+        launcher.remove(root / launcher.TRIAL)
+        launcher.remove(folder / launcher.WHOLE)
+        for old in (folder, root / f"cache-{slot}", root / f"seed-{slot}"):
+            shutil.rmtree(old, ignore_errors=True)
+        folder.mkdir()
+        with tarfile.open(fileobj=io.BufferedReader(ImageFile(image.size, read), 1 << 18)) as archive:
+            _unpack(image, archive, folder)
+            remember(archive, image.size, read, root / f"seed-{slot}", index)
+        if not (folder / launcher.PROGRAM).is_file():
+            raise InvalidImage(f"{image.name} has no {launcher.PROGRAM}", hint="make it by msrt device pack-agent")
+        os.sync()  # thousands of files: once for all of them
+        launcher.put(folder / launcher.WHOLE, {"version": image.version, "digest": image.digest})
+        launcher.sync_folder(root)
 
     def arm(self, tries: int, trial_s: float) -> None:
         root, slot = self.root, self._inactive

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -209,14 +209,17 @@ class _Kind:
                 if isinstance(action, u.Arm):
                     self._broken(error)
                     return
-            except (errors.LocalError, errors.Conflict) as error:
-                log.warning(
-                    "update.step_failed", kind=self._kind, step=type(action).__name__, error=errors.words_of(error)
-                )
+            except Exception as error:
+                known = isinstance(error, errors.LocalError | errors.Conflict)
+                if isinstance(action, u.Keep) and not known:
+                    raise  # nothing may follow from what may not be on disk
+                step = type(action).__name__
+                said = errors.words_of(error)
+                log.warning("update.step_failed", kind=self._kind, step=step, error=said, exc_info=not known)
                 if isinstance(action, u.Commit):  # the trial is over: what is on disk says so to the next process
                     slots.restart()
                     return
-                if isinstance(action, u.Arm):
+                if isinstance(action, u.Arm | u.Restart):
                     self._broken(error)
                     return
         self.machine.slots = await means.world.offload(slots.state)
@@ -228,9 +231,9 @@ class _Kind:
                 self._pin()
                 await self._keep(record, outcome)
             case u.Fetch(image):
-                self._begin(self._fetch(image))
+                self._begin(lambda: self._fetch(image))
             case u.Write(image):
-                self._begin(self._write(image))
+                self._begin(lambda: self._write(image))
             case u.StopWork():
                 self._stop_work()
             case u.Arm():
@@ -241,17 +244,26 @@ class _Kind:
                 log.info("update.restarts", kind=self._kind)
                 slots.restart()
             case u.SelfTest(models):
-                self._begin(self._test(models))
+                self._begin(lambda: self._test(models))
             case u.Commit():
                 await means.world.offload(slots.commit)
 
-    def _broken(self, error: errors.MsrtError) -> None:
-        self.say(lambda machine, now: machine.broken(error.text, now))
+    def _broken(self, error: Exception) -> None:
+        """A fault that nobody thought of is named by its kind, too."""
+        reason = error.text if isinstance(error, errors.MsrtError) else f"{type(error).__name__}: {error}"
+        self.say(lambda machine, now: machine.broken(reason, now))
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
         self._stop_work()
-        self._work = asyncio.create_task(work)
-        self._work.add_done_callback(lambda done: done.cancelled() or done.result())
+        self._work = asyncio.create_task(self._ends(work))
+
+    async def _ends(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What nobody thought of ends the update: without a word of it, that would stay where it is to its deadline."""
+        try:
+            await work()
+        except Exception as error:
+            log.warning("update.work_failed", kind=self._kind, error=errors.words_of(error), exc_info=True)
+            self._broken(error)
 
     def _stop_work(self) -> None:
         if self._work is not None:

@@ -93,6 +93,8 @@ TABLE: Final[dict[tuple[Stage, Said], Stage]] = {
 
 MOST_STARTS: Final = 3
 """An image that never came to its trial is tried no more after so many restarts for it."""
+AGAIN_S: Final = 30.0
+"""A process that is to end, and did not, is told again."""
 REMEMBERED: Final = 8
 """Images that failed here, of which it is known."""
 
@@ -209,7 +211,7 @@ class Updating:
     def __init__(self, kind: str, record: Record, slots: SlotState, *, trial_s: float) -> None:
         self.kind, self.record, self.slots = kind, record, slots
         self._trial_s = trial_s
-        self._trial_ends = 0.0
+        self._trial_ends = self._again = 0.0
         self.until = 0.0
         """When its time is up, by this process's clock: one that counts seconds, whatever time of day a board without a
         battery believes in."""
@@ -275,6 +277,9 @@ class Updating:
         if stage is Stage.TRIAL and now > self._trial_ends:
             missing = "no edge welcomed it" if not self._welcomed else "its self-test did not end"
             return self._say(Said.LATE, now, f"{missing} within {self._trial_s:g} s")
+        if stage is Stage.LEAVING and now > self._again:
+            self._again = now + AGAIN_S
+            return [Disarm(), Restart()]
         if stage in (*_EARLY, Stage.STARTING) and now > self.until:
             why = f"it was still {stage.value} at its deadline"
             return self._say(Said.LATE, now, f"{why} ({self.record.reason})" if self.record.reason else why)
@@ -325,6 +330,7 @@ class Updating:
         following = TABLE.get((stage, said))
         if following is None:
             return []
+        self._again = now + AGAIN_S
         withdrawn = self.record.withdrawn or said is Said.WITHDRAWN
         self.record = msgspec.structs.replace(self.record, reason=reason, withdrawn=withdrawn)
         if following is Stage.FAILED and withdrawn:

@@ -331,6 +331,17 @@ def test_whatever_happens_an_agent_is_left_that_can_be_updated(steps):
     assert all(sum(t[2] == "done" for t in told) <= 1 for told in counts.values())
 
 
+def test_no_stage_is_without_an_end():
+    """A fault ends each that has work to do; a process that is to leave, and cannot, is told so again."""
+    under_way = set(u.Stage) - u.RESTING - {u.Stage.LEAVING}
+    assert all(u.TABLE[stage, u.Said.BROKEN] in {u.Stage.FAILED, u.Stage.LEAVING} for stage in under_way)
+    assert all((stage, u.Said.LATE) in u.TABLE for stage in under_way)
+    device = Machine()
+    record = u.Record(stage=u.Stage.LEAVING, image=IMAGES["2"][0], token="t")
+    stuck = u.Updating("agent", record, device.slots.state(), trial_s=TRIAL_S)
+    assert [actions for now in range(70) if (actions := stuck.tick(float(now)))] == [[u.Disarm(), u.Restart()]] * 3
+
+
 def table():
     """What leads where, as Markdown."""
     ways = {}
