@@ -208,9 +208,10 @@ class RegionTraining:
             await self._feedback.forget(message.job)
             self._rooms.clear()
             self._vectors.clear()
+        included = frozenset(message.included)
         for peer in peers:
             if peer.live:
-                peer.send(told_to(message, peer))
+                peer.send(told_to(message, peer.node, included=included))
 
     def attach(self, cloud: Peer) -> None:
         """The cloud is here; it says again which rounds are open."""
@@ -228,7 +229,7 @@ class RegionTraining:
                 self._announce(opened, {peer.node: peer})
                 opened.joined(peer.node, self._world.now())
         for message in self._closed.values():
-            peer.send(told_to(message, peer))
+            peer.send(told_to(message, peer.node))
 
     async def device_left(self, node: str) -> None:
         """Do not wait for it longer than the quorum takes."""
@@ -260,7 +261,7 @@ class RegionTraining:
         closed = self._closed.get(meta.job)
         if current is None or not is_welcome(meta, current.message):
             if closed is not None and meta.round <= closed.round and not 0 < closed.since <= meta.round:
-                peer.send(told_to(closed, peer))
+                peer.send(told_to(closed, peer.node))
                 raise errors.StreamCancelled(f"round {meta.round} of {meta.job} is over")
             raise errors.Unavailable(f"round {meta.round} of {meta.job} is not open here yet")
         self._check_part(peer, meta, current)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from typing import Any, Final
 
 import msgspec
@@ -109,11 +110,11 @@ def fault_of_size(size: int, codec: Codec) -> str:
     return f"{said}, expected at most {codec.bytes} for {codec.size} parameters as {codec.name}"
 
 
-def told_to(message: RoundClosed, peer: Peer) -> RoundClosed:
-    """What one device needs to know of it."""
-    node = peer.node
+def told_to(message: RoundClosed, node: str, *, included: Container[str] | None = None) -> RoundClosed:
+    """What one device needs to know of it. `included`: those of the message as a set, for who tells many."""
     late = {node: message.late[node]} if node in message.late else {}
-    return msgspec.structs.replace(message, included=(node,) if node in message.included else (), late=late)
+    counted = node in (message.included if included is None else included)
+    return msgspec.structs.replace(message, included=(node,) if counted else (), late=late)
 
 
 def is_anew(known: RoundOpen, message: RoundOpen) -> bool:

@@ -15,6 +15,7 @@ from msrt.hop.peer import Peer, refusal
 from msrt.links.link import Link, Route
 from msrt.protocol import wire
 from msrt.protocol.address import check_serial
+from msrt.protocol.channel import RoundTrip
 from msrt.protocol.messages import Enrol, Enrolled, Fence, Hello, Message, Parent, Parents, Welcome
 from msrt.protocol.session import Session, Side
 from msrt.trust.certificate import Certificate
@@ -95,6 +96,7 @@ class Downlink:
         self._world, self._node, self._boot = world, node, boot
         self._handler, self._gate, self._lease_s = handler, gate, lease_s
         self._epoch, self._children = epoch, children
+        self._trip = RoundTrip()
         self.sessions = SESSIONS
         """Of one identity at a time, where it may have many."""
         self._sinks: list[_LinkSink] = []
@@ -162,7 +164,9 @@ class Downlink:
             return
         if peer is None:
             self._check_room(certificate)
-            session = Session(Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s)
+            session = Session(
+                Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s, trip=self._trip
+            )
             peer = Peer(self._world, session, self._handler, certificate, hello.node)
             peer.on_over = self._over
             self.peers[key] = peer

@@ -46,6 +46,8 @@ class Streams:
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self._next = 1
+        self._slow = 0.0
+        """Seconds that an opening lately waited for its answer: the next is not repeated sooner."""
         self._out: dict[int, Outgoing] = {}
         self._in: dict[int, Incoming] = {}
         self._fetches: dict[int, tuple[StreamSink, asyncio.Future[Incoming]]] = {}
@@ -59,13 +61,14 @@ class Streams:
         self._next += 1
         sender = s.StreamSender(
             ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers,
-            whole=whole if size <= s.INLINE else None,
+            whole=whole if size <= s.INLINE else None, first=min(max(s.RTO_FIRST_S, 2 * self._slow), s.RTO_MAX_S),
         )  # fmt: skip
         out = self._out[ident] = Outgoing(self.peer, sender, reader)
         try:
             out.perform(sender.tick(self.peer.world.now()))
             await out.done
         finally:
+            self._slow = max(sender.answered_s, self._slow / 2)
             out.give_up(errors.StreamCancelled("the sender gave up"))
             self._forget_later(self._out, ident, out)
 

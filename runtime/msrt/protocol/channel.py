@@ -1,7 +1,7 @@
 """One reliable class of messages in both directions: sequence numbers, a window, resending, order. Pure.
 
-Resending follows the cumulative-acknowledgement scheme of TCP (RFC 9293) with a doubling timer (RFC 6298, without
-the estimator: a hop's round trip is known to be short).
+Resending follows the cumulative-acknowledgement scheme of TCP (RFC 9293) with the doubling timer and the estimator of
+RFC 6298: a hop's round trip is short, but who asks a thousand children at once hears the last of them late.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msrt import errors
 from msrt.protocol.messages import Message
 from msrt.protocol.session_table import Frames
 
-__all__ = ["RESEND_MAX_S", "RESEND_S", "Channel"]
+__all__ = ["RESEND_MAX_S", "RESEND_S", "Channel", "RoundTrip"]
 
 RESEND_S: Final = 0.25
 RESEND_MAX_S: Final = 2.0
@@ -26,18 +26,40 @@ HELD_BYTES: Final = QUEUE_BYTES
 """Bytes of messages that came before their turn. No sender has more than its queue on the wire."""
 
 
+class RoundTrip:
+    """How long acknowledgements take. All children of one parent may share one: the burst that makes it late with one
+    of them makes it late with all, and what is resent then only makes it later.
+
+    A message that was sent more than once counts from its first time: that is too long at most, and bounded.
+    """
+
+    def __init__(self) -> None:
+        self._smooth = self._stray = 0.0
+        self.timeout = RESEND_S
+        """Seconds without an acknowledgement after which a message is resent."""
+
+    def add(self, seconds: float) -> None:
+        """An acknowledgement came after so long."""
+        self._stray += (abs(seconds - self._smooth) - self._stray) / 4
+        self._smooth += (seconds - self._smooth) / 8
+        self.timeout = min(max(RESEND_S, 2 * self._smooth + 4 * self._stray), RESEND_MAX_S)
+
+
 @dataclass(slots=True)
 class _Sent:
     seq: int
     message: Message
     frames: Frames
     size: int
+    at: float = 0.0
+    """When it was first on the wire."""
 
 
 @dataclass(slots=True)
 class Channel:
     """One reliable class in both directions."""
 
+    trip: RoundTrip = field(default_factory=RoundTrip)
     next_seq: int = 1
     unacked: deque[_Sent] = field(default_factory=deque)
     waiting: deque[_Sent] = field(default_factory=deque)
@@ -74,7 +96,9 @@ class Channel:
 
     def _out(self, sent: _Sent, now: float) -> None:
         if not self.unacked:
+            self.resend_s = self.trip.timeout
             self.resend_at = now + self.resend_s
+        sent.at = now
         self.unacked.append(sent)
 
     def ack(self, upto: int, now: float) -> list[_Sent]:
@@ -85,7 +109,8 @@ class Channel:
             sent = self.unacked.popleft()
             self.bytes -= sent.size
             self.settled.append(sent.message)
-        self.resend_s = RESEND_S
+        self.trip.add(now - sent.at)
+        self.resend_s = self.trip.timeout
         self.resend_at = now + self.resend_s if self.unacked else float("inf")
         out = []
         while self.waiting and len(self.unacked) < WINDOW:
@@ -94,7 +119,16 @@ class Channel:
             out.append(sent)
         return out
 
+    def due(self, now: float) -> list[_Sent]:
+        """The timer came: what to send again. Nothing yet where acknowledgements take longer than when it was set."""
+        later = self.unacked[0].at + self.trip.timeout if self.unacked else now
+        if now < later:
+            self.resend_at = later
+            return []
+        return self.resend(now)
+
     def resend(self, now: float) -> list[_Sent]:
+        """All that is not acknowledged."""
         self.resend_s = min(self.resend_s * 2, RESEND_MAX_S)
         self.resend_at = now + self.resend_s if self.unacked else float("inf")
         return list(self.unacked)

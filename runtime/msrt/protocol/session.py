@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from msrt import errors
-from msrt.protocol.channel import RESEND_MAX_S, RESEND_S, Channel
+from msrt.protocol.channel import RESEND_MAX_S, RESEND_S, Channel, RoundTrip
 from msrt.protocol.messages import Bye, DeliveryClass, Fence, Heartbeat, Hello, Message, Refuse, Welcome
 from msrt.protocol.session_table import (
     TABLE,
@@ -82,11 +82,19 @@ class Session:
     """One hop between a child and a parent.
 
     `hello` (child): what to say; `resume` fields are filled in by the machine. `lease_s`: the parent's terms (the
-    child learns them). All times are World.now seconds.
+    child learns them). `trip`: shared with the other sessions of this parent. All times are World.now seconds.
     """
 
     def __init__(
-        self, side: Side, node: str, boot: int, now: float, *, lease_s: float = 1.5, hello: Hello | None = None
+        self,
+        side: Side,
+        node: str,
+        boot: int,
+        now: float,
+        *,
+        lease_s: float = 1.5,
+        hello: Hello | None = None,
+        trip: RoundTrip | None = None,
     ) -> None:
         self.side, self.node, self.boot, self.lease_s = side, node, boot, lease_s
         self.state = State.NEW
@@ -100,10 +108,11 @@ class Session:
         self._greet_at = float("inf")
         self._greet_s = RESEND_S
         self._ack_at = float("inf")
+        self._trip = trip or RoundTrip()
         self._reset()
 
     def _reset(self) -> None:
-        self._session = Channel()
+        self._session = Channel(self._trip)
         self._durable = Channel()
         self._transient_seq = 0
         self._seen_top = 0
@@ -157,7 +166,7 @@ class Session:
             if self.state is not State.LIVE:
                 raise errors.Disconnected("the peer is away")
             self._transient_seq += 1
-            self._said = now
+            self._spoke(now)
             return [Transmit(message, frames, self._transient_seq)]
         if self.state not in (State.LIVE, State.SILENT):
             raise errors.Disconnected("the peer is away")
@@ -167,8 +176,12 @@ class Session:
         sent = channel.put(message, frames, now)
         if sent is None or self.state is not State.LIVE:
             return []
-        self._said = now
+        self._spoke(now)
         return [Transmit(sent.message, sent.frames, sent.seq)]
+
+    def _spoke(self, now: float) -> None:
+        """A packet goes out, and its header acknowledges. Where it is lost the peer resends, and is answered anew."""
+        self._said, self._ack_at = now, float("inf")
 
     def receive(self, packet: _Packet, now: float) -> list[Action]:
         """One decoded packet from the peer. Raises OutOfOrder for what the state does not allow."""
@@ -210,11 +223,11 @@ class Session:
         out: list[Action] = []
         for channel in (self._session, self._durable):
             if now >= channel.resend_at:
-                out += [Transmit(s.message, s.frames, s.seq) for s in channel.resend(now)]
+                out += [Transmit(s.message, s.frames, s.seq) for s in channel.due(now)]
         if now >= self._ack_at or now >= self._said + beat:
             out.append(Transmit(Heartbeat(), (), 0))
         if out:
-            self._said, self._ack_at = now, float("inf")
+            self._spoke(now)
         return out
 
     def deadline(self) -> float:

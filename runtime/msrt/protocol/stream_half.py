@@ -23,7 +23,8 @@ DEFAULT_PATIENCE_S: Final = 30.0
 """Without progress for so long, a stream fails."""
 ACK_DELAY_S: Final = 0.02
 """Credit for less than an eighth of the window waits so long for more to ride with it."""
-RTO_FIRST_S: Final = 0.5
+RTO_FIRST_S: Final = 1.0
+"""As RFC 6298 begins. A master that hears a thousand openings at once answers the last of them late."""
 RTO_MIN_S: Final = 0.2
 RTO_MAX_S: Final = 5.0
 KEEPALIVE_S: Final = 5.0

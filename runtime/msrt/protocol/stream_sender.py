@@ -28,8 +28,9 @@ __all__ = ["StreamSender"]
 class StreamSender(Half):
     """The sending half. `size` and `digest` (SHA-256 hex) of the whole; size -1 for a source that grows, whose shell
     calls `end` with both. `chunk_limit`: most bytes of one chunk (see wire.chunk_limit); it begins with CHUNK_FIRST at
-    most and grows where the link is quick. `whole`: all its bytes, to ride with the opening. `patience`: seconds
-    without progress after which it fails with DeadlineExceeded; a growing source with nothing to say is not counted.
+    most and grows where the link is quick. `whole`: all its bytes, to ride with the opening. `first`: seconds after
+    which an opening is said again. `patience`: seconds without progress after which it fails with DeadlineExceeded; a
+    growing source with nothing to say is not counted.
     """
 
     from_sender = True
@@ -46,9 +47,13 @@ class StreamSender(Half):
         *,
         answers: int = 0,
         whole: Buffer | None = None,
+        first: float = RTO_FIRST_S,
         patience: float = DEFAULT_PATIENCE_S,
     ) -> None:
         super().__init__(stream, patience, now)
+        self._began, self._first = now, first
+        self.answered_s = 0.0
+        """How long the opening went without an answer."""
         self._frames = () if whole is None else (whole,)
         self.open = StreamOpen(stream, kind, meta, size, digest, answers=answers)
         self.acked = 0
@@ -66,7 +71,7 @@ class StreamSender(Half):
         self._recover = 0
         self._rtt = 0.0
         self._deviation = 0.0
-        self._rto = RTO_FIRST_S
+        self._rto = first
         self._timed: tuple[int, float, int] | None = None
         """Offset, when it was sent, bytes on their way then."""
         self._timer = now
@@ -91,6 +96,7 @@ class StreamSender(Half):
             case _ if self.over:
                 return self._repeat() if isinstance(message, StreamCredit) else []
             case StreamDone() if self._size >= 0:
+                self._answered(now)
                 self.over = True
                 return [Finished()]
             case StreamCredit() if message.attempt == self.open.attempt:
@@ -158,7 +164,7 @@ class StreamSender(Half):
             was.stream, was.kind, was.meta, was.size, was.digest, self.acked, was.answers, was.attempt + 1
         )
         self._opening, self._ended, self._timed = True, False, None
-        self._rto = RTO_FIRST_S
+        self._rto = self._first
         self._timer = now + self._rto
         return [Send(self.open, self._frames)]
 
@@ -169,6 +175,7 @@ class StreamSender(Half):
         if not 0 <= credit.offset <= most or credit.limit < credit.offset:
             return self.cancel(OutOfOrder(f"credit from {credit.offset} to {credit.limit} of a stream at {self._top}"))
         if self._opening:
+            self._answered(now)
             self._opening = False
             self.acked = self.sent = self._top = self._recover = credit.offset
             self.limit, self._repeats = credit.limit, 0
@@ -187,9 +194,13 @@ class StreamSender(Half):
                 return self._go_back(now)
         return self._pump(now)
 
+    def _answered(self, now: float) -> None:
+        if self._opening:
+            self.answered_s = now - self._began
+
     def _advance(self, now: float) -> None:
         self._progress_at = now
-        self._rto = min(max(self._rtt + 4 * self._deviation, RTO_MIN_S), RTO_MAX_S) if self._rtt else RTO_FIRST_S
+        self._rto = min(max(self._rtt + 4 * self._deviation, RTO_MIN_S), RTO_MAX_S) if self._rtt else self._first
         self._timer = now + self._rto
 
     def _measure(self, sample: float, flight: int) -> None:

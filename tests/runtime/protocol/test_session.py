@@ -346,3 +346,43 @@ def test_what_comes_before_its_turn_is_bounded_in_bytes():
     first = parent.receive(Packet(Call(1, "x"), 1, parent.epoch, 0, 0, (), size), hop.now)
     assert ids([a.message for a in first if isinstance(a, s.Deliver)]) == list(range(1, channel.HELD_BYTES // size + 2))
     assert parent._session.early_bytes == 0
+
+
+def test_a_packet_that_goes_out_anyway_acknowledges():
+    """An answer within 20 ms carries the acknowledgement: none is said alone."""
+    hop = Hop()
+    hop.run(0.1)
+    hop.parent.do(hop.parent.session.send(Call(1, "x"), (), hop.now), hop.now)
+    hop.step()
+    hop.child.do(hop.child.session.send(Load({}), (), hop.now), hop.now)
+    assert [packet.ack_session for packet in hop.child.wire] == [1]
+    hop.run(0.1)
+    assert not hop.parent.session._session.unacked
+    assert hop.child.session._ack_at == float("inf")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_burst_to_many_children_is_not_resent_while_it_is_worked_off(shared):
+    """A thousand are asked at once and answer one after the other, for 1.5 seconds. Who shares what all have shown
+    asks next to nobody twice; who knows no more than the own hop asks most.
+    """
+    trip, now, resent = channel.RoundTrip(), 0.0, 0
+    one = [channel.Channel(trip if shared else channel.RoundTrip()) for _ in range(1000)]
+    for each in one:
+        each.put(Call(1, "x"), (), now)
+    for answered in one:
+        now += 0.0015
+        resent += sum(len(each.due(now)) for each in one if each.unacked and now >= each.resend_at)
+        answered.ack(1, now)
+    assert resent < 20 if shared else resent > 500
+
+
+def test_a_hop_that_is_quick_again_resends_soon_again():
+    """Forty answers after a slow time the quarter of a second is back."""
+    trip = channel.RoundTrip()
+    for _ in range(40):
+        trip.add(1.5)
+    assert trip.timeout == channel.RESEND_MAX_S
+    for _ in range(40):
+        trip.add(0.01)
+    assert trip.timeout == channel.RESEND_S

@@ -368,3 +368,14 @@ def test_chunks_grow_on_a_quick_link_and_stay_small_on_a_slow_one():
     assert quick[0] == slow[0] == (256 << 10) - 1024
     assert max(quick) == (1 << 20) - 1024
     assert max(slow) == (256 << 10) - 1024
+
+
+def test_an_opening_is_not_repeated_sooner_than_told():
+    """Who knows that the receiver is slow to answer waits longer before it says it again."""
+    for first in (1.0, 4.0):
+        sender = StreamSender(1, "update", {}, 4, "d", 1000, 0.0, whole=b"four", first=first)
+        assert sender.tick(0.0)
+        assert not sender.tick(first - 0.01)
+        assert sender.tick(first)
+        assert sender.handle(StreamDone(1), first + 0.5)
+        assert sender.answered_s == first + 0.5

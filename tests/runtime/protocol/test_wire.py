@@ -29,6 +29,7 @@ from msrt.protocol.messages import (
     Message,
     Return,
     StreamChunk,
+    StreamOpen,
     TensorSpec,
 )
 
@@ -301,3 +302,35 @@ def test_an_event_keeps_what_a_model_found():
 def test_the_hot_path_is_read_the_quick_way():
     """No message of inference has a field that may nest: their headers need no slow, careful reading."""
     assert not wire._nesting & {Infer, InferCancel, InferFailed, Inferred}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5)
+    | st.binary(max_size=5) | st.builds(msgpack.ExtType, st.integers(0, 5), st.binary(max_size=4))
+    | st.builds(msgpack.Timestamp, st.integers(0, 9)),
+    lambda below: st.lists(below, max_size=3)
+    | st.dictionaries(st.text(max_size=3) | st.integers(0, 3) | st.binary(max_size=2), below, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(ANYTHING)
+def test_a_tiny_header_is_read_as_strictly(value):
+    """The quick reader of free-form fields gives what the careful one gives, or leaves the header to it."""
+    frame = msgpack.packb([1, 2, 1, 0, 0, 0, {"t": "return", "id": 1, "result": value}])
+    try:
+        expected = repr(wire._envelope(frame).message)
+    except TYPED:
+        expected = ""
+    found = outcome(frame)
+    assert (repr(found.message) if isinstance(found, wire.Packet) else "") == expected
+
+
+def test_the_opening_of_an_update_is_read_the_quick_way():
+    """Its meta nests, and a thousand devices send one in a round."""
+    meta = {"job": "digits", "round": 3, "nodes": {"n" * 26: 100}, "metrics": {"loss": 1.0, "accuracy": 0.5}}
+    opened = StreamOpen(1, "update", meta, 9640, "f" * 64)
+    head = wire._quick(wire.encode(opened)[0])
+    assert head is not None
+    assert head.message == opened

@@ -195,11 +195,9 @@ class RegionRound(Round):
     def _seal(self, now: float) -> list[RoundAction]:
         if self.phase is not Phase.OPEN:
             return []
-        done = self.added.keys() | self._passed | self.failed.keys()
         if self._met is None and self.reported >= max(1, self.pace.quorum):
             self._met = now
-        everybody = bool(self.expected) and self.expected <= done and bool(self.added)
-        if not everybody and now < self.pace.until(self._met):
+        if not self._everybody and now < self.pace.until(self._met):
             return []
         self.phase = Phase.SEALED
         if 0 < len(self._held) < self.terms.least:
@@ -216,6 +214,16 @@ class RegionRound(Round):
             step=self.terms.step, notes=pack(self._notes[node] for node in nodes),
         )  # fmt: skip
         return [*held, SendSum(meta)]
+
+    @property
+    def _everybody(self) -> bool:
+        """Did all say something? Counted before they are compared: that is asked with each update of thousands."""
+        if not self.expected or not self.added:
+            return False
+        passed = self._passed
+        if len(self.added) + len(passed) + len(self.failed) < len(self.expected):
+            return False
+        return self.expected <= (self.added.keys() | passed | self.failed.keys())
 
     def _too_few(self) -> list[RoundAction]:
         """For the rule: they go up alone, and count there with the others that do. What a device stamps for somebody
