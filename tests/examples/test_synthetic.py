@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from msrt.training.task import Node
+import numpy as np
+import pytest
+
+from msrt.training.task import Node, Task
 from tests.examples.simulated import Chances, simulation, task_of
 
 
@@ -30,3 +33,18 @@ def test_what_stragglers_did_counts() -> None:
     assert [line["nodes"] for line in lines] == [10] * 4
     assert all(line["work"] < 1 for line in lines)
     assert job.judge()["loss"] < before
+
+
+@pytest.mark.parametrize("settings", [{"proximal": 1.0}, {"proximal": 0.0, "momentum": 0.9}, {"clip": 0.1}])
+def test_the_formula_is_the_gradient_that_autograd_finds(settings: dict[str, float], monkeypatch: Any) -> None:
+    """Trained by either, the round's update is the same but for rounding; so is the loss."""
+    job = simulation("synthetic", 30, train={"epochs": 2, **settings})
+    node = min(job.nodes.values(), key=lambda node: len(job.local.data(node)[0][0]))
+    formula, samples, told = job.local.train(job.weights, node, 1)
+    formula = formula.copy()
+    monkeypatch.setattr(type(job.local.task), "differentiate", Task.differentiate)
+    autograd, same, found = job.local.train(job.weights, node, 1)
+    assert samples == same
+    assert told["train_loss"] == pytest.approx(found["train_loss"], rel=1e-5)
+    assert np.abs(formula).max() > 1e-3
+    assert np.allclose(formula, autograd, atol=1e-6)

@@ -66,5 +66,4 @@ def batches(data: Data, batch: int, generator: torch.Generator | None) -> Iterat
     for first in range(0, length, stretch):
         chosen = order[first : first + stretch]
         columns = [column[chosen] for column in data]
-        for start in range(0, len(chosen), batch):
-            yield tuple(column[start : start + batch] for column in columns)
+        yield from zip(*(column.split(batch) for column in columns), strict=True)

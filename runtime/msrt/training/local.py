@@ -228,14 +228,14 @@ class Local:
             total, seen = 0.0, 0
             for batch in batches(train, settings.batch, generator):
                 optimiser.zero_grad()
-                loss = self.task.loss(self.model, batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss = self.task.differentiate(self.model, batch)
                 if settings.clip:
                     torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
                 method.adjust()
                 optimiser.step()
-                total += float(loss.detach()) * len(batch[0])
-                seen += len(batch[0])
+                samples = len(batch[0])
+                total += float(loss) * samples
+                seen += samples
                 steps += 1
                 over = steps >= most or self.now() >= bound.until
                 if over:

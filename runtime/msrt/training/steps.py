@@ -101,10 +101,9 @@ class Steps:
         optimiser, total = local.task.optimiser(local.model, local.config.train), 0.0
         for batch in batches:
             optimiser.zero_grad()
-            loss = local.task.loss(local.model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = local.task.differentiate(local.model, batch)
             if local.config.train.clip:
                 torch.nn.utils.clip_grad_norm_(local.model.parameters(), local.config.train.clip)
             optimiser.step()
-            total += float(loss.detach()) * len(batch[0])
+            total += float(loss) * len(batch[0])
         return total

@@ -57,6 +57,17 @@ class Task(abc.ABC):
         features, labels = batch
         return cross_entropy(model(features), labels)
 
+    def differentiate(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Leave the gradient of `loss` in `.grad` of the model's parameters, which have none yet, and return the loss.
+
+        Default: by autograd. A task that knows its gradient as a formula may write it down: of a small model's step
+        autograd is the larger part. It must be that of `loss`, which is differentiated itself where a node takes
+        gradients of single samples, or of several batches together.
+        """
+        loss = self.loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def optimiser(self, model: torch.nn.Module, settings: TrainSettings) -> Optimiser:
         """Made anew each round; any of torch.optim will do. Default: SGD with the job's lr, momentum, weight_decay."""
         from msrt.training.descent import Descent  # noqa: PLC0415 - torch lives in the runner only
