@@ -62,7 +62,7 @@ class ZmqListener(ZmqLink):
         if self._credentials.secret_key:
             self._zap = Authenticator(self._context, self._allow)
         socket = self._opened(self._context.socket(zmq.ROUTER))
-        prepare(socket, self.address)
+        prepare(socket, self.address, server=True)
         secure(socket, self._credentials, server=True)
         socket.router_mandatory = socket.router_handover = True
         socket.backlog = 1024
@@ -213,7 +213,7 @@ class ZmqDialer(ZmqLink):
     def _attempt(self) -> None:
         assert self._context is not None
         socket = self._opened(self._context.socket(zmq.DEALER))
-        prepare(socket, self.address)
+        prepare(socket, self.address, server=False)
         secure(socket, self._credentials, server=False)
         socket.routing_id = b"\x01" + self._random_bytes(15)  # a first byte of zero is libzmq's own
         socket.immediate = True

@@ -35,6 +35,9 @@ FAIR: Final = 64
 FAIR_BYTES: Final = 1 << 20
 """Packets and bytes read in one turn of the loop: chunks of streams yield to everything else."""
 HEARTBEAT_MS: Final = 300
+LISTENER_HEARTBEAT_MS: Final = 700
+"""Who dialled says with each of its own how long it may be silent: a master of a thousand need ask no more than for
+those that never said it."""
 SILENCE_MS: Final = 1000
 """Without a heartbeat for so long a connection is closed: a stopped process holds its sockets open."""
 HANDSHAKE_MS: Final = 2000
@@ -70,12 +73,13 @@ def secure(socket: zmq.Socket[bytes], credentials: Credentials, *, server: bool)
         raise errors.CallerError("dialling needs the server's public key", hint="join with an invite that names it")
 
 
-def prepare(socket: zmq.Socket[bytes], url: str) -> None:
+def prepare(socket: zmq.Socket[bytes], url: str, *, server: bool) -> None:
+    """Options of one socket."""
     socket.linger = 0
     socket.sndtimeo = socket.rcvtimeo = 1000
     socket.sndhwm = socket.rcvhwm = QUEUE
     socket.maxmsgsize = ZMQ_LIMIT + 1024  # CURVE wraps a frame
-    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_ivl = LISTENER_HEARTBEAT_MS if server else HEARTBEAT_MS
     socket.heartbeat_timeout = socket.heartbeat_ttl = SILENCE_MS
     socket.handshake_ivl = HANDSHAKE_MS
     socket.tcp_keepalive = 1
