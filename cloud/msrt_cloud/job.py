@@ -155,7 +155,8 @@ class RunningJob:
         fault, _ = Counter(given_up.failed.values()).most_common(1)[0]
         node = next(node for node, text in sorted(given_up.failed.items()) if text == fault)
         known = self._t.writer.state.nodes.get(node)
-        return f"{given_up.reason}; {known.name if known else node} said: {fault}"
+        said = fault.removeprefix(f"{errors.JobFailed.code}: ")
+        return f"{given_up.reason}; {known.name if known else node} said: {said}"
 
     async def close(self) -> None:
         """End the workshop's process."""

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from msrt.errors import JobFailed
 from msrt.learning.notes import worst_first
 from msrt_cloud.parameters import ParameterJob
 from msrt_cloud.triggering import drifted, newest, trigger_of, watches
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from msrt.journal.state import Job, State
     from msrt.learning.events import Finish
     from msrt_cloud.job import RunningJob
@@ -36,7 +39,8 @@ def row(training: Training, name: str) -> dict[str, Any]:
         "stragglers": stragglers(training, running) if running and not ended else [],
         "bytes_up": sums.bytes_up + (live.bytes_up if live else 0), "bytes_down": sums.bytes_down,
         "seconds": round(sums.seconds, 3), "best": sums.best,
-        "worst_decile": sums.last.get("worst_decile"),
+        "worst_decile": sums.last.get("worst_decile") if sums.last.get("round") == job.round else None,
+        "failed": _faults(training, live.machine.failed if live else {}, sums.last),
         "by": created.created_by, "created": created.wall, "ended": ended.wall if ended else None,
         "cause": created.cause, "after": created.after,
     }  # fmt: skip
@@ -61,6 +65,13 @@ def stragglers(training: Training, running: RunningJob | ParameterJob) -> list[s
         if said is None or said.round != number or node in said.missing:
             silent.append(names[node].name if node in names else node)
     return sorted(silent)[:FEW]
+
+
+def _faults(training: Training, now: Mapping[str, str], last: dict[str, Any]) -> dict[str, str]:
+    """Names of nodes whose process failed in the open round, else in the last one, and what they said."""
+    names, found = training.writer.state.nodes, now or last.get("failed") or {}
+    shown = sorted((names[node].name if node in names else node, fault) for node, fault in found.items())
+    return {name: fault.removeprefix(f"{JobFailed.code}: ") for name, fault in shown[:FEW]}
 
 
 def absent(current: OpenRound, outcome: Finish, state: State) -> dict[str, Any]:

@@ -24,11 +24,14 @@ class Muster(msgspec.Struct, frozen=True):
     until: float
     edges: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
+    select: str = ""
+    """What the devices must be, for who reads whom it waits for."""
 
     def missing(self, edges: Collection[str], devices: Collection[str], able: int, now: float) -> str:
         """Who is missing, in words; nothing when the round may open with so many of these devices."""
         if able < self.least:
-            return f"waiting for {self.least} devices, {able} are here"
+            which = f" with {self.select}" if self.select else ""
+            return f"waiting for {self.least} device{'s'[: self.least > 1]}{which}, {able} are here"
         if now >= self.until:
             return ""
         away = len(self.edges.difference(edges)), len(self.devices.difference(devices))
@@ -40,7 +43,8 @@ def muster(state: State, job: Job, least: int, select: str, until: float) -> Mus
     edges = frozenset(node.node for node in state.nodes.values() if node.role == Role.EDGE and not node.revoked)
     known = Candidates(state, select)
     devices = (node for node in job.advanced.included if node in known) if job.advanced else known
-    return Muster(least, until, edges, frozenset(node for node in devices if not state.nodes[node].revoked))
+    here = frozenset(node for node in devices if not state.nodes[node].revoked)
+    return Muster(least, until, edges, here, select)
 
 
 class Candidates:

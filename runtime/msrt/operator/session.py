@@ -27,6 +27,10 @@ T = TypeVar("T")
 WAIT_S = 5.0
 AWAY_S = 600.0
 """How long the cloud may be away from a command that watches."""
+PUSH_S = 30.0
+"""The same, from one that sends a job."""
+AWAY = (errors.Disconnected, errors.StaleEpoch)
+"""What a session ends with whose cloud went away, or gave up its lease for a while: the next one is made already."""
 
 state_option = click.option(
     "--state", type=click.Path(path_type=Path), default=None, metavar="DIR",
@@ -62,7 +66,7 @@ class Ask:
                 peer = await self._uplink.wait(AWAY_S)
                 try:
                     await peer.push(ARTIFACT, {"digest": digest}, read, size=size, digest=digest)
-                except errors.Disconnected:
+                except AWAY:
                     if loop.time() > until:
                         raise
                 else:
@@ -73,9 +77,17 @@ class Ask:
         import hashlib  # noqa: PLC0415 - only uploads need it
 
         digest = hashlib.sha256(data).hexdigest()
-        peer = await self._uplink.wait(WAIT_S)
-        await peer.push(ARTIFACT, {"digest": digest}, data, size=len(data), digest=digest)
-        return digest
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PUSH_S
+        while True:
+            peer = await self._uplink.wait(WAIT_S)
+            try:
+                await peer.push(ARTIFACT, {"digest": digest}, data, size=len(data), digest=digest)
+            except AWAY:
+                if loop.time() > until:
+                    raise
+            else:
+                return digest
 
 
 async def patient(cloud: Ask, method: str, within_s: float = 30.0, /, **params: object) -> Any:
@@ -85,7 +97,7 @@ async def patient(cloud: Ask, method: str, within_s: float = 30.0, /, **params: 
     while True:
         try:
             return await cloud(method, within_s, **params)
-        except (errors.Disconnected, errors.DeadlineExceeded):
+        except (*AWAY, errors.DeadlineExceeded):
             if loop.time() > until:
                 raise
             await asyncio.sleep(0.2)

@@ -24,7 +24,8 @@ __all__ = ["train"]
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "expected", "up", "down", "waits_for", "reason"]
-OPTIONAL = {"waits_for", "cause"}
+OPTIONAL = {"reported", "expected", "waits_for", "reason"}
+"""Columns that are there only where a row has something in them."""
 
 
 @click.group()
@@ -80,7 +81,7 @@ def _follow(state: Path | None, job: str, report: Path | None, *, as_json: bool)
     if as_json:
         print_json(row)
     else:
-        _table([row])
+        _table([row | {"reason": ""}])  # it comes in the error
     if row["state"] != "finished":
         raise errors.JobFailed(f"{job} {row['state']}: {row['reason'] or 'no reason was given'}")
 

@@ -40,7 +40,7 @@ def compare(state: Path | None, jobs: tuple[str, ...], target: float | None, met
     """
 
     async def work(cloud: Ask) -> list[dict[str, Any]]:
-        return list(await asyncio.gather(*(cloud("train.report", job=job) for job in jobs)))
+        return list(await asyncio.gather(*(cloud("train.report", job=job) for job in dict.fromkeys(jobs))))
 
     reports = ask(state, work)
     goal = target if target is not None else _goal(reports)
@@ -51,6 +51,7 @@ def compare(state: Path | None, jobs: tuple[str, ...], target: float | None, met
         return
     _tables(rows, settings, goal)
     lines = {report["job"]: [line.get(metric) for line in report["rounds"]] for report in reports}
+    console().print()
     for line in plot(lines, metric):
         console().print(line, markup=False)
 

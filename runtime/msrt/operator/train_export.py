@@ -67,6 +67,10 @@ def export(
             write_json(report, found)
         if boards:
             write_boards(boards / job, found)
+    for written in filter(None, (onnx, csv_file, report)):
+        click.echo(f"wrote {written}", err=True)
+    if boards:
+        click.echo(f"wrote {len(jobs)} run{'s' if len(jobs) > 1 else ''}: tensorboard --logdir {boards}", err=True)
 
 
 async def model_of(cloud: Ask, job: str, node: str) -> bytes:

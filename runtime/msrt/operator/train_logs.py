@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from msrt.operator.session import Ask, ask, patient, state_option
-from msrt.operator.train_watch import ENDED
+from msrt.operator.train_watch import ENDED, listing
 
 __all__ = ["logs"]
 
@@ -41,8 +41,10 @@ def logs(state: Path | None, job: str, node: str, lines: int, *, follow: bool) -
             ended = (await patient(cloud, "train.status", job=job))[0]["state"] in ENDED
             rows = await patient(cloud, "train.logs", job=job, node=node, lines=most, after=after)
             for row in rows:
-                _print(row, silent)
+                for line in row["lines"]:
+                    click.echo(f"{row['name']}  {line}")
                 after[row["node"]] = row["next"]
+            _excuse(rows, silent)
             if ended or not follow:
                 if not any(after.values()):
                     click.echo(f"{job} printed nothing", err=True)
@@ -53,11 +55,13 @@ def logs(state: Path | None, job: str, node: str, lines: int, *, follow: bool) -
     ask(state, work)
 
 
-def _print(row: dict[str, Any], silent: dict[str, str]) -> None:
-    """`silent` remembers what was said of whom, so that it is said once."""
-    for line in row["lines"]:
-        click.echo(f"{row['name']}  {line}")
-    error = row.get("error", "")
-    if error and silent.get(row["node"]) != error:
-        click.echo(f"{row['name']}: {error}", err=True)
-    silent[row["node"]] = error
+def _excuse(rows: list[dict[str, Any]], silent: dict[str, str]) -> None:
+    """Who has no lines, and why: a line for each reason. `silent` remembers what was said of whom, so once."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        error = row.get("error", "")
+        if error and silent.get(row["node"]) != error:
+            names.setdefault(error, []).append(row["name"])
+        silent[row["node"]] = error
+    for error, whose in names.items():
+        click.echo(f"{listing(whose)}: {error}", err=True)

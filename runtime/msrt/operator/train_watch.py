@@ -15,7 +15,7 @@ from rich.text import Text
 from msrt.operator.session import Ask, patient
 from msrt.operator.show import console
 
-__all__ = ["ENDED", "size", "view", "watch_job"]
+__all__ = ["ENDED", "listing", "size", "view", "watch_job"]
 
 ENDED: Final = ("finished", "failed", "stopped")
 LOOK_S: Final = 0.3
@@ -44,6 +44,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._last = ""
+        self._faults: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +52,10 @@ class _Lines:
     def __exit__(self, *_: object) -> None: ...
 
     async def show(self, _cloud: Ask, row: dict[str, Any]) -> None:
+        for name, fault in row.get("failed", {}).items():
+            if (name, fault) not in self._faults:
+                self._faults.add((name, fault))
+                click.echo(f"job {row['job']}: {name} failed: {fault}", err=True)
         line = f"job {row['job']}: {row['round']}/{row['rounds']} {_note(row)}".rstrip()
         if line != self._last:
             self._last = line
@@ -90,7 +95,11 @@ def view(row: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
     line = Text(f"{row['state']}  {traffic}  {row['reason']}".rstrip())
     parts: list[RenderableType] = [bars, line]
     if row["stragglers"]:
-        parts.append(Text(f"waiting for {_names(row['stragglers'])}", style="yellow"))
+        parts.append(Text(f"waiting for {listing(row['stragglers'])}", style="yellow"))
+    faults = list(row.get("failed", {}).items())
+    parts += [Text(f"{name} failed: {fault}", style="red") for name, fault in faults[:NAMES]]
+    if len(faults) > NAMES:
+        parts.append(Text(f"and {len(faults) - NAMES} more: msrt train logs {row['job']}", style="red"))
     if rounds:
         parts.append(_last_rounds(rounds[-LAST:]))
     return Group(*parts)
@@ -105,7 +114,7 @@ def _last_rounds(rounds: list[dict[str, Any]]) -> Table:
         numbers = (one.get("loss"), one.get("accuracy"), one.get("worst_decile"), one["seconds"])
         drawn.add_row(
             str(one["round"]), *(_number(value) for value in numbers), _nodes(one),
-            _names(one.get("stragglers", [])) or "-", str(len(one.get("failed", ()))),
+            listing(one.get("stragglers", [])) or "-", str(len(one.get("failed", ()))),
             size(one["bytes_up"]), size(one["bytes_down"]), *(_number(one.get(name)) for name in (*partial, *private)),
         )  # fmt: skip
     return drawn
@@ -125,7 +134,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _names(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
     return ", ".join(names[:NAMES]) + more
 
@@ -134,10 +144,10 @@ def _note(row: dict[str, Any]) -> str:
     metrics = row.get("metrics") or {}
     shown = " ".join(f"{k}={v:.4f}" for k, v in metrics.items() if k in NOTED)
     worst, work = row.get("worst_decile"), metrics.get("work", 1.0)
-    shown += f" worst tenth {worst:.4f}" if worst is not None else ""
+    shown += f" worst tenth={worst:.4f}" if worst is not None else ""
     shown += f" work={work:.2f}" if work < 1.0 else ""
     told = f"{_of(row, 'reported', 'expected')} reported" if row["expected"] else ""
-    waits = f"waiting for {_names(row['stragglers'])}" if row["stragglers"] else ""
+    waits = f"waiting for {listing(row['stragglers'])}" if row["stragglers"] else ""
     traffic = f"up {size(row['bytes_up'])} down {size(row['bytes_down'])}" if row["bytes_up"] else ""
     return " ".join(part for part in (row["state"], shown, told, waits, traffic, row["reason"]) if part)
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -66,6 +67,9 @@ def pack(directory: Path) -> Bundle:
             f"{len(files)} files of {total} bytes; a bundle holds {FILES_LIMIT} files and {SIZE_LIMIT} bytes",
             hint="keep data out of it: nodes bring their own",
         )
+    for path in files:
+        if path.suffix == ".py" and path.parent == directory:
+            _check_syntax(path)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for path in files:
@@ -74,6 +78,19 @@ def pack(directory: Path) -> Bundle:
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(info, path.read_bytes())
     return open_bundle(buffer.getvalue())
+
+
+def _check_syntax(path: Path) -> None:
+    """What no node could import is not sent to any. Raises InvalidJob."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compile(path.read_bytes(), path.name, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        line = (error.text or "").strip()
+        where = f"{path.name}, line {error.lineno}" if error.lineno else path.name
+        raise InvalidJob(f"{where}: {error.msg}" + (f": {line}" if line else "")) from error
+    except ValueError as error:  # null bytes
+        raise InvalidJob(f"{path.name}: {error}") from error
 
 
 def open_bundle(data: Buffer) -> Bundle:

@@ -278,7 +278,7 @@ class TrainerHost:
 
     async def _exchange(self, command: pipe.Command, kind: type[A], within: float) -> A:
         """One command, one answer. Any other end, a cancelled caller's too, kills the runner."""
-        name = type(command).__name__.removeprefix("Do").lower()
+        name = pipe.DOING[type(command)]
         whole = False
         try:
             async with asyncio.timeout(within):
@@ -301,7 +301,7 @@ class TrainerHost:
         if isinstance(answer, pipe.Faulty):
             for line in answer.trace.splitlines():
                 self._say(line)
-            raise JobFailed(f"{name}: {answer.text}", hint=self._last())
+            raise JobFailed(f"{name}: {answer.text}")
         if not isinstance(answer, kind):
             raise JobFailed(f"{name}: the runner answered {type(answer).__name__}")
         return answer

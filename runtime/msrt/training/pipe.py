@@ -13,6 +13,7 @@ from msrt.learning.parameter_server.shards import Span
 from msrt.training.task import Node
 
 __all__ = [
+    "DOING",
     "FRAME_LIMIT",
     "INLINE",
     "WHOLE",
@@ -203,6 +204,14 @@ class Faulty(_Tagged, frozen=True):
 
 Command: TypeAlias = Open | DoInitial | DoTrain | DoStep | DoEvaluate | DoExport | DoPersonal | DoBaseline
 Answer: TypeAlias = Done | Trained | Stepped | Evaluated | Exported | Personal | Baselined | Faulty
+
+
+DOING: Final[dict[type[Command], str]] = {
+    Open: "loading the task", DoInitial: "making the first weights", DoTrain: "training", DoStep: "training",
+    DoEvaluate: "evaluating", DoExport: "exporting the model", DoPersonal: "exporting the model",
+    DoBaseline: "measuring the baselines",
+}  # fmt: skip
+"""What a process was at when it failed, for people."""
 
 
 def encode(message: Command | Answer) -> bytes:

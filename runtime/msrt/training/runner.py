@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 import numpy as np
 
-from msrt.errors import Corrupt, InvalidJob
+from msrt.errors import Corrupt, InvalidJob, MsrtError
 from msrt.learning import vector
 from msrt.learning.compress import Codec, ErrorFeedback, open_codec
 from msrt.training import pipe
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 NICE: Final = 10
 TRACE: Final = 4000
+SOURCES: Final = "sources"
+"""The folder of a bundle's files, as `host.py` names it."""
 
 
 def pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -196,6 +198,15 @@ def _mapped(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | mmap.MAP_POPULATE, mmap.PROT_READ))
 
 
+def told(error: Exception) -> str:
+    """An error in one line: ours as the sentence it is, the task's with the last of its own lines on the way there."""
+    if isinstance(error, MsrtError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if SOURCES in Path(frame.filename).parts]
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})" if own else text
+
+
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """Answer until the host closes the pipe."""
     decoder: msgspec.json.Decoder[pipe.Command] = msgspec.json.Decoder(pipe.Command)
@@ -207,7 +218,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         except Exception as error:  # noqa: BLE001 - user code may raise anything; the host is told and decides
             trace = io.StringIO()
             traceback.print_exc(file=trace)
-            answer = pipe.Faulty(f"{type(error).__name__}: {error}"[:1000], trace.getvalue()[-TRACE:])
+            answer = pipe.Faulty(told(error)[:1000], trace.getvalue()[-TRACE:])
         target.write(pipe.encode(answer))
         target.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 
@@ -12,10 +13,12 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from msrt import errors
 from msrt.operator.plot import plot
+from msrt.operator.session import patient
 from msrt.operator.train_compare import costs, differing
 from msrt.operator.train_export import as_csv, write_boards, write_csv
 from msrt.operator.train_list import list_jobs, moment
-from msrt.operator.train_watch import _note, size, view
+from msrt.operator.train_logs import _excuse
+from msrt.operator.train_watch import _Lines, _note, size, view
 
 
 def line(number, accuracy, **more):
@@ -59,7 +62,7 @@ def test_a_watched_job_shows_whom_it_asked_and_what_they_did_of_their_work():
     assert "3 of 4/40" in shown
     assert "0.625" in shown
     row = {**ROW, "worst_decile": 0.41, "metrics": {"accuracy": 0.85, "work": 0.62}}
-    assert "accuracy=0.8500 worst tenth 0.4100 work=0.62 " in _note(row)
+    assert "accuracy=0.8500 worst tenth=0.4100 work=0.62 " in _note(row)
 
 
 def test_without_a_terminal_a_change_is_one_line():
@@ -172,3 +175,35 @@ def test_an_empty_list_says_what_to_do(monkeypatch, options, said):
     shown = CliRunner().invoke(list_jobs, options)
     assert shown.exit_code == 0
     assert said in shown.output
+
+
+def test_a_node_whose_process_fails_is_named_once_with_what_it_said(capsys):
+    """In a row of lines once and not at every look; on a terminal as long as it is so."""
+    row = ROW | {"failed": {"camera-9": "training: ValueError: shard 1 is broken"}}
+    assert "camera-9 failed: training: ValueError: shard 1 is broken" in drawn(view(row, ROUNDS))
+    lines = _Lines()
+    for round_ in (4, 5):
+        asyncio.run(lines.show(None, row | {"round": round_}))
+    assert capsys.readouterr().err.count("camera-9 failed") == 1
+
+
+def test_nodes_that_have_no_lines_for_one_reason_are_one_line(capsys):
+    """A thousand devices that a job never reached do not scroll away what the cloud printed."""
+    rows = [{"node": f"n{i}", "name": f"cam-{i}", "lines": [], "error": "no process ran here"} for i in range(6)]
+    silent = {}
+    _excuse(rows, silent)
+    _excuse(rows, silent)
+    assert capsys.readouterr().err == "cam-0, cam-1, cam-2, cam-3 and 2 more: no process ran here\n"
+
+
+def test_a_watch_goes_on_when_its_lease_was_given_away():
+    """By a cloud that was busy, or that is another process by now."""
+    answers = [errors.StaleEpoch("the parent gave this node's lease away"), errors.Disconnected("gone"), [ROW]]
+
+    async def cloud(*_method, **_params):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert asyncio.run(patient(cloud, "train.status", job="digits")) == [ROW]

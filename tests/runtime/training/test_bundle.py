@@ -116,3 +116,18 @@ def test_broken_zips_are_refused_and_nothing_else(data: st.DataObject) -> None:
 def test_every_example_packs(job: str) -> None:
     """Each job under deploy/examples has valid settings."""
     assert pack(EXAMPLES / job).config.name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class Toy:\n    def model(: ...\n", r"task\.py, line 2: invalid syntax: def model\(: \.\.\."),
+        ("x = 1\0", "task.py: source code"),
+    ],
+)
+def test_what_no_python_reads_is_not_sent(text: str, said: str, tmp_path: Path) -> None:
+    """The file, the line and what stands there, before a node hears of it."""
+    job = _job(tmp_path / "job")
+    (job / "task.py").write_text(text)
+    with pytest.raises(InvalidJob, match=said):
+        pack(job)

@@ -142,7 +142,7 @@ def test_a_large_update_lies_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trick", "more", "why"),
     [
-        ("raise", "", "RuntimeError: no such sensor"),
+        ("raise", "", r"^training: RuntimeError: no such sensor \(task\.py, line \d+, in \w+\)$"),
         ("die", "", "ended with status 7"),
         ("spin", "[limits]\ncpu_s = 1", "ran over its CPU limit"),
         ("memory", "[limits]\nmemory_mb = 1500", "MemoryError"),
@@ -226,7 +226,9 @@ def test_a_task_that_is_none_is_refused(tmp_path: Path) -> None:
     (job / "job.toml").write_text('name = "toy"\ntask = "task:Toy"\n')
 
     async def scenario(host: TrainerHost) -> None:
-        with pytest.raises(JobFailed, match=r"task:Toy is not a msrt\.Task"):
+        with pytest.raises(
+            JobFailed, match=r"^loading the task: task:Toy is not a msrt\.Task; job\.toml: task = 'module:Class'$"
+        ):
             await host.start(pack(job).data)
         with pytest.raises(InvalidJob, match="not a zip"):
             await host.start(b"nonsense")

@@ -16,14 +16,14 @@ def config(text: str, top: str = 'compression = "fp32"\n') -> JobConfig:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ("clip = 1.0\nnoise = 1.0", "missing required field `mode`"),
-        ('mode = "global"\nclip = 1.0\nnoise = 1.0', "Invalid enum value 'global'"),
-        ('mode = "central"\nclip = 0.0\nnoise = 1.0', "Expected `float` > 0"),
+        ("clip = 1.0\nnoise = 1.0", r"\[privacy\] needs `mode`: one of central, local, sample"),
+        ('mode = "global"\nclip = 1.0\nnoise = 1.0', "mode = 'global': must be one of central, local, sample"),
+        ('mode = "central"\nclip = 0.0\nnoise = 1.0', r"\[privacy\] clip = 0.0: must be a number above 0"),
         ('mode = "central"\nclip = 1.0', "`noise` or `epsilon`, one of them"),
         ('mode = "central"\nclip = 1.0\nnoise = 1.0\nepsilon = 2.0', "`noise` or `epsilon`, one of them"),
         ('mode = "central"\nclip = 1.0\nnoise = 1.0\nrate = 0.1', "`rate` belongs to mode 'sample'"),
         ('mode = "sample"\nclip = 1.0\nnoise = 1.0', "`rate` belongs to mode 'sample'"),
-        ('mode = "central"\nclip = 1.0\nnoise = 1.0\ndelta = 1.0', "Expected `float` < 1"),
+        ('mode = "central"\nclip = 1.0\nnoise = 1.0\ndelta = 1.0', "delta = 1.0: must be a number above 0 and below 1"),
         ('mode = "central"\nclip = 1.0\nnoise = 1.0\nepsylon = 1.0', "did you mean 'epsilon'"),
     ],
 )

@@ -1,6 +1,7 @@
 """`job.toml` as frozen structs, a file for each group of tables.
 
 base          what every table is made of
+faults        what is wrong with a value, in words
 job           JobConfig, the whole file; `parse_config`
 local         [train], [limits]: what one node does in one round
 aggregate     [aggregate]: how the updates of a round become one

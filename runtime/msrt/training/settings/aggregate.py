@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -11,11 +11,13 @@ from msrt.training.settings.base import NotNegative, Table
 
 __all__ = ["Aggregation"]
 
+RULES: Final = "mean, median, trimmed:SHARE (as trimmed:0.1), krum:F, multi-krum:F:M or bulyan:F (F nodes may lie)"
+
 
 class Aggregation(Table, frozen=True):
     """[aggregate]: how the updates of a round become one. See msrt.learning.rules."""
 
-    rule: Annotated[str, msgspec.Meta(pattern=RULE)] = "mean"
+    rule: Annotated[str, msgspec.Meta(pattern=RULE, description=RULES)] = "mean"
     """mean, median, trimmed:SHARE, krum:F, multi-krum:F:M or bulyan:F; F nodes of a round may lie, with
     regions F of each. Krum and its kin compare all pairs: their time grows with the square of the nodes."""
     tier: Literal["cloud", "region"] = "cloud"

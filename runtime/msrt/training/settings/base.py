@@ -6,7 +6,10 @@ from typing import Annotated, Final
 
 import msgspec
 
-__all__ = ["CODEC", "Codec", "Count", "Decay", "NotNegative", "Part", "Positive", "Rate", "Seconds", "Share", "Table"]
+__all__ = [
+    "CODEC", "CODECS", "Codec", "Count", "Decay", "NotNegative", "Part", "Positive", "Rate", "Seconds", "Share",
+    "Table",
+]  # fmt: skip
 
 CODEC: Final = r"^(fp32|fp16|bf16|int8|sign|topk:0?\.\d{1,6}|powersgd:\d{1,2})$"
 
@@ -18,7 +21,8 @@ Part = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-Codec = Annotated[str, msgspec.Meta(pattern=CODEC)]
+CODECS: Final = "fp32, fp16, bf16, int8, sign, topk:SHARE (as topk:0.01) or powersgd:RANK (as powersgd:2)"
+Codec = Annotated[str, msgspec.Meta(pattern=CODEC, description=CODECS)]
 """fp32, fp16, bf16, int8, sign, topk:SHARE or powersgd:RANK: see msrt.learning.compress."""
 
 

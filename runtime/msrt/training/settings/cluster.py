@@ -11,6 +11,7 @@ from msrt.training.settings.base import Count, Positive, Table
 __all__ = ["ClusterSettings"]
 
 HOOK: Final = r"^(none|fp16|bf16|powersgd:[1-9]\d?)$"
+HOOKS: Final = "none, fp16, bf16 or powersgd:RANK (as powersgd:2)"
 
 
 class ClusterSettings(Table, frozen=True):
@@ -31,7 +32,7 @@ class ClusterSettings(Table, frozen=True):
     """tensor: so many processes share a layer, and the groups of them are fully sharded; 0: all."""
     schedule: Literal["1f1b", "gpipe"] = "1f1b"
     """pipeline: in which order micro-batches go forward and back."""
-    hook: Annotated[str, msgspec.Meta(pattern=HOOK)] = "none"
+    hook: Annotated[str, msgspec.Meta(pattern=HOOK, description=HOOKS)] = "none"
     """ddp: how gradients travel between the processes. powersgd:RANK is biased, its error feedback lasts a round."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass; fp16 scales the loss. Weights and optimiser stay fp32."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Callable
 from typing import Annotated, Any, Final, get_args
 
 import msgspec
 
-from msrt.errors import InvalidJob
+from msrt.errors import InvalidAddress, InvalidJob
 from msrt.learning.selection import Wanted
+from msrt.protocol.address import ModelName, Selector
 from msrt.training.settings.aggregate import Aggregation
 from msrt.training.settings.base import Codec, Positive, Seconds, Share, Table
 from msrt.training.settings.cluster import ClusterSettings
 from msrt.training.settings.combinations import refuse
 from msrt.training.settings.ends import Baseline, Publish, Trigger
+from msrt.training.settings.faults import endless, fault
 from msrt.training.settings.local import Limits, TrainSettings
 from msrt.training.settings.parameter_server import ParameterServer
 from msrt.training.settings.privacy import Privacy, clash
@@ -25,14 +28,16 @@ from msrt.training.settings.server import ServerSettings
 __all__ = ["CONFIG", "JobConfig", "parse_config"]
 
 CONFIG: Final = "job.toml"
+NAME: Final = "lower-case letters, digits and dashes, at most 63, no dash in front"
+TASK: Final = "MODULE:CLASS (as task:Digits), the module a file of the job's folder"
 STATELESS: Final = ("fp32", "fp16", "bf16")
 
 
 class JobConfig(Table, frozen=True):
     """job.toml."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    task: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description=NAME)]
+    task: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description=TASK)]
     """module:Class, found in the bundle."""
     rounds: Positive = 20
     deadline_s: Seconds = 60.0
@@ -126,12 +131,30 @@ def parse_config(text: str) -> JobConfig:
     except tomllib.TOMLDecodeError as error:
         raise InvalidJob(f"{CONFIG} is not TOML: {error}") from error
     _nearest(table, JobConfig, CONFIG)
+    if where := endless(table):
+        raise InvalidJob(f"{CONFIG}: {where}")
     try:
         config = msgspec.convert(table, JobConfig)
     except msgspec.ValidationError as error:
-        raise InvalidJob(f"{CONFIG}: {error}") from error
+        raise InvalidJob(f"{CONFIG}: {fault(error, table, JobConfig)}") from error
+    _check_names(config)
     refuse(config)
     return config
+
+
+def _check_names(config: JobConfig) -> None:
+    """Raise InvalidJob for a name or selector that would be found wrong only when the job begins, or is over."""
+    publish, trigger = config.publish, config.trigger
+    names: list[tuple[str, str, Callable[[str], object]]] = [("select", config.select, Selector.parse)]
+    if publish is not None:
+        names += [("[publish] model", publish.model, ModelName.parse), ("[publish] to", publish.to, Selector.parse)]
+    if trigger is not None and trigger.model:
+        names.append(("[trigger] model", trigger.model, ModelName.parse))
+    for where, said, read in names:
+        try:
+            read(said)
+        except InvalidAddress as error:
+            raise InvalidJob(f"{CONFIG}: {where}: {error.text}", hint=error.hint) from error
 
 
 def _nearest(table: dict[str, Any], kind: type[Table], where: str) -> None:

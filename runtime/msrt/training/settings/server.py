@@ -12,6 +12,7 @@ from msrt.training.settings.base import Count, Decay, Rate, Table
 
 __all__ = ["ServerSettings"]
 
+SCHEDULES: Final = "constant, step:EVERY:FACTOR (as step:10:0.5), cosine or cosine:FLOOR (as cosine:0.1)"
 RATE: Final = 1.0
 ADAPTIVE_RATE: Final = 0.01
 """An adaptive step is about as long as the rate, in every element."""
@@ -23,7 +24,7 @@ class ServerSettings(Table, frozen=True):
     optimiser: Kind = "sgd"
     lr: Rate | None = None
     """Left out: 1 for sgd and momentum (the mean as it is), 0.01 for adam, yogi and adagrad."""
-    schedule: Annotated[str, msgspec.Meta(pattern=SCHEDULE)] = "constant"
+    schedule: Annotated[str, msgspec.Meta(pattern=SCHEDULE, description=SCHEDULES)] = "constant"
     """Of lr over the rounds: constant, step:EVERY:FACTOR, cosine or cosine:FLOOR."""
     warmup: Count = 0
     """So many rounds climb to lr first."""
