@@ -93,11 +93,11 @@ class Requests:
         if slot.cold:
             self._await(slot, peer, message, frames)
             return
-        slow = self._slow(slot, message)
+        if not self._slow(slot, message):
+            self._answer(peer, message, frames, slot=slot)
+            return
         self._slots.give_back(slot)
-        if not slow:
-            self._answer(peer, message, frames)
-        elif self._room(peer, message):
+        if self._room(peer, message):
             now = self._world.now()
             self._queue(_Waiting(peer, message, frames, now, now + message.deadline_ms / 1000))
 
@@ -201,9 +201,13 @@ class Requests:
 
     # --- computed and out -------------------------------------------------------------------------------------
 
-    def _answer(self, peer: Peer, message: Infer, frames: list[Buffer], since: float = 0.0) -> None:
+    def _answer(
+        self, peer: Peer, message: Infer, frames: list[Buffer], since: float = 0.0, slot: Slot | None = None
+    ) -> None:
+        """`slot`: borrowed already; given back here."""
         try:
-            slot = self._slots.borrow(message.model, message.version)
+            if slot is None:
+                slot = self._slots.borrow(message.model, message.version)
             step = None
             try:
                 if slot.keeps_state:

@@ -19,17 +19,15 @@ BASE_RISE = 0.1
 class GradientLimit:
     """Batches in flight to one slot, between `start` and `most`."""
 
-    __slots__ = ("_most", "_start", "base", "size")
+    __slots__ = ("_most", "_start", "base", "batches", "size")
 
     def __init__(self, start: int, most: int) -> None:
         self.size = self._start = float(start)
+        self.batches = start
+        """`size` as whole batches: read some times for each of them, so no property."""
         self.base = 0.0
         """Seconds of the way alone, without queue and work; 0 while unknown."""
         self._most = float(max(start, most))
-
-    @property
-    def batches(self) -> int:
-        return int(self.size)
 
     def add(self, seconds: float, work: float, *, alone: bool, cramped: bool) -> None:
         """A batch came back after `seconds`, of which `work` was computing. `alone`: nothing flew before it; `cramped`:
@@ -46,3 +44,4 @@ class GradientLimit:
         if aim > self.size and not cramped:
             return
         self.size = min(max(self.size + SMOOTH * (aim - self.size), self._start), self._most)
+        self.batches = int(self.size)

@@ -27,6 +27,7 @@ ATTEMPT_S: Final = 5.0
 CONNECT_MS: Final = 2000
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
+_SRCFD: Final = int(zmq.SRCFD)
 
 
 def listen(url: str, credentials: Credentials, allow: Callable[[bytes], bool]) -> Link:
@@ -104,7 +105,7 @@ class ZmqListener(ZmqLink):
     def _packet(self, socket: zmq.Socket[bytes]) -> None:
         route = socket.recv(zmq.NOBLOCK)
         first = socket.recv(zmq.NOBLOCK, copy=False)
-        fd = int(first.get(zmq.SRCFD))
+        fd = int(first.get(_SRCFD))
         user = str(first.get("User-Id")) if self._zap else ""
         frames, size = self._rest(socket, first)
         if fd in self._dropped:

@@ -54,6 +54,7 @@ C, P = Side.CHILD, Side.PARENT
 ACK_DELAY_S: Final = 0.02
 SEEN_BITS: Final = 4096
 """Transient sequence numbers remembered to drop duplicates."""
+_SEEN_ALL: Final = (1 << SEEN_BITS) - 1
 LEASE_MIN_S: Final = 0.02
 LEASE_MAX_S: Final = 3600.0
 """What a child takes for a lease; anything else in a welcome is a fault of the parent."""
@@ -273,7 +274,7 @@ class Session:
     def _check_acks(self, packet: _Packet) -> None:
         """Before anything of the packet is done."""
         for channel, upto in ((self._session, packet.ack_session), (self._durable, packet.ack_durable)):
-            if upto > channel.sent:
+            if upto >= channel.next_seq - len(channel.waiting):  # more than `sent`, without a call for each packet
                 raise errors.OutOfOrder(f"an acknowledgement of {upto}, where {channel.sent} were sent")
 
     def _acks(self, packet: _Packet, now: float) -> list[Action]:
@@ -309,7 +310,7 @@ class Session:
         """Is this transient sequence new? Remembers a window, so that a late one is still taken once."""
         ahead = seq - self._seen_top
         if ahead > 0:
-            self._seen = ((self._seen << ahead) | 1) & ((1 << SEEN_BITS) - 1) if ahead < SEEN_BITS else 1
+            self._seen = ((self._seen << ahead) | 1) & _SEEN_ALL if ahead < SEEN_BITS else 1
             self._seen_top = seq
             return True
         bit = 1 << -ahead

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from msrt import errors
 from msrt.protocol.messages import Message
 
@@ -87,17 +89,15 @@ TABLE: Final[dict[tuple[Side, State, Event], tuple[State, str]]] = {
 """(side, state, event) -> (next state, what is done). What is not here is out of order and refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
-    """Hand this to the link."""
+class Transmit(msgspec.Struct, frozen=True):
+    """Hand this to the link. One for each packet: made in C."""
 
     message: Message
     frames: Frames
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Give this to the application."""
 
     message: Message

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgpack
 import msgspec
@@ -88,7 +88,7 @@ class _Envelope(_Head, frozen=True):
     message: messages.Message
 
 
-class Packet(NamedTuple):
+class Packet(msgspec.Struct, frozen=True):
     """One decoded packet. `frames` are the raw ones, without frame 0."""
 
     version: int
@@ -149,7 +149,7 @@ def encode(
         raise FrameTooLarge(len(header), HEADER_LIMIT, "header")
     if len(frames) >= MAX_FRAMES:
         raise CallerError(f"{len(frames)} raw frames in one packet, at most {MAX_FRAMES - 1} fit")
-    return [header, *(_flat(frame) for frame in frames)]
+    return [header, *[frame if type(frame) is bytes else _flat(frame) for frame in frames]]
 
 
 def pack(value: object) -> bytes:
@@ -172,7 +172,9 @@ def decode(frames: Sequence[Buffer], limit: int) -> Packet:
     """The packet in these frames. Raises MalformedFrame, FrameTooLarge, UnknownMessage, VersionMismatch only."""
     if not 0 < len(frames) <= MAX_FRAMES:
         raise MalformedFrame(f"a packet has 1 to {MAX_FRAMES} frames, not {len(frames)}")
-    size = sum(map(frame_size, frames))
+    size = 0
+    for frame in frames:
+        size += len(frame) if type(frame) is bytes else frame_size(frame)
     if size > limit:
         raise FrameTooLarge(size, limit)
     header = frames[0]

@@ -325,6 +325,9 @@ class Requests:
             return
         for reply in replies:
             mine.pop(reply.request.token.id, None)  # type: ignore[attr-defined]
+        if len(replies) == 1:
+            self._join(peer, replies)
+            return
         limit = peer.limit - wire.HEADER_LIMIT // 16
         while replies:  # the client's link may take less than the device's
             count = _fitting(replies, limit)
@@ -334,7 +337,7 @@ class Requests:
     @staticmethod
     def _join(peer: Peer, replies: list[Reply]) -> None:
         """One message with all these answers."""
-        ids = tuple(r.request.token.id for r in replies)  # type: ignore[attr-defined]
+        ids = tuple([r.request.token.id for r in replies])  # type: ignore[attr-defined]
         first, answer = replies[0], replies[0].answer
         outputs, frames = first.outputs, first.frames
         if len(replies) > 1:
@@ -342,7 +345,7 @@ class Requests:
             outputs = tuple(TensorSpec(o.name, o.dtype, (rows, *o.shape[1:])) for o in outputs)
             frames = [b"".join(r.frames[i] for r in replies) for i in range(len(outputs))]
         message = Inferred(
-            ids, tuple(r.request.rows for r in replies), answer.model, answer.version, answer.variant, answer.device,
+            ids, tuple([r.request.rows for r in replies]), answer.model, answer.version, answer.variant, answer.device,
             outputs, answer.compute_us,
         )  # fmt: skip
         _answer(peer, message, list(frames))
@@ -361,14 +364,16 @@ def _fitting(replies: list[Reply], limit: int) -> int:
 def _answer(peer: Peer, message: Inferred, frames: list[Buffer]) -> None:
     """Say it; an answer that the client's link cannot carry is an error of its own, with its size."""
     size = sum(map(frame_size, frames)) + wire.HEADER_ROOM
+    try:
+        if size <= peer.limit:
+            peer.send(message, frames)
+            return
+        error = errors.FrameTooLarge(size, peer.limit, "answer")
+    except errors.FrameTooLarge as header:
+        error = header
+    except (errors.Disconnected, errors.Overloaded):
+        return
     with contextlib.suppress(errors.Disconnected, errors.Overloaded):
-        try:
-            if size <= peer.limit:
-                peer.send(message, frames)
-                return
-            error = errors.FrameTooLarge(size, peer.limit, "answer")
-        except errors.FrameTooLarge as header:
-            error = header
         peer.send(InferFailed(message.ids, error.code, error.text, "ask for fewer rows or outputs at a time"))
 
 
