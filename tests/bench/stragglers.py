@@ -2,7 +2,8 @@
 
 As there: 30 devices, ten a round, 20 epochs of batch 10 at 0.01, 200 rounds. FedProx (mu = 1) takes what stragglers
 have done, FedAvg drops them. Seeds 0 to 4, mean accuracy over all test data in the last 20 rounds.
-`python -m tests.bench stragglers`: 4.8 million steps, about six minutes on two quiet cores; it may take an hour.
+`python -m tests.bench stragglers`: 4.8 million steps, about four minutes on two quiet cores, many times that beside
+other work.
 
 The setting is that of the paper's figure 1 and of its authors' program: devices are drawn evenly and their updates
 weighed by their samples; the same devices, stragglers and epochs for both. With one node that is no straggler
