@@ -19,7 +19,8 @@ from msrt.protocol.messages import Enrol, Hello, Parent
 from msrt.trust.certificate import check_certificate, prove
 from msrt.trust.identity import Identity
 from msrt.trust.invite import Invite
-from msrt.world.field import field_world
+from msrt.trust.roles import Role
+from msrt.world.field import OFFLOAD_NICE, field_world
 from msrt.world.files import FieldDisk
 from msrt.world.world import Store, World
 
@@ -165,9 +166,9 @@ async def next_boot(world: World, store: Store) -> int:
     return boots
 
 
-def new_member(folder: Path) -> tuple[World, Identity]:
+def new_member(folder: Path, role: str = "") -> tuple[World, Identity]:
     """A field node's world and identity in its state directory; the identity is made at the first start."""
-    world = field_world(folder)
+    world = field_world(folder, offload_nice=0 if role == Role.DEVICE else OFFLOAD_NICE)
     path = folder / IDENTITY
     if path.exists():
         return world, Identity.load(path)
@@ -192,7 +193,7 @@ async def admit(
 
     Raises NotEnrolled when there is neither, StateForeign when the invite is for another role, the invite errors.
     """
-    world, identity = new_member(folder)
+    world, identity = new_member(folder, role)
     store = world.disk.store("node")
     membership = Membership.load(store)
     if membership is not None:

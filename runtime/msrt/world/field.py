@@ -26,6 +26,7 @@ OFFLOAD_THREADS: Final = 4
 for the disk leave room for a hash or a sum."""
 
 OFFLOAD_NICE: Final = 10
+"""Of a master's: its sums and digests hold no GIL, and the loop goes before them."""
 
 _TRANSPORTS: Final = {
     "tcp": "msrt.links.zmq",
@@ -50,20 +51,26 @@ class FieldLinks:
         return link
 
 
-def field_world(path: Path, *, max_store_bytes: int = 0) -> World:
-    """A World over the state directory `path` (made if missing). Threads start with the first `offload`."""
+def field_world(path: Path, *, max_store_bytes: int = 0, offload_nice: int = OFFLOAD_NICE) -> World:
+    """A World over the state directory `path` (made if missing). Threads start with the first `offload`.
+
+    `offload_nice`: how much they stand back. 0 where their work is what the node is there for, or holds the GIL: a nice
+    thread that other processes keep from the processor keeps it from the event loop meanwhile.
+    """
     return World(
         now=time.monotonic,  # noqa: TID251 - here World.now is made
         wall=time.time,  # noqa: TID251 - and World.wall
         random=random.SystemRandom(),
         disk=FieldDisk(path, max_store_bytes=max_store_bytes),
-        offload=_pool(),
+        offload=_pool(offload_nice),
         links=FieldLinks(),
     )
 
 
-def _pool() -> Callable[..., Awaitable[Any]]:
-    pool = ThreadPoolExecutor(OFFLOAD_THREADS, thread_name_prefix="msrt-offload", initializer=_yield_to_the_loop)
+def _pool(nice: int) -> Callable[..., Awaitable[Any]]:
+    pool = ThreadPoolExecutor(
+        OFFLOAD_THREADS, thread_name_prefix="msrt-offload", initializer=_yield_to_the_loop, initargs=(nice,)
+    )
 
     async def offload(work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
@@ -71,10 +78,10 @@ def _pool() -> Callable[..., Awaitable[Any]]:
     return offload
 
 
-def _yield_to_the_loop() -> None:
+def _yield_to_the_loop(nice: int) -> None:
     """Let the event loop go first where both want the processor: Linux knows niceness per thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), OFFLOAD_NICE)
+    if sys.platform == "linux" and nice > os.getpriority(os.PRIO_PROCESS, 0):  # less takes privileges
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _transport(url: str) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import sys
 import threading
 
 import pytest
 
 from msrt.errors import InvalidAddress
 from msrt.links.link import Credentials
-from msrt.world.field import OFFLOAD_THREADS, field_world
+from msrt.world.field import OFFLOAD_NICE, OFFLOAD_THREADS, field_world
 
 
 def test_offload_leaves_the_loop_free(tmp_path):
@@ -28,6 +30,18 @@ def test_offload_leaves_the_loop_free(tmp_path):
             await world.offload(lambda: 1 // 0)
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows niceness per thread")
+def test_threads_stand_back_as_they_are_told(tmp_path):
+    """A master's behind its loop; a device's not at all, for they run its models and hold the GIL as they load them."""
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def theirs(world):
+        return asyncio.run(world.offload(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+
+    assert theirs(field_world(tmp_path / "master")) == max(ours, OFFLOAD_NICE)
+    assert theirs(field_world(tmp_path / "device", offload_nice=0)) == ours
 
 
 def test_randomness_is_the_systems(tmp_path):
