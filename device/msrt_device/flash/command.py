@@ -91,6 +91,7 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask before what is on the medium is lost.")
 @click.option("--force-non-removable", is_flag=True, help="Write to a disk that is built in.")
+@click.option("--force-unknown-image", is_flag=True, help="Write a file that looks like no image.")
 @click.option("--no-resume", is_flag=True, help="Begin anew where an earlier try was cut off.")
 @click.option(
     "--bmap", type=click.Path(path_type=Path, exists=True), help="Block map. Default: IMAGE.bmap if it is there."
@@ -137,7 +138,8 @@ def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None
     source, target, identity_only = Path(image), Path(place) if place is not None else None, given["identity_only"]
     plan = Plan(
         confirm=_confirm(yes=given["yes"]), force_non_removable=given["force_non_removable"],
-        resume=not given["no_resume"], bmap=given["bmap"], issue=given["issue"],
+        force_unknown_image=given["force_unknown_image"], resume=not given["no_resume"], bmap=given["bmap"],
+        issue=given["issue"],
     )  # fmt: skip
     if identity_only == (target is not None):
         raise click.UsageError("--identity-only takes TARGET alone" if identity_only else "Missing argument 'TARGET'.")

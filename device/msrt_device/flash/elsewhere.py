@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["flash_elsewhere"]
 
-OF_MEDIA: Final = ("identity_only", "force_non_removable", "no_resume", "bmap", "count", "boards", "manifest")
+OF_MEDIA: Final = (
+    "identity_only", "force_non_removable", "force_unknown_image", "no_resume", "bmap", "count", "boards", "manifest",
+)  # fmt: skip
 
 
 def flash_elsewhere(source: str, target: str | None, given: Mapping[str, Any], *, as_json: bool) -> bool:

@@ -10,6 +10,7 @@ from msrt.process import default_state
 from msrt_device.flash.identity.issued import issue
 from msrt_device.flash.identity.medium import find_volume, write_identity
 from msrt_device.flash.identity.settings import IdentitySettings
+from msrt_device.flash.kinds import look
 from msrt_device.flash.raspberrypi.boot import seed_medium
 from msrt_device.flash.writing.errors import MediumRefused, NotVerified
 from msrt_device.flash.writing.image import Image
@@ -31,6 +32,8 @@ class Plan:
     force_non_removable: bool = False
     resume: bool = True
     bmap: Path | None = None
+    force_unknown_image: bool = False
+    """Write a file that is no image of a kind that is known."""
     issue: bool = False
     """The claim is spent here, once the image is verified, and the medium gets keys and a certificate instead."""
 
@@ -59,14 +62,16 @@ def flash(
 ) -> Flashed:
     """Write the image, read it back, then write the identity, if one is given, and read that back.
 
-    Raises MediumRefused, MediumFailed, BadImage, NotVerified, SettingNotTaken, NotFound (no place for an identity),
-    and what `plan.confirm` raises. After any of them the medium does not boot, or boots the whole image.
+    Raises MediumRefused, MediumFailed, BadImage, UnknownImage, NotVerified, SettingNotTaken, NotFound (no place for an
+    identity), and what `plan.confirm` raises. After any of them the medium does not boot, or boots the whole image.
     """
     image = Image.open(source, plan.bmap)
     medium = describe(target, machine or Machine())
     if target.exists() and source.samefile(target):
         raise MediumRefused("kind", f"{target} is the image itself")
     check(medium, image.size, force_non_removable=plan.force_non_removable)
+    if not plan.force_unknown_image:
+        look(image, on_disk=medium.disk is not None)
     if medium.size:
         plan.confirm(medium)
     with OpenMedium.open(medium) as sink:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import shutil
+import struct
 import subprocess
 
 import numpy as np
@@ -92,8 +93,12 @@ def boots(medium):
 
 
 def noise(size, seed=0, holes=()):
-    """Bytes that look like nothing else, with the copy of a GPT in the last sector; `holes` are (start, end)."""
+    """Bytes that look like nothing else, with one partition in an MBR, and the copy of a GPT in the last sector.
+
+    `holes` are (start, end).
+    """
     data = bytearray(np.random.default_rng(seed).integers(1, 255, size, dtype=np.uint8).tobytes())
+    data[446:512] = struct.pack("<4xB3xII", 0x83, 1, size // 512 - 1) + bytes(48) + b"\x55\xaa"
     for start, end in holes:
         data[start:end] = bytes(end - start)
     data[-512:-504] = b"EFI PART"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import time
 
@@ -19,6 +20,7 @@ from msrt_device.flash.command import flash as command
 from msrt_device.flash.flashing import Plan, flash
 from msrt_device.flash.identity.medium import read_identity
 from msrt_device.flash.identity.settings import IdentitySettings
+from msrt_device.flash.kinds import UnknownImage, look
 from msrt_device.flash.targets import MissingTools
 from msrt_device.flash.writing.errors import MediumRefused
 from msrt_device.flash.writing.image import Image
@@ -26,6 +28,7 @@ from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
 from msrt_device.flash.writing.sources import Frames
 from tests.device.flash.media import IDENTITY_AT, MIB, disk, noise, packed, tools
+from tests.device.updater.images import agent
 
 PIECE = 128 << 10
 CLOUD = Identity(b"1" * 32, b"2" * 32)
@@ -185,6 +188,56 @@ def test_what_is_packed_by_frames_is_plain_zstd(tmp_path):
     done = subprocess.run(["zstd", "-dc", str(out)], capture_output=True, check=True)
     assert done.stdout == noise(PIECE) + bytes(3 * MIB - PIECE) + noise(PIECE)
     assert isinstance(Image.open(out).source(), Frames)
+
+
+def put(data, at, text):
+    data[at : at + len(text)] = text
+    return bytes(data)
+
+
+NO_IMAGE = {
+    "three bytes": (lambda: b"abc", "has 3 bytes"),
+    "noise": (lambda: put(bytearray(noise(PIECE)), 510, b"\0\0"), "no partition table"),
+    "an empty table": (lambda: put(bytearray(noise(PIECE)), 446, bytes(64)), "no partition table"),
+    "cut off": (lambda: noise(2 * PIECE)[:PIECE], "its partition 1 ends at byte 262144"),
+    "zeros": (lambda: bytes(PIECE), "no partition table"),
+    "a package": (lambda: b"!<arch>\n" + bytes(8192), "ssh://USER@HOST"),
+    "an agent's image": (lambda: agent("2")[1], "msrt update push"),
+    "half a GPT": (lambda: put(bytearray(noise(PIECE)), 512, b"EFI PART"), "GPT"),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    # An xz file does not say how long it is.
+    [(what, kind) for what in NO_IMAGE for kind in ("", ".zst", ".xz") if (what, kind) != ("cut off", ".xz")],
+)
+def test_what_is_no_image_is_refused_before_anything_is_written(tmp_path, what, kind):
+    """Packed or not, by a sentence that says what it lacks; in words it is written all the same."""
+    data, said = NO_IMAGE[what]
+    base, out = packed(tmp_path, data(), kind), tmp_path / "out.img"
+    out.write_bytes(b"precious")
+    done = told(base, out, "--yes")[1]
+    assert done.exception.code == "unknown_image"
+    assert said in str(done.exception)
+    assert out.read_bytes() == b"precious"
+    assert told(base, out, "--yes", "--force-unknown-image")[1].exit_code == 0
+    assert out.read_bytes()[: len(data())] == data()
+
+
+FIRMWARE = {
+    "an ELF program": b"\x7fELF" + noise(8192), "a LittleFS": noise(8192)[:8] + b"littlefs" + noise(8192),
+    "a UF2": struct.pack("<2I", 0x0A324655, 0x9E5D5157) + noise(8192),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FIRMWARE)
+def test_a_firmware_goes_into_a_file_and_onto_no_disk(tmp_path, what):
+    """No board would look for it there."""
+    base = packed(tmp_path, FIRMWARE[what], "")
+    assert told(base, tmp_path / "out.img")[1].exit_code == 0
+    with pytest.raises(UnknownImage, match=f"is {what}, which no board looks for on a disk"):
+        look(Image.open(base), on_disk=True)
 
 
 def test_a_target_says_what_it_lacks_and_takes_no_unknown_option(tmp_path):

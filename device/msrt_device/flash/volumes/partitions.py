@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from msrt_device.flash.writing.errors import BadImage
 
-__all__ = ["Bytes", "Partition", "partitions"]
+__all__ = ["Bytes", "Partition", "Readable", "partitions"]
 
 SECTOR: Final = 512
 GPT_MAGIC: Final = b"EFI PART"
@@ -18,10 +18,14 @@ _ENTRY: Final = struct.Struct("<16s16sQQQ72s")
 TABLE_LIMIT: Final = 1 << 20
 
 
-class Bytes(Protocol):
-    """A medium by bytes."""
+class Readable(Protocol):
+    """A medium, or an image, by bytes."""
 
     def read(self, offset: int, length: int) -> bytes: ...
+
+
+class Bytes(Readable, Protocol):
+    """A medium by bytes."""
 
     def write(self, offset: int, data: memoryview) -> None: ...
 
@@ -38,7 +42,7 @@ class Partition:
     """GPT's; an MBR has none."""
 
 
-def partitions(medium: Bytes) -> list[Partition]:
+def partitions(medium: Readable) -> list[Partition]:
     """In the table's order; empty where there is no table. Raises BadImage for a GPT whose checksums do not match."""
     first = medium.read(0, SECTOR)
     for sector in (512, 4096):
@@ -55,7 +59,7 @@ def partitions(medium: Bytes) -> list[Partition]:
     return found
 
 
-def _gpt(medium: Bytes, header: bytes, sector: int) -> list[Partition]:
+def _gpt(medium: Readable, header: bytes, sector: int) -> list[Partition]:
     _, _, size, crc, _, _, _, _, _, _, table, count, width, table_crc = _GPT.unpack_from(header)
     if not _GPT.size <= size <= SECTOR or zlib.crc32(header[:16] + bytes(4) + header[20:size]) != crc:
         raise BadImage("the partition table (GPT) is damaged: its header's checksum does not match")
