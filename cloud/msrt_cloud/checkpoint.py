@@ -28,7 +28,7 @@ from msrt.learning.vector import Vector, peek
 from msrt.protocol.checksum import quick
 from msrt.protocol.messages import Change
 from msrt.training.settings import JobConfig
-from msrt.training.weights import carries
+from msrt.training.weights import carries, checksum
 from msrt.world.world import by_size
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Checkpoint:
         self._delta: Buffer = b""
         """The last change, where it is at hand."""
         self.checksum = ""
-        """Of the elements of `data`, where it is followed by changes."""
+        """Of the elements of `data`, where they do not ride with a round's opening."""
         self._next: tuple[Buffer, Buffer, Buffer, str] = b"", b"", b"", ""
         """`data`, weights, change and checksum of the version that waits for the journal."""
         self.counted: dict[str, int] = {}
@@ -76,6 +76,7 @@ class Checkpoint:
         """With the first weights."""
         self.weights = self.served = weights
         self.data = await self._t.artifacts.read(weights)
+        self.checksum = await self._sum(self.data)
 
     async def resume(self, job: Job) -> None:
         """From the journal's last word. What nodes have is not synced: where a power failure took it, they get the
@@ -92,8 +93,7 @@ class Checkpoint:
             fact = msgspec.structs.replace(fact, served="", chain=())
             data = await self._t.artifacts.read(fact.weights)
         self._take(fact, data)
-        if fact.chain:
-            self.checksum = await self._t.world.offload(quick, memoryview(data)[peek(data)[1] :])
+        self.checksum = await self._sum(data)
         if fact.counted:
             self.counted = msgspec.json.decode(await self._t.artifacts.read(fact.counted), type=dict[str, int])
 
@@ -115,7 +115,7 @@ class Checkpoint:
         new, state = await by_size(t.world.offload, size, step, server.recipe, before, state, mean, rate)
         keep, chain, data, delta, sum_ = t.artifacts.put_bytes, self.chain, new, b"", ""
         if down == "fp32":
-            weights, memory = await asyncio.gather(keep(new), self._maybe(state))
+            weights, memory, sum_ = await asyncio.gather(keep(new), self._maybe(state), self._sum(new))
             served = weights
         else:
             data = take(len(before))
@@ -132,6 +132,9 @@ class Checkpoint:
         )  # fmt: skip
         self._next = data, new, delta if chain else b"", sum_
         return fact
+
+    async def _sum(self, data: Buffer) -> str:
+        return "" if carries(data) else await self._t.world.offload(checksum, data)
 
     async def _maybe(self, state: Buffer) -> str:
         return await self._t.artifacts.put_bytes(state) if state else ""

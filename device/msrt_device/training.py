@@ -158,6 +158,7 @@ class Training:
             self._rooms.clear()
             self._at_hand.forget(message.job)
             await self._drop_trainer(message.job)
+            await self._updates.over(message.job)
             await self._artifacts.drop(self._had.pop(message.job, ""))
 
     def _commit_later(self, seconds: float) -> None:
@@ -238,8 +239,9 @@ class Training:
 
     async def _bring(self, message: RoundOpen) -> Buffer | Path:
         """Where the weights lie, or themselves."""
-        await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
-        before, self._had[message.job] = self._had.get(message.job, ""), message.weights
+        before = self._had.get(message.job, "")
+        await bring(self._world, self._artifacts, self._fetch, message, self._rooms, before)
+        self._had[message.job] = message.weights
         if before != message.weights:  # at once: pages that are free again soon never reach the disk
             await self._artifacts.drop(before)
         weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)

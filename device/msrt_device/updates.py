@@ -2,6 +2,7 @@
 
 A file is named by its update and vouched for by a quick checksum: its bytes are asked for by nobody but this device,
 and hashing 40 MB takes as long as encrypting them. Nothing is synced: what a power failure took is trained again.
+Files are used again, for the pages that they have.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import mmap
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +42,8 @@ class Updates:
         self._folder = world.disk.path / "updates" if world.disk.path is not None else None
         self._sound = set[str]()
         """Files that this process has seen whole."""
+        self._homes: dict[str, Path] = {}
+        """By job: where its trainer writes them."""
         if self._folder is not None and self._folder.is_dir():
             names = {one.file for one in kept}
             for path in self._folder.iterdir():
@@ -70,6 +74,7 @@ class Updates:
             path.rename(self._folder / name)
         except OSError as error:
             raise disk_error(error, path) from error
+        self._homes[meta.job] = path
         return Kept(meta, b"", "", len(view), file=name, checksum=quick(view))
 
     @asynccontextmanager
@@ -100,18 +105,29 @@ class Updates:
         return view
 
     async def drop(self, gone: Collection[Kept]) -> None:
-        """They were counted, or never will be. At once: pages that are free again soon never reach the disk."""
+        """They were counted, or never will be. At once: pages that are free again soon never reach the disk. One file
+        goes back to where it was made: the next update is written over it.
+        """
         await self._artifacts.drop(*(one.digest for one in gone if one.digest))
-        files = [one.file for one in gone if one.file]
-        self._sound.difference_update(files)
+        files = [(one.file, self._homes.get(one.meta.job)) for one in gone if one.file]
         if files:
-            await self._offload(self._unlink, files)
+            self._sound.difference_update(name for name, _ in files)
+            await self._offload(self._let_go, files)
 
-    def _unlink(self, files: list[str]) -> None:
+    def _let_go(self, files: list[tuple[str, Path | None]]) -> None:
         assert self._folder is not None
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / name).unlink()
+        for name, home in files:
+            path = self._folder / name
+            with contextlib.suppress(OSError):  # the next one is being made there, or this file system has no links
+                if home is not None:
+                    home.hardlink_to(path)
+            path.unlink(missing_ok=True)
+
+    async def over(self, job: str) -> None:
+        """No other update of it is made here."""
+        home = self._homes.pop(job, None)
+        if home is not None:
+            await self._offload(partial(home.unlink, missing_ok=True))
 
 
 def _mapped(path: Path) -> memoryview:

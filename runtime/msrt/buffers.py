@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -89,8 +90,15 @@ def read_file(path: Path) -> Buffer:
 
 
 def write_file(path: Path, data: Buffer) -> None:
-    """All of it into a file. Blocking. Raises OSError."""
+    """All of it into a file, over what that held: to give its pages back and take fresh ones costs more than the copy.
+    Blocking. Raises OSError.
+    """
     view = memoryview(data).cast("B")
-    with path.open("wb", buffering=0) as file:
+    with open(path, "wb", buffering=0, opener=_kept) as file:
         while view:
             view = view[file.write(view[:SLICE]) :]
+        file.truncate()
+
+
+def _kept(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)

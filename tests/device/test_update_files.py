@@ -34,6 +34,7 @@ class Rig:
         path.write_bytes(DATA)
         self.kept = asyncio.run(self.updates.keep(META, path))
         assert not path.exists()
+        self.made = path
         return self.folder / "state" / "updates" / self.kept.file
 
     def lent(self, *, quickly):
@@ -72,10 +73,23 @@ def test_a_damaged_file_is_found_after_a_restart(rig):
 
 
 def test_what_was_counted_is_gone(rig):
-    """At once; and files that nothing knows at the next start."""
+    """At once; and files that nothing knows at the next start. Its file goes where the next update is written over it,
+    until the job is over."""
     path = rig.keep()
+    inode = path.stat().st_ino
     asyncio.run(rig.updates.drop([rig.kept]))
     assert not path.exists()
+    assert rig.made.stat().st_ino == inode
+    asyncio.run(rig.updates.over("job"))
+    assert not rig.made.exists()
     path = rig.keep()
     rig.start()
     assert not path.exists()
+
+
+def test_what_is_being_made_is_not_replaced(rig):
+    """A late update is dropped while the next one is written already."""
+    path = rig.keep()
+    rig.made.write_bytes(b"the next one")
+    asyncio.run(rig.updates.drop([rig.kept]))
+    assert (path.exists(), rig.made.read_bytes()) == (False, b"the next one")

@@ -46,10 +46,12 @@ def test_others_run_meanwhile():
 
 @pytest.mark.parametrize("size", [0, 1, SLICE, SLICE + 1, 3 * SLICE + 5])
 def test_a_file_is_read_as_it_was_written(size, tmp_path):
-    """Of any size, and anew where there was one."""
+    """Of any size, and in its place where there was one."""
     path, data = tmp_path / "file", bytes(range(251)) * (size // 251 + 1)
     write_file(path, b"something longer than nothing")
+    inode = path.stat().st_ino
     write_file(path, memoryview(data)[:size])
+    assert path.stat().st_ino == inode
     assert bytes(read_file(path)) == data[:size] == path.read_bytes()
 
 

@@ -12,6 +12,7 @@ from msrt.errors import Corrupt, FrameTooLarge, OutOfOrder, StreamCancelled, wor
 
 if TYPE_CHECKING:
     from msrt.artifacts.store import ArtifactStore
+    from msrt.world.world import Check
 
 __all__ = ["BlobSink"]
 
@@ -22,14 +23,15 @@ class BlobSink:
     """One artifact coming in. What was written stays for the next try, whatever ends this one.
 
     `limit`: its size, or the most that may come; -1: no limit. `suspect`: a first try brought bad bytes. `sync`: a
-    power failure shall not undo it.
+    power failure shall not undo it. `check`: judges the whole in place of its digest (see `Blobs.finish`).
     """
 
     def __init__(
-        self, store: ArtifactStore, digest: str, have: int, limit: int, *, suspect: bool = False, sync: bool = True
-    ) -> None:
+        self, store: ArtifactStore, digest: str, have: int, limit: int, *, suspect: bool = False, sync: bool = True,
+        check: Check | None = None,
+    ) -> None:  # fmt: skip
         self.have = have
-        self.suspect, self._sync = suspect, sync
+        self.suspect, self._sync, self._check = suspect, sync, check
         self.corrupt = False
         """The bytes that came are not the artifact."""
         self._store, self._digest, self._limit = store, digest, limit
@@ -45,8 +47,8 @@ class BlobSink:
             if 0 <= self._limit < offset + len(data):
                 raise FrameTooLarge(offset + len(data), self._limit, f"artifact {self._digest[:12]}")
             piece = data if isinstance(data, bytes | memoryview) else bytes(data)
-            store = self._store
-            await store.retrying(lambda: store.blobs.write(self._digest, offset, piece))
+            store, vouched = self._store, self._check is not None
+            await store.retrying(lambda: store.blobs.write(self._digest, offset, piece, vouched=vouched))
             self.have = offset + len(data)
 
     async def complete(self, _size: int = -1, _digest: str = "") -> None:
@@ -57,7 +59,7 @@ class BlobSink:
             if not self.have:
                 await store.offload(store.blobs.write, self._digest, 0, b"")
             try:
-                await store.offload(lambda: store.blobs.finish(self._digest, sync=self._sync))
+                await store.offload(lambda: store.blobs.finish(self._digest, sync=self._sync, check=self._check))
             except Corrupt as error:
                 self.corrupt = True
                 self.have = 0

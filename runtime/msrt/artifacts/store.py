@@ -26,7 +26,7 @@ from msrt.buffers import SLICE, Buffer, room_for
 from msrt.errors import Corrupt, DiskFull, LocalError, MsrtError, NotFound, Unavailable
 from msrt.hop.halves import Reader
 from msrt.protocol.stream import INLINE
-from msrt.world.world import Blobs, Spans, World, by_size
+from msrt.world.world import Blobs, Check, Spans, World, by_size
 
 __all__ = ["ArtifactStore", "BlobSink", "Fetch", "Lent"]
 
@@ -310,34 +310,53 @@ class ArtifactStore:
 
     # --- fetching ----------------------------------------------------------------------------------------------
 
-    async def ensure(self, digest: str, fetch: Fetch, size: int = -1, *, sync: bool = True) -> None:
+    async def ensure(
+        self, digest: str, fetch: Fetch, size: int = -1, *, sync: bool = True, over: str = "",
+        check: Check | None = None,
+    ) -> None:  # fmt: skip
         """Have it on disk: callers for one digest share one fetch, which resumes where an earlier one broke off.
 
         Damage found on arrival is reported, and fetched again once. Without `sync` a power failure may undo it, and
-        what an earlier process left is looked at first. Raises Corrupt, DiskFull, and what `fetch` raises.
+        what an earlier process left is looked at first. It is written over the artifact `over`, if nobody needs that.
+        `check` judges what comes first in place of its digest, where this node passes it on to nobody. Raises Corrupt,
+        DiskFull, and what `fetch` raises.
         """
         if not sync and self.has(digest) and digest not in self._lendable:
             with contextlib.suppress(Corrupt, NotFound):  # then it is here no more, and fetched
                 await self.verify(digest)
         if not self.has(digest):
-            await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch, sync=sync))
+            await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch, sync, over, check))
 
-    async def _fetch(self, digest: str, size: int, fetch: Fetch, *, sync: bool) -> None:
+    async def _fetch(self, digest: str, size: int, fetch: Fetch, sync: bool, over: str, check: Check | None) -> None:  # noqa: FBT001
         async with self.lock(digest):
             if self.has(digest):
                 return
             await self.room.make(digest, max(size, 0))
-            if not await self._try(digest, size, fetch, suspect=False, sync=sync):
+            if self.room.free(over):
+                await self._displace(over, digest)
+            if not await self._try(digest, size, fetch, suspect=False, sync=sync, check=check):
                 await self._try(digest, size, fetch, suspect=True, sync=sync)
         await self.room.trim(digest)
 
-    async def _try(self, digest: str, size: int, fetch: Fetch, *, suspect: bool, sync: bool) -> bool:
+    async def _displace(self, base: str, digest: str) -> None:
+        """Begin it in the place of one that nobody needs, unless a part of it is here already."""
+        begun, lock = await self.offload(self.blobs.partial, digest), self.lock(base)
+        if begun or lock.locked() or not self.room.free(base):  # who has that lock may wait for ours
+            return
+        async with lock:
+            del self.room.sizes[base]
+            self._lendable.discard(base)
+            await self.offload(self._disk.displace, base, digest)
+
+    async def _try(
+        self, digest: str, size: int, fetch: Fetch, *, suspect: bool, sync: bool, check: Check | None = None
+    ) -> bool:
         """One fetch; False if the bytes that came are not the artifact and another try may help."""
         have = await self.offload(self.blobs.partial, digest)
         if 0 <= size < have:
             await self.offload(self.blobs.delete, digest)
             have = 0
-        sink = BlobSink(self, digest, have, size, suspect=suspect, sync=sync)
+        sink = BlobSink(self, digest, have, size, suspect=suspect, sync=sync, check=check)
         try:
             await fetch(digest, have, sink)
         except MsrtError:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 import numpy as np
 
+from msrt.buffers import write_file
 from msrt.errors import Corrupt, InvalidJob, MsrtError
 from msrt.learning import vector
 from msrt.learning.compress import Codec, ErrorFeedback, open_codec
@@ -151,7 +152,7 @@ class Runner:
         residuals.keep(command.round, feedback)
         data = bytes(payload) if len(payload) <= pipe.INLINE else b""
         if not data:
-            Path(command.update).write_bytes(payload)
+            write_file(Path(command.update), payload)
         return pipe.Trained(samples, delta.size, command.encoding, metrics, data=data)
 
     def _step(self, local: Local, command: pipe.DoStep) -> pipe.Stepped:

@@ -19,11 +19,11 @@ from msrt.buffers import Buffer, Rooms
 from msrt.errors import Corrupt, MsrtError, words_of
 from msrt.learning.compress import Codec, open_codec
 from msrt.learning.vector import peek
-from msrt.protocol.checksum import SPAN, Running
+from msrt.protocol.checksum import SPAN, Running, quick
 from msrt.protocol.messages import Change, RoundOpen
 from msrt.world.world import Spans, World
 
-__all__ = ["AtHand", "bring", "carries", "changed"]
+__all__ = ["AtHand", "bring", "carries", "changed", "checksum"]
 
 log = structlog.get_logger()
 CARRIED: Final = 64 << 10
@@ -95,8 +95,14 @@ def changed(weights: Buffer, deltas: Sequence[tuple[str, Buffer]], rooms: Rooms)
     return room
 
 
-async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen, rooms: Rooms) -> None:
-    """Have the weights of that round in the store, the cheapest way there is. Raises what fetching raises."""
+async def bring(
+    world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen, rooms: Rooms, before: str | None = None
+) -> None:
+    """Have the weights of that round in the store, the cheapest way there is. Raises what fetching raises.
+
+    `before`: who passes weights on to nobody names those it had, if any. The new ones take their place, and a checksum
+    will do: they come from who told it, over a link that authenticates each frame.
+    """
     chain = _ahead(artifacts, message)
     if chain:
         try:
@@ -104,7 +110,18 @@ async def bring(world: World, artifacts: ArtifactStore, fetch: Fetch, message: R
                 return
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=words_of(error))
-    await artifacts.ensure(message.weights, fetch, sync=False)
+    check = partial(_whole, message.checksum) if before is not None and message.checksum else None
+    await artifacts.ensure(message.weights, fetch, sync=False, over=before or "", check=check)
+
+
+def checksum(weights: Buffer) -> str:
+    """Of their elements. Blocking. Raises Corrupt."""
+    return quick(memoryview(weights)[peek(weights)[1] :])
+
+
+def _whole(wanted: str, weights: memoryview) -> None:
+    if checksum(weights) != wanted:
+        raise Corrupt("the weights that came differ from the cloud's")
 
 
 async def _follow(

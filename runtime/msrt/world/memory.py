@@ -15,7 +15,7 @@ from msrt.world.buffered import Batch, BufferedStore, Record
 from msrt.world.files import check_digest
 
 if TYPE_CHECKING:
-    from msrt.world.world import Spans
+    from msrt.world.world import Check, Spans
 
 __all__ = ["MemoryBlobs", "MemoryDisk", "MemoryScratch", "MemoryStore"]
 
@@ -94,7 +94,7 @@ class MemoryBlobs:
             raise Conflict(f"a piece at byte {offset} of blob {digest[:12]} leaves a gap after {len(piece)}")
         piece[offset : offset + len(data)] = data
 
-    def finish(self, digest: str, *, sync: bool = True, vouched: bool = False) -> None:
+    def finish(self, digest: str, *, sync: bool = True, vouched: bool = False, check: Check | None = None) -> None:
         check_digest(digest)
         piece = self.pieces.get(digest)
         if piece is None:
@@ -103,7 +103,9 @@ class MemoryBlobs:
             raise NotFound(f"no piece of blob {digest[:12]} is here")
         self._disk.check_space()
         del self.pieces[digest]
-        found = digest if vouched else hashlib.sha256(piece).hexdigest()
+        if check is not None:
+            check(memoryview(piece).toreadonly())
+        found = digest if vouched or check is not None else hashlib.sha256(piece).hexdigest()
         if found != digest:
             raise Corrupt(f"blob {digest[:12]} has another digest: {found[:12]}", hint="fetch it again")
         self.put(digest, bytes(piece), sync=sync)
@@ -195,6 +197,9 @@ class MemoryDisk:
         work((at, memoryview(data)[at : at + span]) for at in range(start, len(data), span))
         self.check_space()
         self._blobs.put(digest, bytes(data), sync=False)
+
+    def displace(self, base: str, _digest: str) -> None:
+        self._blobs.delete(base)
 
     def scratch(self, _each: int) -> MemoryScratch:
         return MemoryScratch(self)

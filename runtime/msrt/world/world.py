@@ -60,6 +60,9 @@ class Store(Protocol):
         """Forget records with offset <= upto at the next commit; their space is used again."""
 
 
+Check: TypeAlias = Callable[[memoryview], None]
+
+
 class Blobs(Protocol):
     """Content-addressed bytes by SHA-256 hex. A partial blob survives a restart. Blocking: use `World.offload`."""
 
@@ -72,11 +75,12 @@ class Blobs(Protocol):
     def write(self, digest: str, offset: int, data: bytes | memoryview, *, vouched: bool = False) -> None:
         """Write a piece of an unfinished blob. Raises DiskFull."""
 
-    def finish(self, digest: str, *, sync: bool = True, vouched: bool = False) -> None:
+    def finish(self, digest: str, *, sync: bool = True, vouched: bool = False, check: Check | None = None) -> None:
         """Verify and publish (fsync, rename). Raises Corrupt and forgets the partial when the digest differs.
 
         Without `sync` a power failure may tear it: for what can be had again, and is verified when it is read.
         `vouched`, here and where it is written: the caller has hashed these very bytes, they need not be hashed again.
+        `check`: judges all the bytes in place of their digest, and raises Corrupt.
         """
 
     def read(self, digest: str, offset: int = 0, size: int = -1) -> bytes:
@@ -128,6 +132,9 @@ class Disk(Protocol):
         """Make one whole blob of another where it lies: `work` goes through (offset, bytes) of each span from `start`
         on and changes them. It vouches for the outcome; what it raises leaves neither blob. Not synced. Blocking.
         """
+
+    def displace(self, base: str, digest: str) -> None:
+        """Begin a blob in the place of a whole one, which is gone: what comes is written over its bytes. Blocking."""
 
     def scratch(self, each: int) -> Scratch:
         """Room for pieces of at most `each` bytes. Blocking. Raises DiskFull."""

@@ -105,13 +105,15 @@ def moved_on(size=200_000, seed=3):
     return *(bytes(part) for part in (save(layout, have), save(layout, out), payload)), quick(out.data.cast("B"))
 
 
-def brings(disk, before, message, payload, *, hold=False):
-    """What is in the store after a round's weights were brought, and what was fetched for it."""
-    artifacts, fetched = store(disk), []
+def brings(disk, before, message, payload, *, hold=False, had=None, sent=()):
+    """What is in the store after a round's weights were brought, and what was fetched for it. `sent`: what comes in
+    place of the payload, try by try.
+    """
+    artifacts, fetched, coming = store(disk), [], iter(sent)
 
     async def fetch(digest, _offset, sink):
         fetched.append(digest)
-        data = {name(payload): payload}[digest]
+        data = next(coming, {name(payload): payload}[digest])
         await sink.write(0, data)
         await sink.complete(len(data), digest)
 
@@ -119,7 +121,7 @@ def brings(disk, before, message, payload, *, hold=False):
         await artifacts.put_bytes(before)
         if hold:
             artifacts.pin([name(before)], "another")
-        await bring(world(disk), artifacts, fetch, message, Rooms(1))
+        await bring(world(disk), artifacts, fetch, message, Rooms(1), had)
         return await artifacts.read(message.weights)
 
     return bytes(asyncio.run(work())), artifacts.has(name(before)), fetched
@@ -142,3 +144,29 @@ def test_a_version_that_somebody_needs_stays(checksum):
     step = Change(name(before), name(payload), "int8")
     message = msgspec.structs.replace(opened(name(after), step, number=2), checksum=checksum and sum_)
     assert brings(MemoryDisk(), before, message, payload, hold=bool(checksum)) == (after, True, [name(payload)])
+
+
+@pytest.mark.parametrize("field", [True, False])
+@pytest.mark.parametrize("hold", [True, False])
+def test_whole_weights_take_the_place_of_those_before(field, hold, tmp_path):
+    """Where this node passes them on to nobody; those that somebody needs stay."""
+    before, after, _, checksum = moved_on()
+    message = msgspec.structs.replace(opened(name(after), number=2), checksum=checksum)
+    disk = FieldDisk(tmp_path) if field else MemoryDisk()
+    assert brings(disk, before, message, after, hold=hold, had=name(before)) == (after, hold, [name(after)])
+
+
+@pytest.mark.parametrize("had", ["", None])
+def test_whole_weights_that_came_wrong_are_fetched_again(had):
+    """The checksum finds it, or the digest, and then the digest decides."""
+    before, after, _, checksum = moved_on()
+    message = msgspec.structs.replace(opened(name(after), number=2), checksum=checksum)
+    wrong = after[:-1] + bytes([after[-1] ^ 1])
+    assert brings(MemoryDisk(), before, message, after, had=had, sent=[wrong]) == (after, True, 2 * [name(after)])
+
+
+def test_a_wrong_checksum_costs_a_second_fetch():
+    """The digest has the last word."""
+    before, after, _, _ = moved_on()
+    message = msgspec.structs.replace(opened(name(after), number=2), checksum="0" * 16)
+    assert brings(MemoryDisk(), before, message, after, had="") == (after, True, 2 * [name(after)])

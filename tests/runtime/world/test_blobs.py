@@ -159,3 +159,54 @@ def test_what_becomes_nothing_is_gone(rig):
     with pytest.raises(Corrupt, match="half-way"):
         rig.disk.evolve(DIGEST, "0" * 64, 0, 4096, fails)
     assert (blobs.size(DIGEST), blobs.size("0" * 64), blobs.partial("0" * 64)) == (None, None, 0)
+
+
+def test_a_blob_is_written_over_another(rig):
+    """What came counts, not what lay there; a shorter one is no longer than it is; the other is gone at once."""
+    blobs = rig.disk.blobs()
+    blobs.write(DIGEST, 0, DATA)
+    blobs.finish(DIGEST)
+    short = DATA[: len(DATA) // 2][::-1]
+    after = hashlib.sha256(short).hexdigest()
+    rig.disk.displace(DIGEST, after)
+    assert (blobs.size(DIGEST), blobs.partial(after)) == (None, 0)
+    with pytest.raises(Conflict):
+        blobs.write(after, 10, short[10:])
+    blobs.write(after, 0, short[:100])
+    assert blobs.partial(after) == 100
+    blobs.write(after, 100, short[100:])
+    blobs.finish(after)
+    assert blobs.read(after) == short
+
+
+def test_what_was_half_written_over_another_is_no_blob_after_a_restart(tmp_path):
+    """Half of it is the other's: its digest tells."""
+    disk = FieldDisk(tmp_path)
+    disk.blobs().write(DIGEST, 0, DATA)
+    disk.blobs().finish(DIGEST)
+    after = hashlib.sha256(DATA[::-1]).hexdigest()
+    disk.displace(DIGEST, after)
+    disk.blobs().write(after, 0, DATA[::-1][:100])
+    blobs = FieldDisk(tmp_path).blobs()
+    with pytest.raises(Corrupt):
+        blobs.finish(after)
+    assert blobs.partial(after) == 0
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_check_judges_in_place_of_the_digest(rig, sound):
+    """It sees all the bytes; what it refuses is gone."""
+    blobs, name = rig.disk.blobs(), "0" * 64
+
+    def check(data):
+        if bytes(data) != DATA or not sound:
+            raise Corrupt("refused")
+
+    blobs.write(name, 0, DATA, vouched=True)
+    if sound:
+        blobs.finish(name, check=check)
+        assert blobs.read(name) == DATA
+    else:
+        with pytest.raises(Corrupt, match="refused"):
+            blobs.finish(name, check=check)
+        assert (blobs.partial(name), blobs.size(name)) == (0, None)

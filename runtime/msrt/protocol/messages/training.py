@@ -118,7 +118,8 @@ class RoundOpen(Session, frozen=True, tag="round.open"):
     """Changes that lead from versions that the receiver may have to `weights`, oldest first."""
     plan: Plan = Plan()
     checksum: str = ""
-    """Of the elements of `weights` (msrt.protocol.checksum), for who follows `chain`; empty: their digest tells."""
+    """Of the elements of `weights` (msrt.protocol.checksum), for who follows `chain`, or has them for itself alone;
+    empty: their digest tells."""
     checksums: bool = False
     """The sender takes updates whose streams carry a checksum in place of a digest."""
 
