@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 import numpy as np
 
-from msrt.buffers import write_file
+from msrt.buffers import Rooms, write_file
 from msrt.errors import Corrupt, InvalidJob, MsrtError
 from msrt.learning import vector
 from msrt.learning.compress import Codec, ErrorFeedback, open_codec
@@ -81,6 +81,8 @@ class Runner:
         self.shelf: Shelf | None = None
         self.steps: Steps | None = None
         self._rooms: dict[str, memoryview] = {}
+        self._made = Rooms(1)
+        """For payloads, round after round."""
 
     def answer(self, command: pipe.Command) -> pipe.Answer:
         """Carry out one command. Raises whatever user code raises."""
@@ -148,11 +150,13 @@ class Runner:
             delta, metrics = Shield(local.config.privacy, shelf.work, asked).leave(delta, metrics)
         seed = zlib.crc32(f"{local.config.seed}/{command.node.id}".encode())
         feedback = residuals.before(command.round, open_codec(command.encoding, local.layout), seed)
-        payload = feedback.encode(delta, command.round, lent=True)
+        room = self._made.take(max(feedback.codec.bytes, 1))
+        payload = feedback.encode(delta, command.round, lent=True, room=room[: feedback.codec.bytes])
         residuals.keep(command.round, feedback)
         data = bytes(payload) if len(payload) <= pipe.INLINE else b""
         if not data:
             write_file(Path(command.update), payload)
+        self._made.give(room)
         return pipe.Trained(samples, delta.size, command.encoding, metrics, data=data)
 
     def _step(self, local: Local, command: pipe.DoStep) -> pipe.Stepped:

@@ -106,7 +106,7 @@ async def bring(
     chain = _ahead(artifacts, message)
     if chain:
         try:
-            if await _follow(world, artifacts, fetch, message, chain, rooms):
+            if await _follow(world, artifacts, fetch, message, chain, rooms, own=before is not None):
                 return
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=words_of(error))
@@ -125,14 +125,18 @@ def _whole(wanted: str, weights: memoryview) -> None:
 
 
 async def _follow(
-    world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen, chain: tuple[Change, ...], rooms: Rooms
-) -> bool:
-    """The weights from a version that is here, in its place where nobody needs it any more. Did they come out right?"""
+    world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen, chain: tuple[Change, ...], rooms: Rooms,
+    *, own: bool,
+) -> bool:  # fmt: skip
+    """The weights from a version that is here, in its place where nobody needs it any more. Did they come out right?
+    `own`: they are for this node alone, and the changes that led to the version.
+    """
     base, wanted = chain[0].base, message.weights
+    spent = [change.delta for change in message.chain[: -len(chain)]] if own else []
     async with AsyncExitStack() as stack:
         deltas = []
         for change in chain:
-            await artifacts.ensure(change.delta, fetch, sync=False)
+            await artifacts.ensure(change.delta, fetch, sync=False, over=spent.pop() if spent else "")
             lent = await stack.enter_async_context(artifacts.lend(change.delta))
             deltas.append((change.codec, await lent.whole()))
         async with artifacts.lend(base) as known:

@@ -170,3 +170,16 @@ def test_a_wrong_checksum_costs_a_second_fetch():
     before, after, _, _ = moved_on()
     message = msgspec.structs.replace(opened(name(after), number=2), checksum="0" * 16)
     assert brings(MemoryDisk(), before, message, after, had="") == (after, True, 2 * [name(after)])
+
+
+@pytest.mark.parametrize("had", ["", None])
+def test_a_change_takes_the_place_of_the_one_before(had):
+    """Where this node passes it on to nobody."""
+    before, after, payload, checksum = moved_on()
+    old = b"the change that led to the version before"
+    chain = Change("0" * 64, name(old), "int8"), Change(name(before), name(payload), "int8")
+    message = msgspec.structs.replace(opened(name(after), *chain, number=3), checksum=checksum)
+    disk = MemoryDisk()
+    disk.blobs().put(name(old), old, sync=True)
+    assert brings(disk, before, message, payload, had=had) == (after, False, [name(payload)])
+    assert (disk.blobs().size(name(old)) is None) == (had is not None)

@@ -30,18 +30,20 @@ class ErrorFeedback:
         """There is nothing to save."""
         return not self.codec.biased and not self.codec.memory_size
 
-    def encode(self, flat: Vector, turn: int = 0, *, lent: bool = False) -> Buffer:
+    def encode(self, flat: Vector, turn: int = 0, *, lent: bool = False, room: memoryview | None = None) -> Buffer:
         """The payload of `flat` plus what was left out before. The same `turn` rolls the same dice.
 
-        `lent`: the payload may be `flat` itself, which nobody changes while it is needed. Raises BadUpdate when the sum
-        is not finite; the residual then stays as it was.
+        `lent`: the payload may be `flat` itself, which nobody changes while it is needed. `room`: where it is made
+        otherwise, of its length. Raises BadUpdate when the sum is not finite; the residual then stays as it was.
         """
         codec = self.codec
         if flat.size != codec.size:
             raise BadUpdate(f"an update of {flat.size} elements after one of {codec.size}")
         if lent and not codec.biased and (ready := codec.as_it_is(flat)) is not None:
             return ready
-        payload = room_for(codec.bytes) if codec.bytes > SLICE else memoryview(bytearray(codec.bytes))
+        payload = room
+        if payload is None:
+            payload = room_for(codec.bytes) if codec.bytes > SLICE else memoryview(bytearray(codec.bytes))
         rng = np.random.Generator(np.random.SFC64([self.seed & 0xFFFF_FFFF_FFFF_FFFF, turn]))
         if not codec.biased:
             codec.write(flat, payload, None, self.memory, rng)
