@@ -11,6 +11,7 @@ import structlog
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop.handler import Handler
+from msrt.hop.leases import Leases
 from msrt.hop.peer import Peer, refusal
 from msrt.links.link import Link, Route
 from msrt.protocol import wire
@@ -94,7 +95,7 @@ class Downlink:
         children: int = CHILDREN,
     ) -> None:
         self._world, self._node, self._boot = world, node, boot
-        self._handler, self._gate, self._lease_s = handler, gate, lease_s
+        self._handler, self._gate, self._leases = handler, gate, Leases(lease_s)
         self._epoch, self._children = epoch, children
         self._trip = RoundTrip()
         self.sessions = SESSIONS
@@ -164,9 +165,9 @@ class Downlink:
             return
         if peer is None:
             self._check_room(certificate)
-            session = Session(
-                Side.PARENT, self._node, self._boot, self._world.now(), lease_s=self._lease_s, trip=self._trip
-            )
+            now = self._world.now()
+            lease_s = self._leases.of(key, hello.boot, now)
+            session = Session(Side.PARENT, self._node, self._boot, now, lease_s=lease_s, trip=self._trip)
             peer = Peer(self._world, session, self._handler, certificate, hello.node)
             peer.on_over = self._over
             self.peers[key] = peer
@@ -184,7 +185,7 @@ class Downlink:
         sink.routes[route] = peer
         offer = Welcome(
             node=self._node, boot=self._boot, session=self.next_epoch(), resumed=False, epoch=self._epoch,
-            lease_s=self._lease_s, parents=self._gate.parents(certificate),
+            lease_s=peer.session.lease_s, parents=self._gate.parents(certificate),
         )  # fmt: skip
         peer.perform(peer.session.admit(hello, offer, self._world.now()))
 
@@ -211,6 +212,9 @@ class Downlink:
         for key in (peer.node, f"{peer.node}/{peer.session.peer_boot}"):
             if self.peers.get(key) is peer:
                 del self.peers[key]
+                if peer.session.expired:
+                    session = peer.session
+                    self._leases.ran_out(key, session.peer_boot, session.lease_s, self._world.now())
         self._forget_route(peer)
 
     def _enrol(self, sink: _LinkSink, route: Route, principal: bytes, enrol: Enrol) -> None:

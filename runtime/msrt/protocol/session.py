@@ -102,6 +102,8 @@ class Session:
         self.epoch = 0
         self.id = 0
         self.peer_boot = 0
+        self.expired = False
+        """It is over because nothing was heard for its lease."""
         self._attempt = 0
         self.hello = hello
         self.welcome: Welcome | None = None
@@ -398,6 +400,7 @@ class Session:
         return self._end(errors.Disconnected(f"the peer said goodbye{': ' + reason if reason else ''}"))
 
     def _do_expired(self, _payload: object, _now: float, _before: State) -> list[Action]:
+        self.expired = True
         return self._end(errors.Disconnected(f"nothing was heard for the lease of {self.lease_s:g} s"))
 
     def _do_closed(self, _payload: object, _now: float, _before: State) -> list[Action]:
