@@ -12,6 +12,9 @@ BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 PYTEST    := $(BIN)/python -m pytest
 
+# Tests and the demo start msrt hundreds of times: where Python may not keep what it compiled, each would compile it all.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow bench lint format protobuf clean
 .DELETE_ON_ERROR:
 

@@ -6,11 +6,11 @@ import pytest
 
 from msrt.world.simulation import seeds
 
-QUICK, SLOW = 3, 20
+QUICK, SLOW = 2, 21
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A story asks for `seed`: three in `make test`, twenty others in `make test-slow`, or the one of MSRT_SEED."""
+    """A story asks for `seed`: two in `make test`, twenty-one others in `make test-slow`, or the one of MSRT_SEED."""
     if "seed" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2].startswith("test_stories"):
         chosen = seeds(QUICK + SLOW, first=1)
         slow = pytest.mark.slow

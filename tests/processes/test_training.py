@@ -179,6 +179,7 @@ def accuracy(weights):
     return float((values.argmax(axis=1) == labels).mean())
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_cloud_and_an_edge(house, doors, tmp_path):
     """Each is SIGKILLed in the middle of a round: the watcher sees the job end with all rounds, everybody in each."""
     for number in (2, 4):

@@ -361,6 +361,7 @@ def test_load_and_unload(house, kind, where):
         client.load_model("spare", config="{}")
 
 
+@pytest.mark.slow
 def test_loading_needs_the_cloud():
     """With it away the error says so at once, and what is loaded goes on."""
     with Tree() as tree:

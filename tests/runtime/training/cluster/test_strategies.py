@@ -15,11 +15,11 @@ TRAIN = "clip = 0.5\nproximal = 0.3"
     ("kind", "count", "more"),
     [
         ("Blocks", 2, 'strategy = "fsdp"\naccumulate = 3\ncheckpoint_activations = true'),
-        ("Adam", 3, 'strategy = "fsdp"'),
+        pytest.param("Adam", 3, 'strategy = "fsdp"', marks=pytest.mark.slow),
         ("Small", 2, 'strategy = "tensor"'),
-        ("Blocks", 4, 'strategy = "tensor"\ntensor = 2'),
+        pytest.param("Blocks", 4, 'strategy = "tensor"\ntensor = 2', marks=pytest.mark.slow),
         ("Small", 2, 'strategy = "pipeline"\naccumulate = 4'),
-        ("Adam", 3, 'strategy = "pipeline"\nschedule = "gpipe"'),
+        pytest.param("Adam", 3, 'strategy = "pipeline"\nschedule = "gpipe"', marks=pytest.mark.slow),
         ("Blocks", 3, "checkpoint_activations = true"),
     ],
     ids=["fsdp", "fsdp adam", "tensor", "data x tensor", "pipeline", "gpipe adam", "ddp"],
@@ -34,15 +34,23 @@ def test_a_strategy_trains_what_one_process_trains(job, kind, count, more):
 
 @pytest.mark.parametrize(
     "more",
-    ['strategy = "fsdp"\nprecision = "bf16"', 'strategy = "tensor"\nprecision = "bf16"',
-     'strategy = "pipeline"\nprecision = "bf16"', 'strategy = "tensor"\ntensor = 1\nprecision = "bf16"'],
-)  # fmt: skip
+    [
+        'strategy = "fsdp"',
+        pytest.param('strategy = "tensor"', marks=pytest.mark.slow),
+        pytest.param('strategy = "pipeline"', marks=pytest.mark.slow),
+        pytest.param('strategy = "tensor"\ntensor = 1', marks=pytest.mark.slow),
+    ],
+)
 def test_half_precision_is_near(job, more):
     """bfloat16 under every strategy."""
-    assert 0 < job(more + "\ncheckpoint_steps = 0").distance(1) < 0.1
+    assert 0 < job(more + '\nprecision = "bf16"\ncheckpoint_steps = 0').distance(1) < 0.1
 
 
-@pytest.mark.parametrize(("kind", "strategy"), [("Small", "ddp"), ("Adam", "fsdp"), ("Small", "pipeline")])
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [("Small", "ddp"), pytest.param("Adam", "fsdp", marks=pytest.mark.slow),
+     pytest.param("Small", "pipeline", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_round_goes_on_with_another_number_of_processes(job, kind, strategy):
     """Two processes die after a checkpoint; one, two or three train the rest, and it is what it would have been.
 
@@ -88,6 +96,7 @@ def test_the_largest_batch_is_found_and_kept(job):
     assert told["batch"] == 105
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_bounded_by_memory(job):
     """Of the process's limit: the job trains with what was found, which is no more than its memory holds."""
     made = job('batch = "auto"\ncheckpoint_steps = 0', train="momentum = 0.0", kind="Heavy")
