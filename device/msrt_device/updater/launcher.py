@@ -259,7 +259,7 @@ def run(root: Path, arguments: list[str], factory: Path | None = None) -> int:
             start = due(root)
         except (LookupError, OSError) as error:  # a full or failing disk: the agent in force needs no counting
             now = committed(root)
-            _say("no_slot" if not now else "not_counted", error=str(error))
+            _say("no_slot" if not now else "not_counted", error=str(error) or type(error).__name__)
             if not now and factory is None:
                 return 1
             start = Due(now, {})
@@ -320,7 +320,7 @@ def main(argv: list[str]) -> int:
         try:
             settle(root, factory)
         except OSError as error:  # a full or failing disk
-            _say("not_settled", error=str(error))
+            _say("not_settled", error=str(error) or type(error).__name__)
     return run(root, arguments, factory)
 
 

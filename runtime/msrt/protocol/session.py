@@ -10,7 +10,7 @@ unacknowledged when the other process is gone is handed back (`Over.lost`, `Join
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -27,6 +27,7 @@ from msrt.protocol.session_table import (
     Joined,
     Over,
     Persist,
+    Received,
     Side,
     Silent,
     State,
@@ -58,25 +59,6 @@ _SEEN_ALL: Final = (1 << SEEN_BITS) - 1
 LEASE_MIN_S: Final = 0.02
 LEASE_MAX_S: Final = 3600.0
 """What a child takes for a lease; anything else in a welcome is a fault of the parent."""
-
-
-class _Packet(Protocol):
-    @property
-    def delivery(self) -> int: ...
-    @property
-    def seq(self) -> int: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def ack_session(self) -> int: ...
-    @property
-    def ack_durable(self) -> int: ...
-    @property
-    def message(self) -> Message: ...
-    @property
-    def frames(self) -> Frames: ...
-    @property
-    def size(self) -> int: ...
 
 
 class Session:
@@ -186,7 +168,7 @@ class Session:
         """A packet goes out, and its header acknowledges. Where it is lost the peer resends, and is answered anew."""
         self._said, self._ack_at = now, float("inf")
 
-    def receive(self, packet: _Packet, now: float) -> list[Action]:
+    def receive(self, packet: Received, now: float) -> list[Action]:
         """One decoded packet from the peer. Raises OutOfOrder for what the state does not allow."""
         message = packet.message
         if isinstance(message, Bye) and packet.epoch == self.epoch and self.state in (State.LIVE, State.SILENT):
@@ -273,13 +255,13 @@ class Session:
                 return self._step(Event.BYE, message, now) if self.state is not State.OVER else []
         raise errors.OutOfOrder(f"{type(message).__name__} inside a session")
 
-    def _check_acks(self, packet: _Packet) -> None:
+    def _check_acks(self, packet: Received) -> None:
         """Before anything of the packet is done."""
         for channel, upto in ((self._session, packet.ack_session), (self._durable, packet.ack_durable)):
             if upto >= channel.next_seq - len(channel.waiting):  # more than `sent`, without a call for each packet
                 raise errors.OutOfOrder(f"an acknowledgement of {upto}, where {channel.sent} were sent")
 
-    def _acks(self, packet: _Packet, now: float) -> list[Action]:
+    def _acks(self, packet: Received, now: float) -> list[Action]:
         out: list[Action] = []
         for channel, upto in ((self._session, packet.ack_session), (self._durable, packet.ack_durable)):
             if channel.unacked:
@@ -290,7 +272,7 @@ class Session:
         self._session.settled.clear()
         return out
 
-    def _data(self, packet: _Packet, now: float) -> list[Action]:
+    def _data(self, packet: Received, now: float) -> list[Action]:
         self._heard = now
         out = self._acks(packet, now)
         if packet.delivery == DeliveryClass.TRANSIENT:

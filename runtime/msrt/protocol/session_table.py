@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ __all__ = [
     "Joined",
     "Over",
     "Persist",
+    "Received",
     "Side",
     "Silent",
     "State",
@@ -143,3 +144,24 @@ class Over:
 
 
 Action = Transmit | Deliver | Persist | Acked | Joined | Silent | Over
+
+
+class Received(Protocol):
+    """One decoded packet, as a session looks at it."""
+
+    @property
+    def delivery(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def ack_session(self) -> int: ...
+    @property
+    def ack_durable(self) -> int: ...
+    @property
+    def message(self) -> Message: ...
+    @property
+    def frames(self) -> Frames: ...
+    @property
+    def size(self) -> int: ...
