@@ -101,12 +101,13 @@ class Fleet:
     # --- devices -------------------------------------------------------------------------------------------------
 
     def joined(self, peer: Peer) -> None:
-        """A device is here (again)."""
+        """A device is here (again): it is told what it should hold; what others hold does not hang on it."""
         seen = self.devices.get(peer.node)
         if seen is None:
             seen = self.devices[peer.node] = DeviceSeen(peer, peer.name)
         seen.peer, seen.alive, seen.since, seen.assigned = peer, True, self._now(), None
         seen.offered = None
+        self.assign_to(seen)
         self._tell(peer.node)
 
     def left(self, node: str) -> None:
@@ -125,8 +126,10 @@ class Fleet:
         fresh = seen.assigned is None or bool(seen.updates) != bool(report.updates)
         seen.models, seen.own_labels, seen.sources = report.models, report.labels, report.sources
         seen.updates = report.updates
-        if self._measured.learn(peer.node, peer.device_class, report) or relabelled or fresh:
+        if self._measured.learn(peer.node, peer.device_class, report):  # what it measured is true of its whole class
             self.assign()
+        elif relabelled or fresh:
+            self.assign_to(seen)
         self._tell(peer.node)
 
     def _tell(self, *nodes: str) -> None:
@@ -157,24 +160,29 @@ class Fleet:
             here = Device(self.own.node, self._region, OWN_CLASS, labels, local=True)
             self.own.assign(place(state, self.manifests, self._measured, here))
         for seen in self.devices.values():
-            if not seen.alive or not seen.peer.live:
-                continue
-            labels = self._placing(seen)
-            self._offer(seen, labels)
-            device = Device(seen.peer.node, self._region, seen.peer.device_class, labels)
-            wanted = place(state, self.manifests, self._measured, device)
-            if wanted == seen.assigned:
-                continue
-            self._generation += 1
-            try:
-                for part in _parts(self._generation, wanted, seen.peer.limit):
-                    seen.peer.send(part)
-            except errors.FrameTooLarge as error:  # it keeps what it has; said once, until something else is wanted
-                log.warning("device.assignment_too_large", device=seen.name, models=len(wanted), error=error.text)
-            except (errors.Disconnected, errors.Overloaded) as error:
-                log.info("device.not_assigned", device=seen.name, error=error.text)
-                continue
-            seen.assigned = wanted
+            self.assign_to(seen)
+
+    def assign_to(self, seen: DeviceSeen) -> None:
+        """Tell one device what it should hold, unless it knows. What was not taken is said again after its report."""
+        if not seen.alive or not seen.peer.live:
+            return
+        labels = self._placing(seen)
+        self._offer(seen, labels)
+        device = Device(seen.peer.node, self._region, seen.peer.device_class, labels)
+        wanted = place(self._state(), self.manifests, self._measured, device)
+        if wanted == seen.assigned:
+            return
+        self._generation += 1
+        try:
+            for part in _parts(self._generation, wanted, seen.peer.limit):
+                seen.peer.send(part)
+        except errors.FrameTooLarge as error:  # it keeps what it has; said once, until something else is wanted
+            log.warning("device.assignment_too_large", device=seen.name, models=len(wanted), error=error.text)
+        except (errors.Disconnected, errors.Overloaded) as error:
+            log.info("device.not_assigned", device=seen.name, error=error.text)
+            seen.assigned = None
+            return
+        seen.assigned = wanted
 
     def _placing(self, seen: DeviceSeen) -> dict[str, str]:
         """What selectors see of a device."""

@@ -136,9 +136,8 @@ class Below:
         edge = self._edge
         log.info("edge.device_joined", device=peer.name, node=peer.node)
         edge.metrics.leases.labels("device").inc()
-        edge.fleet.joined(peer)
         edge.requests.worker_up(peer)
-        edge.fleet.assign()
+        edge.fleet.joined(peer)
         edge.training.device_joined(peer)
         edge.parameters.device_joined(peer)
 

@@ -12,6 +12,7 @@ from msrt.protocol import wire
 from msrt.protocol.messages import Assign, FleetReport, ModelState
 from msrt.serving.backend import InferRequest
 from msrt_edge import fleet as room
+from msrt_edge.placement import place
 from tests.edge.rig import identity, pushed, simulate, until
 
 
@@ -39,6 +40,20 @@ def test_nothing_is_said_where_nothing_changed():
         await rig.cloud.rollout(1, "other", selector="name=d2")
         await until(lambda: len(rig.d2.placed) == 2)
         assert len(rig.d1.told(Assign)) == before
+
+    simulate(scenario)
+
+
+def test_a_device_that_joins_costs_the_others_nothing(monkeypatch):
+    """What is placed is placed for it alone: a region of thousands comes back at once."""
+
+    async def scenario(rig):
+        await rig.serve()
+        placed = []
+        monkeypatch.setattr(room, "place", lambda *given: placed.append(given[-1].node) or place(*given))
+        await rig.reborn("d2")
+        await until(lambda: rig.d2.placed == [("net", 1, "fp32", True)])
+        assert set(placed) == {rig.d2.node}
 
     simulate(scenario)
 
