@@ -181,7 +181,7 @@ class RunningJob:
     async def _gather(self, number: int) -> Draw:
         """Wait for enough devices. Whom the round asks."""
         t, config, until = self._t, self._config, self._until
-        least, due = config.least_nodes, Muster(config.least_nodes, until)
+        least, due = config.least_nodes, Muster(config.least_nodes, until, select=config.select)
         if t.world.now() < until:
             due = muster(t.writer.state, t.writer.state.jobs[self.name], least, config.select, until)
         while True:

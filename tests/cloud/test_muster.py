@@ -74,3 +74,9 @@ def test_here_and_able_are_two_things():
     due = Muster(2, 10.0, frozenset(), frozenset({"d1", "d2"}))
     assert "waiting for 2 devices, 1 are here" in due.missing((), {"d1", "d2"}, 1, 99.0)
     assert not due.missing((), {"d1", "d2"}, 2, 0.0)
+
+
+def test_who_waits_for_a_label_is_told_which():
+    """A selector that nobody fits is seen in the reason."""
+    said = Muster(1, 10.0, select="site=mars").missing({"e1"}, (), 0, 99.0)
+    assert said == "waiting for 1 device with site=mars, 0 are here"

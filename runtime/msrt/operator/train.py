@@ -23,8 +23,8 @@ from msrt.training.bundle import pack
 __all__ = ["train"]
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "expected", "up", "down", "waits_for", "reason"]
-OPTIONAL = {"reported", "expected", "waits_for", "reason"}
+COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "up", "down", "waits_for", "reason"]
+OPTIONAL = {"reported", "waits_for", "reason"}
 """Columns that are there only where a row has something in them."""
 
 
@@ -129,6 +129,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
             **row, "metrics": {key: row["metrics"][key] for key in NOTED if key in row["metrics"]},
             "up": size(row["bytes_up"]), "down": size(row["bytes_down"]), "waits_for": row["stragglers"],
             "trigger": _trigger(row.get("trigger")),
+            "reported": f"{row['reported']}/{row['expected']}" if row["expected"] else "",
         }
         for row in rows
     ]  # fmt: skip

@@ -286,8 +286,9 @@ class TrainerHost:
             answer = self._decoder.decode(body)
             whole = True
         except TimeoutError:
-            self.tail.add(f"[msrt] {name} took longer than {within:.0f} s and was killed")
-            raise JobFailed(f"{name} took longer than {within:.0f} s and was killed", hint=self._last()) from None
+            late = f"{name} took longer than the {max(0.0, within):.3g} s that were left, and was killed"
+            self.tail.add(f"[msrt] {late}")
+            raise JobFailed(late, hint=self._last()) from None
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.tail.add(f"[msrt] {name}: the process answered nonsense")
             raise JobFailed(f"{name}: the job's process answered nonsense", hint=self._last()) from None

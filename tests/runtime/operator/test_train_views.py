@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from msrt import errors
 from msrt.operator.plot import plot
 from msrt.operator.session import patient
+from msrt.operator.train import _table
 from msrt.operator.train_compare import costs, differing
 from msrt.operator.train_export import as_csv, write_boards, write_csv
 from msrt.operator.train_list import list_jobs, moment
@@ -207,3 +208,19 @@ def test_a_watch_goes_on_when_its_lease_was_given_away():
         return answer
 
     assert asyncio.run(patient(cloud, "train.status", job="digits")) == [ROW]
+
+
+def test_a_table_of_jobs_has_the_columns_that_say_something(capsys):
+    """How many reported only while a round is open, a reason only where there is one."""
+    _table([ROW])
+    assert "2/3" in capsys.readouterr().out
+    _table([ROW | {"reported": 0, "expected": 0, "stragglers": []}])
+    assert capsys.readouterr().out.split("\n")[0].split() == [
+        "job",
+        "state",
+        "round",
+        "rounds",
+        "metrics",
+        "up",
+        "down",
+    ]

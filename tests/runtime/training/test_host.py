@@ -193,7 +193,7 @@ def test_a_paused_round_waits_and_a_late_one_is_killed(tmp_path: Path) -> None:
         host.resume()
         assert (await round_).samples == 30
         host.pause()
-        with pytest.raises(JobFailed, match="took longer than 0 s and was killed"):
+        with pytest.raises(JobFailed, match=r"took longer than the 0\.2 s that were left, and was killed"):
             await host.train(NODE, 2, weights, "fp32", 0.2)
         assert not psutil.pid_exists(first)
         host.resume()
