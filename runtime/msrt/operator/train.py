@@ -77,7 +77,11 @@ def _follow(state: Path | None, job: str, report: Path | None, *, as_json: bool)
             write_json(report, await report_of(cloud, job))
         return row
 
-    row = ask(state, work)
+    try:
+        row = ask(state, work)
+    except KeyboardInterrupt:
+        click.echo(f"{job} goes on: msrt train status {job} --watch; msrt train stop {job} ends it", err=True)
+        raise
     if as_json:
         print_json(row)
     else:

@@ -12,9 +12,9 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from msrt import errors
+from msrt.operator import train
 from msrt.operator.plot import plot
 from msrt.operator.session import patient
-from msrt.operator.train import _table
 from msrt.operator.train_compare import costs, differing
 from msrt.operator.train_export import as_csv, write_boards, write_csv
 from msrt.operator.train_list import list_jobs, moment
@@ -212,9 +212,9 @@ def test_a_watch_goes_on_when_its_lease_was_given_away():
 
 def test_a_table_of_jobs_has_the_columns_that_say_something(capsys):
     """How many reported only while a round is open, a reason only where there is one."""
-    _table([ROW])
+    train._table([ROW])
     assert "2/3" in capsys.readouterr().out
-    _table([ROW | {"reported": 0, "expected": 0, "stragglers": []}])
+    train._table([ROW | {"reported": 0, "expected": 0, "stragglers": []}])
     assert capsys.readouterr().out.split("\n")[0].split() == [
         "job",
         "state",
@@ -224,3 +224,15 @@ def test_a_table_of_jobs_has_the_columns_that_say_something(capsys):
         "up",
         "down",
     ]
+
+
+def test_who_stops_watching_is_told_that_the_job_goes_on(monkeypatch, capsys):
+    """Ctrl-C ends the watch and not the job: how to come back, and how to end that too."""
+
+    def interrupted(_state, _work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train._follow(None, "digits", None, as_json=False)
+    assert "digits goes on: msrt train status digits --watch" in capsys.readouterr().err
