@@ -7,6 +7,7 @@ with it what the board has not flushed (see tests.processes.machine).
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -68,6 +69,7 @@ def _broken(site: Site) -> list[Row]:
         told = site.outcomes(fault)
         once += [outcome for outcome, _ in told] == ["failed"]
         reasons.append(f"{fault}: {told[0][1]}")
+        sys.stderr.write(f"{reasons[-1]}\n")
     what = f"systems with a broken {', '.join(FAULTS)}"
     return [
         Row(f"{what}: back on the old version", float(back), "", ">=", float(len(FAULTS)), "; ".join(reasons)),
@@ -93,6 +95,7 @@ def _cuts(site: Site, took: float) -> list[Row]:
             bricked += 1
             break
         back += site.running() in {before, f"cut{number}"}
+        sys.stderr.write(f"cut {len(lost)} of {CUTS}, {name} {lost[-1]}: back\n")
         if site.outcomes(f"cut{number}"):
             told_once += _once(site, name, number, before)
             name = ""
