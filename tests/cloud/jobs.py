@@ -36,9 +36,9 @@ class Region:
         return self
 
     async def back(self):
-        """The edge is with the cloud again, and reported."""
-        node = self.edge.one.node
-        await until(lambda: node in self.rig.cloud.fleet.edges and self.rig.cloud.fleet.edges[node].alive)
+        """The edge is with the cloud again, and reported. The cloud lets it in a moment before it hears so."""
+        node, edges = self.edge.one.node, self.rig.cloud.fleet.edges
+        await until(lambda: node in edges and edges[node].alive and self.edge.peer is not None and self.edge.peer.live)
         self.edge.report(*map(device, self.names))
 
     async def opened(self, job, number):
