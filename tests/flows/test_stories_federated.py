@@ -205,6 +205,6 @@ def test_a_late_update_counts_where_others_are_asked(seed):
         assert {node for node, _ in counted} == {late}
         once = [number for number, fact in enumerate(facts, 1) if late in fact.included] + [n for _, n in counted]
         assert len(once) == len(set(once))
-        assert not tree[min(tree.devices)].jobs.training._kept
+        await until(lambda: not tree[min(tree.devices)].jobs.training._kept, 10, "it heard that the job is over")
 
     grown(story, seed, edges={"edge-n": 4, "edge-s": 4})
