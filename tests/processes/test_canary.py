@@ -16,7 +16,7 @@ from msrt import errors
 from tests.bench.tree import MSRT, Tree, until
 from tests.processes.test_failover import times
 
-SIZE = 1400
+SIZE, DEPTH = 1400, 16
 FLOAT = TensorProto.FLOAT
 
 pytestmark = pytest.mark.slow
@@ -45,13 +45,14 @@ def fragile():
 
 
 def slow():
-    """The same numbers as the first version after some millions of multiplications."""
+    """The same numbers as the first version after tens of millions of multiplications: some milliseconds even beside
+    others that keep the machine busy."""
     rng = np.random.default_rng(0)
     square = (rng.normal(size=(SIZE, SIZE)) * 0.01).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "widen"], ["h0"])]
-    nodes += [helper.make_node("MatMul", [f"h{n}", "square"], [f"h{n + 1}"]) for n in range(6)]
+    nodes += [helper.make_node("MatMul", [f"h{n}", "square"], [f"h{n + 1}"]) for n in range(DEPTH)]
     nodes += [
-        helper.make_node("MatMul", ["h6", "narrow"], ["none"]),
+        helper.make_node("MatMul", [f"h{DEPTH}", "narrow"], ["none"]),
         helper.make_node("Mul", ["none", "zero"], ["nothing"]),
         helper.make_node("Add", ["x", "nothing"], ["y"]),
     ]
