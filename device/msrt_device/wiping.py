@@ -21,6 +21,7 @@ from msrt.process import StateDir, default_state
 from msrt.statedir import GONE
 from msrt.trust.identity import Purpose, verify
 from msrt.trust.private import write_private
+from msrt.world.files import sync_directory
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import ISSUED
 from msrt_device.flash.identity.settings import IDENTITY_FILE
@@ -85,10 +86,10 @@ def wipe(state: Path, board: IdentityFolder | None = None) -> None:
     for entry in sorted(state.iterdir()):
         if entry.name not in (MARK, GONE, *LAST):
             _remove(entry)
-    _sync(state)
+    sync_directory(state)
     for name in (LAST[0], MARK):
         (state / name).unlink(missing_ok=True)
-    _sync(state)
+    sync_directory(state)
 
 
 @click.command()
@@ -129,11 +130,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

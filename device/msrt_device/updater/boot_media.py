@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msrt.errors import DiskFull, InvalidImage, LocalError
+from msrt.world.files import sync_directory
 from msrt_device.updater.slots import ReadAt
 
 __all__ = ["PIECE", "disk_fault", "gone", "put", "read_json", "sync_folder", "write_partition"]
@@ -46,11 +47,7 @@ def gone(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """All of the file system: FAT keeps its table apart from its folders."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(folder)
     os.sync()
 
 

@@ -44,7 +44,7 @@ from msrt.protocol.messages import (
 )
 from msrt.protocol.packing import frame_size
 from msrt.serving.backend import InferAnswer, InferRequest
-from msrt.serving.tally import Row, Tally
+from msrt.serving.tally import Tally
 from msrt.serving.trails import Trails
 from msrt.world.world import World
 
@@ -232,38 +232,45 @@ class Requests:
         self._handle(Tick())
 
     def _perform(self, actions: list[Action], now: float) -> None:
-        batches: dict[tuple[int, Peer], list[Reply]] = {}
-        counted: Inferred | None = None
-        row: Row
+        replies: list[Reply] = []
         for action in actions:
             if isinstance(action, Reply):
-                if not action.request.copy:
-                    if action.answer is not counted:  # the replies of a batch follow each other
-                        counted = action.answer
-                        row = self._tally.batch(action.request.model, counted, now)
-                    row.answered(now - action.request.since)
-                token = action.request.token
-                if isinstance(token, _ClientToken):
-                    batches.setdefault((id(action.answer), token.peer), []).append(action)
-                elif not token.done():  # type: ignore[attr-defined]
-                    answer = action.answer
-                    token.set_result(  # type: ignore[attr-defined]
-                        InferAnswer(answer.version, answer.variant, answer.device, action.outputs, action.frames)
-                    )
+                replies.append(action)
             elif isinstance(action, Send):
                 self._send(action)
             elif isinstance(action, Reject):
                 if not (isinstance(action.error, FULL) and self.spill(action.request, action.error)):
                     self._reject(action, now)
             elif isinstance(action, Recall):
-                worker = self._workers.get(action.worker)
-                if worker is not None:
-                    with contextlib.suppress(errors.Disconnected, errors.Overloaded):
-                        worker.send(InferCancel(action.ids))
+                self._recall(action)
             elif isinstance(action, Record):
                 self.record(action.entry)
-        for (_, peer), replies in batches.items():
-            self._reply(peer, replies)
+        if replies:
+            self._answer(replies, now)
+
+    def _answer(self, replies: list[Reply], now: float) -> None:
+        """Each caller its own; what goes to one client of one batch goes in one message."""
+        batches: dict[tuple[int, Peer], list[Reply]] = {}
+        counted: Inferred | None = None
+        for reply in replies:
+            answer, token = reply.answer, reply.request.token
+            if not reply.request.copy:
+                if answer is not counted:  # the replies of a batch follow each other
+                    counted, row = answer, self._tally.batch(reply.request.model, answer, now)
+                row.answered(now - reply.request.since)
+            if isinstance(token, _ClientToken):
+                batches.setdefault((id(answer), token.peer), []).append(reply)
+            elif not token.done():  # type: ignore[attr-defined]
+                outcome = InferAnswer(answer.version, answer.variant, answer.device, reply.outputs, reply.frames)
+                token.set_result(outcome)  # type: ignore[attr-defined]
+        for (_, peer), batch in batches.items():
+            self._reply(peer, batch)
+
+    def _recall(self, action: Recall) -> None:
+        worker = self._workers.get(action.worker)
+        if worker is not None:
+            with contextlib.suppress(errors.Disconnected, errors.Overloaded):
+                worker.send(InferCancel(action.ids))
 
     def _send(self, action: Send) -> None:
         worker = self._workers.get(action.worker)

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from msrt.errors import DiskFull, KeysExposed, StateUnusable
+from msrt.world.files import sync_directory
 
 __all__ = ["read_private", "write_private"]
 
@@ -28,7 +29,7 @@ def write_private(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        _sync_folder(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
@@ -52,11 +53,3 @@ def read_private(path: Path, *, secret: bool = True) -> bytes | None:
         return None
     except OSError as error:
         raise StateUnusable(f"cannot read {path}: {error.strerror}") from error
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

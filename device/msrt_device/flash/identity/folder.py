@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from msrt.errors import LocalError, NotFound
+from msrt.world.files import sync_directory
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IdentitySettings, InvalidIdentity
 
 __all__ = ["IdentityFolder", "IdentityUnusable"]
@@ -53,7 +54,7 @@ class IdentityFolder:
                 draft.replace(self._file)
                 with self._file.open("rb") as renamed:  # on FAT the name leads nowhere before that
                     os.fsync(renamed.fileno())
-                _sync_folder(self.path)
+                sync_directory(self.path)
                 _zero(old.fileno())
         except OSError as error:
             raise IdentityUnusable(f"cannot wipe the claim in {self._file}: {error.strerror}") from error
@@ -66,7 +67,7 @@ class IdentityFolder:
             with file.open("r+b", buffering=0) as old:
                 _zero(old.fileno())
                 file.unlink()
-            _sync_folder(self.path)
+            sync_directory(self.path)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -84,11 +85,3 @@ def _write(path: Path, data: bytes) -> None:
 def _zero(fd: int) -> None:
     os.pwrite(fd, bytes(os.fstat(fd).st_size), 0)
     os.fsync(fd)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
