@@ -42,6 +42,8 @@ class Updates:
         self._folder = world.disk.path / "updates" if world.disk.path is not None else None
         self._sound = set[str]()
         """Files that this process has seen whole."""
+        self._lent: set[str] = set()
+        """Names of files that somebody reads."""
         self._homes: dict[str, Path] = {}
         """By job: where its trainer writes them."""
         if self._folder is not None and self._folder.is_dir():
@@ -84,7 +86,11 @@ class Updates:
         """
         if kept.file:
             view = await self._offload(self._open, kept)
-            yield view, kept.size, kept.checksum if quickly else await self._offload(sha256, view)
+            self._lent.add(kept.file)
+            try:
+                yield view, kept.size, kept.checksum if quickly else await self._offload(sha256, view)
+            finally:
+                self._lent.discard(kept.file)
         elif kept.digest:
             async with self._artifacts.lend(kept.digest) as lent:
                 yield lent.read, kept.size, kept.digest
@@ -106,10 +112,11 @@ class Updates:
 
     async def drop(self, gone: Collection[Kept]) -> None:
         """They were counted, or never will be. At once: pages that are free again soon never reach the disk. One file
-        goes back to where it was made: the next update is written over it.
+        goes back to where it was made, and the next update is written over it; none of which is still on its way.
         """
         await self._artifacts.drop(*(one.digest for one in gone if one.digest))
-        files = [(one.file, self._homes.get(one.meta.job)) for one in gone if one.file]
+        homes = [None if one.file in self._lent else self._homes.get(one.meta.job) for one in gone]
+        files = [(one.file, home) for one, home in zip(gone, homes, strict=True) if one.file]
         if files:
             self._sound.difference_update(name for name, _ in files)
             await self._offload(self._let_go, files)

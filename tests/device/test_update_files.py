@@ -93,3 +93,17 @@ def test_what_is_being_made_is_not_replaced(rig):
     rig.made.write_bytes(b"the next one")
     asyncio.run(rig.updates.drop([rig.kept]))
     assert (path.exists(), rig.made.read_bytes()) == (False, b"the next one")
+
+
+def test_a_file_that_is_still_read_is_not_written_over(rig):
+    """A round may be over while an update of it is on its way: what is sent stays what it was."""
+    path = rig.keep()
+
+    async def work():
+        async with rig.updates.lent(rig.kept, quickly=True) as (data, _, _):
+            await rig.updates.drop([rig.kept])
+            rig.made.write_bytes(b"x")
+            return bytes(data)
+
+    assert asyncio.run(work()) == DATA
+    assert not path.exists()
