@@ -169,6 +169,7 @@ def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None
 
 def _batch(base: Path | None, folder: Path, plan: Plan, given: dict[str, Any], *, as_json: bool) -> None:
     from msrt_device.flash.batch import boards_from, claims, make_batch, numbered  # noqa: PLC0415 - --help stays quick
+    from msrt_device.flash.flashing import check_base  # noqa: PLC0415
     from msrt_device.flash.flashing import flash as write  # noqa: PLC0415
     from msrt_device.flash.report import report  # noqa: PLC0415
 
@@ -182,6 +183,8 @@ def _batch(base: Path | None, folder: Path, plan: Plan, given: dict[str, Any], *
         boards = numbered(given["count"], given["name"], given["serial"])
     else:
         boards = boards_from(given["boards"])
+    if base is not None:
+        check_base(base, plan)  # before the cloud makes claims for nothing
 
     def put(out: Path, settings: IdentitySettings) -> None:
         assert base is not None

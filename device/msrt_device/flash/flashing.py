@@ -9,6 +9,7 @@ from pathlib import Path
 from msrt.process import default_state
 from msrt_device.flash.identity.issued import issue
 from msrt_device.flash.identity.medium import find_volume, write_identity
+from msrt_device.flash.identity.place import need_place
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.flash.kinds import look
 from msrt_device.flash.raspberrypi.boot import seed_medium
@@ -20,7 +21,7 @@ from msrt_device.flash.writing.medium import Medium, OpenMedium, check, describe
 from msrt_device.flash.writing.verify import verify
 from msrt_device.flash.writing.writer import Progress, Written, write_image
 
-__all__ = ["Flashed", "Plan", "flash", "give_identity"]
+__all__ = ["Flashed", "Plan", "check_base", "flash", "give_identity"]
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ def flash(
     """Write the image, read it back, then write the identity, if one is given, and read that back.
 
     Raises MediumRefused, MediumFailed, BadImage, UnknownImage, NotVerified, SettingNotTaken, NotFound (no place for an
-    identity), and what `plan.confirm` raises. After any of them the medium does not boot, or boots the whole image.
+    identity: where a look can tell, before the medium is touched), what `plan.confirm` raises. After any of them the
+    medium does not boot, or boots the whole image.
     """
     image = Image.open(source, plan.bmap)
     medium = describe(target, machine or Machine())
     if target.exists() and source.samefile(target):
         raise MediumRefused("kind", f"{target} is the image itself")
     check(medium, image.size, force_non_removable=plan.force_non_removable)
-    if not plan.force_unknown_image:
-        look(image, on_disk=medium.disk is not None)
+    _look(image, plan, on_disk=medium.disk is not None, identity=settings is not None)
     if medium.size:
         plan.confirm(medium)
     with OpenMedium.open(medium) as sink:
@@ -89,6 +90,11 @@ def flash(
     return Flashed(written.size, written.wrote, resumed, len(written.ranges))
 
 
+def check_base(source: Path, plan: Plan) -> None:
+    """May boards be made of it, in files, each with an identity? Raises BadImage, UnknownImage, NotFound."""
+    _look(Image.open(source, plan.bmap), plan, on_disk=False, identity=True)
+
+
 def give_identity(target: Path, settings: IdentitySettings, plan: Plan, machine: Machine | None = None) -> None:
     """Write only the identity: the base is on the medium already. Raises what `flash` raises."""
     medium = describe(target, machine or Machine())
@@ -98,6 +104,13 @@ def give_identity(target: Path, settings: IdentitySettings, plan: Plan, machine:
     plan.confirm(medium)
     with OpenMedium.open(medium) as sink:
         _give(sink, medium.size, settings, plan)
+
+
+def _look(image: Image, plan: Plan, *, on_disk: bool, identity: bool) -> None:
+    if not plan.force_unknown_image:
+        look(image, on_disk=on_disk, identity=identity)
+    if identity:
+        need_place(image)
 
 
 def _give(sink: OpenMedium, size: int, settings: IdentitySettings, plan: Plan) -> None:

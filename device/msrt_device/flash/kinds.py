@@ -33,10 +33,10 @@ class UnknownImage(CallerError):
     hint = FORCE
 
 
-def look(image: Image, *, on_disk: bool) -> None:
+def look(image: Image, *, on_disk: bool, identity: bool = False) -> None:
     """Look at its beginning, unpacked. Raises UnknownImage that says what it lacks, BadImage (it is damaged).
 
-    A firmware may go into a file; on a disk no board would look for it.
+    A firmware may go into a file, without an identity; on a disk no board would look for it.
     """
     head = _head(image)
     name, size = image.path, image.size or len(head)
@@ -46,6 +46,9 @@ def look(image: Image, *, on_disk: bool) -> None:
         if on_disk:
             said = "msrt device targets says what it is for"
             raise UnknownImage(f"{name} is {firmware}, which no board looks for on a disk", hint=said)
+        if identity:
+            said = "leave it out here; give the invite to msrt device gateway"
+            raise UnknownImage(f"{name} is {firmware}: the identity of a microcontroller is its gateway's", hint=said)
         return
     for where, magic, what, hint in OTHERS:
         if head[where] == magic:

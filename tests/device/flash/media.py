@@ -126,8 +126,8 @@ def volume_file(path, bits, label="MSRTID"):
     return path
 
 
-def disk(tmp_path, label="gpt"):
-    """The bytes of an image with a partition table: an EFI partition, and MSRTID after it."""
+def disk(tmp_path, label="gpt", second="MSRTID"):
+    """The bytes of an image with a partition table: an EFI partition, and MSRTID, or another volume, after it."""
     path = tmp_path / "disk.img"
     path.write_bytes(b"")
     with path.open("r+b") as file:
@@ -136,7 +136,7 @@ def disk(tmp_path, label="gpt"):
         f"label: {label}\nstart=2048, size=2048, type={'uefi' if label == 'gpt' else 'ef'}\nstart=6144, size=10240\n"
     )
     run("sfdisk", "-q", path, input=table.encode())
-    for start, name in ((1, "ESP"), (3, "MSRTID")):
+    for start, name in ((1, "ESP"), (3, second)):
         data = volume_file(tmp_path / "part", 12 if name == "ESP" else 16, name).read_bytes()
         with path.open("r+b") as file:
             file.seek(start * MIB)

@@ -11,7 +11,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from msrt.errors import CallerError, InvalidConfig
+from msrt.errors import CallerError, InvalidConfig, NotFound
 from msrt.protocol.messages import Parent
 from msrt.trust.identity import Identity
 from msrt.trust.invite import Invite
@@ -19,6 +19,7 @@ from msrt_device.flash.build import build_image
 from msrt_device.flash.command import flash as command
 from msrt_device.flash.flashing import Plan, flash
 from msrt_device.flash.identity.medium import read_identity
+from msrt_device.flash.identity.place import need_place
 from msrt_device.flash.identity.settings import IdentitySettings
 from msrt_device.flash.kinds import UnknownImage, look
 from msrt_device.flash.targets import MissingTools
@@ -27,7 +28,7 @@ from msrt_device.flash.writing.image import Image
 from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
 from msrt_device.flash.writing.sources import Frames
-from tests.device.flash.media import IDENTITY_AT, MIB, disk, noise, packed, tools
+from tests.device.flash.media import IDENTITY_AT, MIB, disk, noise, packed, tools, volume_file
 from tests.device.updater.images import agent
 
 PIECE = 128 << 10
@@ -139,12 +140,46 @@ def test_nothing_is_lost_without_a_word(tmp_path):
         flash(base, base, None, Plan(confirm=lambda _: None), lambda *_: None)
 
 
+@pytest.mark.parametrize("kind", [".zst", ".xz"])
 @tools
-def test_an_image_without_a_place_for_an_identity_says_so(tmp_path):
-    """And how to make one."""
-    base = packed(tmp_path, noise(2 * MIB), "")
-    done = told(base, tmp_path / "out.img", "--invite", invite())[1]
+def test_an_image_without_a_place_for_an_identity_is_refused_before_the_medium_is_touched(tmp_path, kind):
+    """For one board and for a batch, which has no claims made for it; it says how to make a place."""
+    base, out = packed(tmp_path, disk(tmp_path, second="DATA"), kind), tmp_path / "out.img"
+    out.write_bytes(b"precious")
+    done = told(base, out, "--invite", invite(), "--yes")[1]
+    assert done.exception.code == "not_found"
+    assert f"{base} has no FAT volume with the label MSRTID" in str(done.exception)
     assert "mkfs.vfat -n MSRTID" in str(done.exception)
+    assert out.read_bytes() == b"precious"
+    many = told(base, tmp_path / "boards", "--count", 2, "--csv", tmp_path / "m.csv", "--state", tmp_path / "none")[1]
+    assert "has no FAT volume" in str(many.exception)
+
+
+@pytest.mark.parametrize(("label", "kind"), [("gpt", ".xz"), ("dos", ".zst"), ("dos", "")])
+@tools
+def test_the_place_for_an_identity_is_found_in_any_image(tmp_path, label, kind):
+    """Of another maker, with a partition table of either kind."""
+    base = packed(tmp_path, disk(tmp_path, label), kind)
+    need_place(Image.open(base))
+
+
+@tools
+def test_a_bare_volume_is_a_place_for_an_identity(tmp_path):
+    """FAT of each kind, without a partition table."""
+    for bits in (12, 16, 32):
+        need_place(Image.open(volume_file(tmp_path / "volume", bits)))
+        with pytest.raises(NotFound):
+            need_place(Image.open(volume_file(tmp_path / "volume", bits, "OTHER")))
+
+
+@tools
+def test_a_look_that_would_unpack_too_much_says_nothing(tmp_path, monkeypatch):
+    """Of a stream: a file that can be read anywhere is looked through."""
+    monkeypatch.setattr("msrt_device.flash.identity.place.FAR", 2 * MIB)
+    data = disk(tmp_path, second="DATA")
+    need_place(Image.open(packed(tmp_path, data, ".xz")))
+    with pytest.raises(NotFound):
+        need_place(Image.open(packed(tmp_path, data, "")))
 
 
 class Board:
@@ -233,8 +268,10 @@ FIRMWARE = {
 
 @pytest.mark.parametrize("what", FIRMWARE)
 def test_a_firmware_goes_into_a_file_and_onto_no_disk(tmp_path, what):
-    """No board would look for it there."""
+    """No board would look for it there; and it takes no identity, which its gateway has."""
     base = packed(tmp_path, FIRMWARE[what], "")
+    assert "msrt device gateway" in str(told(base, tmp_path / "out.img", "--invite", invite())[1].exception)
+    assert not (tmp_path / "out.img").exists()
     assert told(base, tmp_path / "out.img")[1].exit_code == 0
     with pytest.raises(UnknownImage, match=f"is {what}, which no board looks for on a disk"):
         look(Image.open(base), on_disk=True)

@@ -12,7 +12,7 @@ from msrt_device.flash.volumes.fat import FatVolume
 from msrt_device.flash.volumes.partitions import Partition, partitions
 from msrt_device.flash.writing.medium import Sink
 
-__all__ = ["SettingNotTaken", "find_volume", "read_identity", "write_identity"]
+__all__ = ["SettingNotTaken", "find_volume", "no_volume", "read_identity", "write_identity"]
 
 SECRETS: Final = frozenset({"invite", "wifi.password"})
 
@@ -41,9 +41,14 @@ def find_volume(medium: Sink, size: int) -> FatVolume:
         volume = FatVolume.open(medium, where)
         if volume is not None and volume.label == IDENTITY_LABEL:
             return volume
-    raise NotFound(
-        f"the medium has no FAT volume with the label {IDENTITY_LABEL}",
-        hint="an image of `msrt device image` has one; on your own: mkfs.vfat -n MSRTID on a partition of 16 MiB",
+    raise no_volume("the medium")
+
+
+def no_volume(what: str) -> NotFound:
+    """There is no place for an identity."""
+    return NotFound(
+        f"{what} has no FAT volume with the label {IDENTITY_LABEL}, where an identity would go",
+        hint="a Linux image of `msrt device image` has one; your own: mkfs.vfat -n MSRTID on a partition of 16 MiB",
     )
 
 

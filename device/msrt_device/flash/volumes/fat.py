@@ -13,9 +13,9 @@ from typing import Final
 
 from msrt.errors import LocalError, NotFound
 from msrt_device.flash.volumes.entries import ENTRY, FREE, Entry, entries_for, label_of, parse
-from msrt_device.flash.volumes.partitions import Bytes, Partition
+from msrt_device.flash.volumes.partitions import Bytes, Partition, Readable
 
-__all__ = ["FatVolume", "VolumeDamaged", "VolumeFull"]
+__all__ = ["FatVolume", "VolumeDamaged", "VolumeFull", "label_at"]
 
 _BPB: Final = struct.Struct("<11xHBHBHHBHHHII")
 FREE_MASK: Final = 0x0FFFFFFF
@@ -34,6 +34,22 @@ class VolumeDamaged(LocalError):
 
     code = "volume_damaged"
     hint = "flash the medium anew"
+
+
+def label_at(medium: Readable, where: Partition) -> str:
+    """The label of the volume in a partition, empty if there is none or it has none.
+
+    Without its table: FAT32 has the label in the root directory's first cluster, where mkfs puts it.
+    """
+    layout = _layout(medium.read(where.offset, 512), where.size)
+    if layout is None:
+        return ""
+    root, size = layout.root, layout.root_size
+    if not root:
+        if not 2 <= layout.root_cluster < layout.clusters + 2:
+            return ""
+        root, size = layout.data + (layout.root_cluster - 2) * layout.cluster, layout.cluster
+    return label_of(medium.read(where.offset + root, size))
 
 
 @dataclass(frozen=True)
