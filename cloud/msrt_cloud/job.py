@@ -87,6 +87,14 @@ class RunningJob:
         """The round that is open now."""
         return self._round if self._round is not None and self._round.open else None
 
+    @property
+    def bytes_up(self) -> int:
+        """Of the round that has no line in the curves yet."""
+        now = self._round
+        if now is None or self._t.curves.totals(self.name).last.get("round") == now.message.round:
+            return 0
+        return now.bytes_up
+
     def closed(self) -> RoundClosed:
         """What edges hear of the last round; that the job is paused as soon as nothing is open any more."""
         job = self._t.writer.state.jobs[self.name]

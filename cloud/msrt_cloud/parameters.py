@@ -59,6 +59,7 @@ class ParameterJob:
         """Edge to what it said last."""
         self.waiting = "starting"
         self.live: OpenRound | None = None
+        self.bytes_up: Final = 0
         """It has no rounds of everybody."""
         self._layout = Layout(())
         self._shards: dict[int, tuple[ShardMeta, str]] = {}

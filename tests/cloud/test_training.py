@@ -60,6 +60,32 @@ def test_a_job_without_devices_waits_and_says_for_what():
     simulate(scenario)
 
 
+def test_the_bytes_of_a_round_are_shown_while_it_is_checkpointed():
+    """A watched job's traffic never goes back: what is in no line of the curves yet counts as well, and once."""
+
+    async def scenario(rig):
+        north = await Region(rig, "ab").join()
+        job = await started(rig, rounds=1)
+        training, shown = rig.cloud.training, []
+        judge, add = training.curves.judge, training.curves.add
+
+        async def before(*args):
+            shown.append(training.rows(job)[0]["bytes_up"])
+            await judge(*args)
+
+        async def after(*args):
+            await add(*args)
+            shown.append(training.rows(job)[0]["bytes_up"])
+
+        training.curves.judge, training.curves.add = before, after
+        await north.round(job, 1)
+        await until(lambda: rig.cloud.writer.state.jobs[job].ended)
+        assert shown == 2 * [training.rows(job)[0]["bytes_up"]]
+        assert shown[0] > 0
+
+    simulate(scenario)
+
+
 def test_a_job_goes_on_after_a_restart_of_the_cloud():
     """From its last checkpoint, under the same name, with the round that was open opened again."""
 

@@ -28,7 +28,8 @@ def mnist(folder: str, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 def _idx(path: Path) -> NDArray[np.uint8]:
     """An idx file: two zeros, the type (8: bytes), the number of axes, each length as big-endian u32, the elements."""
     if not path.exists():
-        raise FileNotFoundError(f"no {path}: put MNIST's four files there, and set `data` (or MSRT_DATA) to the folder")
+        how = "`data` names the folder (msrt device join --set data=DIR)"
+        raise FileNotFoundError(f"no {path}: put MNIST's four files there; {how}")
     raw = gzip.decompress(path.read_bytes())
     shape = np.frombuffer(raw, ">u4", raw[3], 4)
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)

@@ -29,7 +29,9 @@ def walks(folder: str) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[
     """Features [n, 43] about 0, activities [n] and users [n], in the order of the file."""
     path = Path(folder or os.environ.get("MSRT_DATA", "")) / FILE
     if not path.exists():
-        raise FileNotFoundError(f"no {path}: put WISDM v1.1 there, and set `data` (or MSRT_DATA) to the folder")
+        raise FileNotFoundError(
+            f"no {path}: put WISDM v1.1 there; `data` names the folder (msrt device join --set data=DIR)"
+        )
     lines = path.read_text().partition("@data")[2].split()
     rows = [line.rstrip(",").split(",") for line in lines]
     raw = np.array([[np.nan if text == "?" else float(text) for text in row[2:-1]] for row in rows])

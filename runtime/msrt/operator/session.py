@@ -29,6 +29,8 @@ AWAY_S = 600.0
 """How long the cloud may be away from a command that watches."""
 PUSH_S = 30.0
 """The same, from one that sends a job."""
+NOTICED_S = 2.0
+"""The same, before anybody is told: a session that is renewed is not worth a word."""
 AWAY = (errors.Disconnected, errors.StaleEpoch)
 """What a session ends with whose cloud went away, or gave up its lease for a while: the next one is made already."""
 
@@ -48,6 +50,14 @@ class Ask:
     async def __call__(self, method: str, timeout: float = 30.0, /, **params: object) -> Any:  # noqa: ASYNC109
         """Raises what the cloud answers with, Disconnected when it cannot be reached."""
         return await self._uplink.call(method, params, timeout)
+
+    async def here(self, within_s: float) -> bool:
+        """Is there a session, or one within so many seconds?"""
+        try:
+            await self._uplink.wait(within_s)
+        except errors.MsrtError:
+            return False
+        return True
 
     async def upload(self, path: Path) -> str:
         """Send a file to the cloud's artifact store; its digest. A cloud that is away meanwhile is waited for: what
@@ -91,16 +101,25 @@ class Ask:
 
 
 async def patient(cloud: Ask, method: str, within_s: float = 30.0, /, **params: object) -> Any:
-    """Ask what may be asked twice, over a restart of the cloud: for 10 minutes, or until somebody presses Ctrl-C."""
+    """Ask what may be asked twice, over a restart of the cloud: for 10 minutes, or until somebody presses Ctrl-C. That
+    it waits is said once, on standard error.
+    """
     loop = asyncio.get_running_loop()
-    until = loop.time() + AWAY_S
+    until, told = loop.time() + AWAY_S, False
     while True:
         try:
-            return await cloud(method, within_s, **params)
+            found = await cloud(method, within_s, **params)
         except (*AWAY, errors.DeadlineExceeded):
             if loop.time() > until:
                 raise
+            if not told and not await cloud.here(NOTICED_S):
+                told = True
+                click.echo(f"the cloud is away: waiting for it, for {AWAY_S / 60:g} minutes at most", err=True)
             await asyncio.sleep(0.2)
+        else:
+            if told:
+                click.echo("the cloud is back", err=True)
+            return found
 
 
 @contextlib.asynccontextmanager

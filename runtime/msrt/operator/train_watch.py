@@ -24,6 +24,8 @@ LAST: Final = 8
 NAMES: Final = 4
 NOTED: Final = ("loss", "accuracy", "epsilon")
 UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+ROUNDS_UP: Final = 999.5
+"""From here on three digits would show as 1e+03."""
 
 
 async def watch_job(cloud: Ask, job: str) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _note(row: dict[str, Any]) -> str:
 def size(count: float) -> str:
     """Bytes for people: 1.2 MB."""
     for unit in UNITS:
-        if count < 1000 or unit == UNITS[-1]:
+        if count < ROUNDS_UP or unit == UNITS[-1]:
             break
         count /= 1000
     return f"{count:.0f} {unit}" if unit == UNITS[0] else f"{count:.3g} {unit}"

@@ -72,7 +72,8 @@ def test_without_a_terminal_a_change_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2.5e9, "2.5 GB"), (9e15, "9e+03 TB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_700, "1 MB"), (2.5e9, "2.5 GB"), (9e15, "9e+03 TB")],
 )
 def test_bytes_are_for_people(count, text):
     """Three figures and a unit."""
@@ -197,17 +198,36 @@ def test_nodes_that_have_no_lines_for_one_reason_are_one_line(capsys):
     assert capsys.readouterr().err == "cam-0, cam-1, cam-2, cam-3 and 2 more: no process ran here\n"
 
 
-def test_a_watch_goes_on_when_its_lease_was_given_away():
-    """By a cloud that was busy, or that is another process by now."""
-    answers = [errors.StaleEpoch("the parent gave this node's lease away"), errors.Disconnected("gone"), [ROW]]
+class Away:
+    """A cloud that raises or returns one of these after the other; `back`: a new session comes at once."""
 
-    async def cloud(*_method, **_params):
-        answer = answers.pop(0)
+    def __init__(self, *answers, back=True):
+        self._answers, self._back = list(answers), back
+
+    async def __call__(self, *_method, **_params):
+        answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    async def here(self, _within_s):
+        return self._back
+
+
+def test_a_watch_goes_on_when_its_lease_was_given_away(capsys):
+    """By a cloud that was busy, or that is another process by now: without a word while it is back at once."""
+    cloud = Away(errors.StaleEpoch("the parent gave this node's lease away"), errors.Disconnected("gone"), [ROW])
     assert asyncio.run(patient(cloud, "train.status", job="digits")) == [ROW]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_watch_says_once_that_it_waits_for_the_cloud_and_when_that_is_back(capsys):
+    """However often it asks meanwhile."""
+    cloud = Away(errors.Disconnected("gone"), errors.Disconnected("no parent"), [ROW], back=False)
+    assert asyncio.run(patient(cloud, "train.status", job="digits")) == [ROW]
+    assert capsys.readouterr().err.splitlines() == [
+        "the cloud is away: waiting for it, for 10 minutes at most", "the cloud is back",
+    ]  # fmt: skip
 
 
 def test_a_table_of_jobs_has_the_columns_that_say_something(capsys):
