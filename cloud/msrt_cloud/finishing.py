@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.journal.facts import JobCreated
 from msrt.learning.control import parts
 from msrt.learning.vector import peek
-from msrt.training.settings import JobConfig
+from msrt.training.settings import JobConfig, Publish
 from msrt.training.task import Node
 from msrt.training.trainer import Workshop
 from msrt_cloud.publish import publish
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["finish", "first_weights"]
 
+log = structlog.get_logger()
 WORK_S: Final = 300.0
+"""For one piece of the workshop's work; baselines are one for each node, and one for all."""
 
 
 async def first_weights(training: Training, created: JobCreated, workshop: Workshop, say: Callable[[str], None]) -> str:
@@ -40,20 +44,40 @@ async def first_weights(training: Training, created: JobCreated, workshop: Works
 async def finish(
     training: Training, job: str, config: JobConfig, workshop: Workshop, data: Buffer, nodes: Sequence[Node],
     say: Callable[[str], None],
-) -> None:  # fmt: skip
-    """`nodes` took part in the last round; `say` tells what is being done. Raises JobFailed."""
-    curves = training.curves
-    await curves.end(job, parameters=parts(peek(data)[0])[0].size)
+) -> str:  # fmt: skip
+    """`nodes` took part in the last round; `say` tells what is being done. What is missing of the report, in words.
+    Raises JobFailed.
+    """
+    await training.curves.end(job, parameters=parts(peek(data)[0])[0].size)
+    missing = ""
     if config.baseline is not None and nodes:
         say("measuring the baselines")
-        base = await workshop.baseline(nodes, WORK_S)
-        await curves.end(job, alone_mean=base.alone_mean, pooled=base.pooled)
-        if not config.train.keep_local:  # else each node has a model of its own, judged in each round
-            judged = await workshop.evaluate(data, nodes, WORK_S)
-            await curves.end(job, accuracy=judged.metrics.get("accuracy"))
-    wanted = config.publish
-    if wanted is None:
-        return
+        try:
+            await _compare(training, job, config, workshop, data, nodes)
+        except errors.JobFailed as error:  # the rounds are worth as much without
+            missing = f"trained, and its baselines were not measured: {error.text}"
+            log.warning("job.baselines_failed", job=job, error=error.text)
+    if config.publish is not None:
+        await _hand_over(training, job, config.publish, workshop, data, say)
+    return missing
+
+
+async def _compare(
+    training: Training, job: str, config: JobConfig, workshop: Workshop, data: Buffer, nodes: Sequence[Node]
+) -> None:
+    """With nodes alone and with pooled data. Raises JobFailed."""
+    base = await workshop.baseline(nodes, WORK_S * (len(nodes) + 1))
+    await training.curves.end(job, alone_mean=base.alone_mean, pooled=base.pooled)
+    if not config.train.keep_local:  # else each node has a model of its own, judged in each round
+        judged = await workshop.evaluate(data, nodes, WORK_S)
+        await training.curves.end(job, accuracy=judged.metrics.get("accuracy"))
+
+
+async def _hand_over(
+    training: Training, job: str, wanted: Publish, workshop: Workshop, data: Buffer, say: Callable[[str], None]
+) -> None:
+    """The model to the registry and the fleet. Raises JobFailed."""
+    curves = training.curves
     try:
         if "published" not in curves.ended(job):
             say("publishing")

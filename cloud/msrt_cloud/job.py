@@ -140,8 +140,8 @@ class RunningJob:
                 continue
             self._given_up = 0
             number += 1
-        await self._finish(checkpoint.weights, began=number > job.round)
-        return reason
+        missing = await self._finish(checkpoint.weights, began=number > job.round)
+        return "; ".join(why for why in (reason, missing) if why)
 
     async def _norm_guard(self, checkpoint: Checkpoint) -> NormGuard:
         """Of the updates that come alone."""
@@ -189,9 +189,9 @@ class RunningJob:
     async def _gather(self, number: int) -> Draw:
         """Wait for enough devices. Whom the round asks."""
         t, config, until = self._t, self._config, self._until
-        least, due = config.least_nodes, Muster(config.least_nodes, until, select=config.select)
+        due = Muster(*config.least_and_why, until, config.select)
         if t.world.now() < until:
-            due = muster(t.writer.state, t.writer.state.jobs[self.name], least, config.select, until)
+            due = muster(t.writer.state, t.writer.state.jobs[self.name], due)
         while True:
             await self._unheld()
             crowd = t.fleet.crowd(config.select)
@@ -360,13 +360,13 @@ class RunningJob:
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    async def _finish(self, weights: str, *, began: bool) -> None:
-        """`began`: this process saw a round, and so whom baselines are of."""
+    async def _finish(self, weights: str, *, began: bool) -> str:
+        """`began`: this process saw a round, and so whom baselines are of. What is missing, in words."""
         self._round = None
         everyone = list(self._t.fleet.crowd(self._config.select)) if began and self._config.baseline else []
         nodes = [Node(id=node, index=index, count=len(everyone)) for index, node in enumerate(everyone)]
         data = await self._t.artifacts.read(weights)
-        await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
+        return await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
 
     def _say(self, what: str) -> None:
         self.waiting = what

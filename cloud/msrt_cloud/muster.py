@@ -21,30 +21,35 @@ class Muster(msgspec.Struct, frozen=True):
     """Whom a round waits for: `least` devices for ever; these edges and devices until `until`."""
 
     least: int
+    why: str
+    """What of the job asks for so many, for who reads whom it waits for; and ..."""
     until: float
+    select: str = ""
+    """... what the devices must be."""
     edges: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
-    select: str = ""
-    """What the devices must be, for who reads whom it waits for."""
 
     def missing(self, edges: Collection[str], devices: Collection[str], able: int, now: float) -> str:
         """Who is missing, in words; nothing when the round may open with so many of these devices."""
         if able < self.least:
             which = f" with {self.select}" if self.select else ""
-            return f"waiting for {self.least} device{'s'[: self.least > 1]}{which}, {able} are here"
+            because = f" ({self.why})" if self.why else ""
+            return f"waiting for {self.least} device{'s'[: self.least > 1]}{which}, {able} are here{because}"
         if now >= self.until:
             return ""
         away = len(self.edges.difference(edges)), len(self.devices.difference(devices))
         return f"waiting for {away[0]} edges and {away[1]} devices to come back" if any(away) else ""
 
 
-def muster(state: State, job: Job, least: int, select: str, until: float) -> Muster:
-    """Expected are all enrolled edges, and the devices of the last checkpoint; before the first one, all enrolled."""
+def muster(state: State, job: Job, due: Muster) -> Muster:
+    """`due` with who is expected: all enrolled edges, and the devices of the last checkpoint; before the first one, all
+    enrolled.
+    """
     edges = frozenset(node.node for node in state.nodes.values() if node.role == Role.EDGE and not node.revoked)
-    known = Candidates(state, select)
+    known = Candidates(state, due.select)
     devices = (node for node in job.advanced.included if node in known) if job.advanced else known
     here = frozenset(node for node in devices if not state.nodes[node].revoked)
-    return Muster(least, until, edges, here, select)
+    return msgspec.structs.replace(due, edges=edges, devices=here)
 
 
 class Candidates:

@@ -29,7 +29,7 @@ from msrt.protocol.messages import RoundClosed, RoundNote, ShardMeta, TrainProgr
 from msrt.training.settings import JobConfig
 from msrt.training.task import Node
 from msrt_cloud.finishing import finish, first_weights
-from msrt_cloud.muster import muster
+from msrt_cloud.muster import Muster, muster
 
 if TYPE_CHECKING:
     from msrt_cloud.open_round import OpenRound
@@ -126,7 +126,7 @@ class ParameterJob:
     # --- the job ----------------------------------------------------------------------------------------------
 
     async def run(self) -> str:
-        """Until the last round is checkpointed and published: it ends at its time. Raises what ends the job."""
+        """Until the last round is checkpointed and published; what is missing then. Raises what ends the job."""
         await self.workshop.start(await self._t.artifacts.read(self._created.bundle))
         if self._job.placed is None:
             await self._begin()
@@ -143,14 +143,13 @@ class ParameterJob:
                     await self._came.wait()
             except TimeoutError:
                 continue
-        await self._finish()
-        return ""
+        return await self._finish()
 
     async def _begin(self) -> None:
         """First weights, servers and workers."""
         t, config = self._t, self._config
         weights = self._first = await first_weights(t, self._created, self.workshop, self._say)
-        due = muster(t.writer.state, self._job, config.min_nodes, config.select, self._until)
+        due = muster(t.writer.state, self._job, Muster(*config.least_and_why, self._until, config.select))
         while True:
             await self._unheld()
             workers = self._candidates()
@@ -347,13 +346,13 @@ class ParameterJob:
         for digest in sorted(digests):
             await self._t.artifacts.drop(digest)
 
-    async def _finish(self) -> None:
+    async def _finish(self) -> str:
         placed = self._job.placed
         assert placed is not None
         data = await self._t.artifacts.read(self._job.weights)
         included = self._job.advanced.included if self._job.advanced else ()
         nodes = [Node(id=node, index=placed.workers.get(node, 0), count=len(placed.workers)) for node in included]
-        await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
+        return await finish(self._t, self.name, self._config, self.workshop, data, nodes, self._say)
 
 
 def _assembled(layout: Layout, shards: Sequence[Buffer]) -> Buffer:

@@ -236,3 +236,25 @@ def test_a_finished_job_can_say_what_training_together_was_worth():
         assert (report["alone_mean"], report["pooled"], report["parameters"]) == (0.5, 0.9, SIZE)
 
     running(scenario, rounds=1, tail="[baseline]\n")
+
+
+class Incomparable(SimulatedTrainer):
+    """The cloud has none of the nodes' data."""
+
+    async def baseline(self, nodes, within):
+        raise errors.JobFailed("training: FileNotFoundError: no wisdm")
+
+
+def test_a_job_whose_baselines_cannot_be_measured_is_finished_all_the_same():
+    """Its rounds are worth as much without: what is missing and why stands in its state and its report."""
+
+    async def scenario(north, job):
+        await north.round(job, 1)
+        end = await ended(north, job)
+        assert (end.state, end.reason) == (
+            "finished", "trained, and its baselines were not measured: training: FileNotFoundError: no wisdm",
+        )  # fmt: skip
+        report = north.rig.cloud.training.report(job)
+        assert (report["alone_mean"], len(report["rounds"]), report["reason"]) == (None, 1, end.reason)
+
+    running(scenario, rounds=1, tail="[baseline]\n", workshop=lambda _job: Incomparable())

@@ -23,12 +23,12 @@ def journal(*more):
 
 def expected(*more, select=""):
     state = journal(*more)
-    return muster(state, state.jobs["job"], 1, select, 10.0)
+    return muster(state, state.jobs["job"], Muster(1, "", 10.0, select))
 
 
 def test_everybody_is_waited_for_until_the_grace_is_over():
     """An edge that is away, or a device that is not back, holds the round; time ends it."""
-    whole = Muster(1, 10.0, frozenset({"e1", "e2"}), frozenset({"d1", "d2"}))
+    whole = Muster(1, "", 10.0, "", frozenset({"e1", "e2"}), frozenset({"d1", "d2"}))
     assert "1 edges and 1 devices" in whole.missing({"e1"}, {"d1"}, 1, 9.0)
     assert "1 devices" in whole.missing({"e1", "e2"}, {"d1", "other"}, 2, 9.0)
     assert not whole.missing({"e1", "e2"}, {"d1", "d2"}, 2, 0.0)
@@ -36,9 +36,10 @@ def test_everybody_is_waited_for_until_the_grace_is_over():
 
 
 def test_the_least_is_waited_for_without_end():
-    """A job's min_nodes has nothing to do with the grace."""
-    assert "waiting for 2 devices, 1 are here" in Muster(2, 10.0).missing({"e1"}, {"d1"}, 1, 99.0)
-    assert not Muster(2, 0.0).missing((), {"d1", "d2"}, 2, 0.0)
+    """A job's min_nodes has nothing to do with the grace; it is named, for who would change it."""
+    said = Muster(2, "min_nodes = 2", 10.0).missing({"e1"}, {"d1"}, 1, 99.0)
+    assert said == "waiting for 2 devices, 1 are here (min_nodes = 2)"
+    assert not Muster(2, "min_nodes = 2", 0.0).missing((), {"d1", "d2"}, 2, 0.0)
 
 
 def test_before_the_first_checkpoint_all_enrolled_are_expected():
@@ -71,12 +72,12 @@ def test_a_selector_names_who_is_expected():
 
 def test_here_and_able_are_two_things():
     """Devices whose privacy budget is spent came back as well, and open no round."""
-    due = Muster(2, 10.0, frozenset(), frozenset({"d1", "d2"}))
+    due = Muster(2, "", 10.0, "", frozenset(), frozenset({"d1", "d2"}))
     assert "waiting for 2 devices, 1 are here" in due.missing((), {"d1", "d2"}, 1, 99.0)
     assert not due.missing((), {"d1", "d2"}, 2, 0.0)
 
 
 def test_who_waits_for_a_label_is_told_which():
     """A selector that nobody fits is seen in the reason."""
-    said = Muster(1, 10.0, select="site=mars").missing({"e1"}, (), 0, 99.0)
+    said = Muster(1, "", 10.0, "site=mars").missing({"e1"}, (), 0, 99.0)
     assert said == "waiting for 1 device with site=mars, 0 are here"

@@ -228,7 +228,7 @@ def test_a_job_waits_for_as_many_devices_as_its_rule_needs(seed):
         job = await begun(tree, aggregate={"rule": "bulyan:1"})
         await asyncio.sleep(5)
         (row,) = tree.cloud.training.rows(job)
-        assert row["reason"] == "waiting for 7 devices, 4 are here"
+        assert row["reason"] == "waiting for 7 devices, 4 are here (aggregate.rule = bulyan:1)"
 
     grown(story, seed, edges={"edge-n": 2, "edge-s": 2})
 

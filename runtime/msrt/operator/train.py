@@ -85,7 +85,7 @@ def _follow(state: Path | None, job: str, report: Path | None, *, as_json: bool)
     if as_json:
         print_json(row)
     else:
-        _table([row | {"reason": ""}])  # it comes in the error
+        _table([row if row["state"] == "finished" else row | {"reason": ""}])  # else it comes in the error
     if row["state"] != "finished":
         raise errors.JobFailed(f"{job} {row['state']}: {row['reason'] or 'no reason was given'}")
 

@@ -30,7 +30,8 @@ __all__ = ["simulate"]
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 SHARE = click.FloatRange(0, 1)
-COLUMNS = ["job", "state", "rounds", "nodes", "accuracy", "alone_mean", "pooled", "up", "down", "seconds"]
+COLUMNS = ["job", "state", "round", "rounds", "nodes", "accuracy", "alone_mean", "pooled", "epsilon", "up", "down",
+           "seconds", "reason"]  # fmt: skip
 
 
 @click.command()
@@ -174,6 +175,6 @@ def _show(job: Simulation, found: dict[str, Any]) -> None:
         "seconds": seconds,
         "nodes": job.shape.nodes,
     }
-    shown = row | more | {key: found[key] for key in ("accuracy", "alone_mean", "pooled")}
-    columns = [name for name in COLUMNS if shown[name] is not None]
+    shown = row | more | {key: found[key] for key in ("accuracy", "alone_mean", "pooled", "epsilon")}
+    columns = [name for name in COLUMNS if shown[name] not in (None, "")]
     table(columns, [shown], empty="")

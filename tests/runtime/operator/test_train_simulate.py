@@ -77,6 +77,19 @@ def test_options_stand_in_for_what_the_file_says(folder, capsys):
     assert (len(told["rounds"]), told["config"]["seed"], err) == (1, 5, "")
 
 
+def test_a_job_that_ends_before_its_last_round_says_why(folder, capsys):
+    """A spent budget stands in the table, beside the rounds that there were and the epsilon that they cost."""
+    with (folder / "job.toml").open("a") as file:
+        file.write(
+            '[compression]\nregion = "fp32"\n[privacy]\nmode = "central"\nclip = 1.0\nnoise = 1.0\nbudget = 5.0\n'
+        )
+    assert cli.main(["train", "simulate", str(folder), "--nodes", "4"]) == 0
+    names, row = capsys.readouterr().out.splitlines()
+    assert names.split()[:4] == ["job", "state", "round", "rounds"]
+    assert row.split()[:4] == ["ramp", "finished", "1", "3"]
+    assert row.endswith("its privacy budget is spent after round 1")
+
+
 def test_what_a_task_raises_is_shown_and_named(folder, capsys):
     """With the line where it was raised, and exit status 1."""
     with (folder / "job.toml").open("a") as file:

@@ -108,6 +108,13 @@ class JobConfig(Table, frozen=True):
         """Wait for so many: a rule may need more than the operator asks for."""
         return max(self.min_nodes, self.aggregate.opened.least)
 
+    @property
+    def least_and_why(self) -> tuple[int, str]:
+        """And what asks for so many, in words; nothing to say of the one that every job needs."""
+        if self.aggregate.opened.least > self.min_nodes:
+            return self.least_nodes, f"aggregate.rule = {self.aggregate.rule}"
+        return self.min_nodes, f"min_nodes = {self.min_nodes}" if self.min_nodes > 1 else ""
+
     def wanted(self, devices: int) -> Wanted:
         """Whom a round asks, of so many devices."""
         return self.sampling.wanted(devices, self.aggregate.opened.least, self.max_nodes)
