@@ -6,23 +6,53 @@ import random
 import time
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from msrt_device.flash.linux.root import ROOTFS
+from msrt_device.flash.linux.run import run
 from msrt_device.updater.packing import pack_agent
 from tests.bench.tree import Tree, until
-from tests.processes.boards import Site, built
-from tests.processes.machine import MSRTID, read_file
+from tests.processes.boards import BOOT_S, ROOT_A, Site, built
+from tests.processes.machine import MSRTID, Machine, read_file
+from tests.processes.systems import lay_over
 
 pytestmark = [pytest.mark.slow, pytest.mark.minutes, pytest.mark.timeout(1800)]
+MANAGER = "etc/systemd/system.conf.d/msrt.conf"
 BOUND = {"spent": True, "name": "board-1", "region": "north"}
 
 
+HANG = """
+said() { echo "test: $*" >/dev/ttyS0; }
+told() { systemctl show --property "$1" --value msrt-device.service; }
+if [ -e /var/hung ]; then
+    said started again
+    exit 0
+fi
+until [ "$(systemctl is-active multi-user.target)" = active ]; do sleep 1; done
+said without: $(told ActiveState) $(told NRestarts)
+echo 'name = "board-1"' >/identity/identity.toml
+until [ "$(told ActiveState)" = active ]; do sleep 1; done
+said with: $(told ActiveState)
+touch /var/hung
+sync
+said hangs
+echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze
+"""
+"""In the place of a script that root runs at each boot: the first program is frozen, as a system that hangs is."""
+
+
 @pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The base, and its system as it is sent."""
+    return built("amd64", tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def board(images: tuple[Path, Path]) -> Iterator[Site]:
     """One for all tests here, which come one after the other: what takes long is to boot."""
-    base, packed = built("amd64", tmp_path_factory.mktemp("image"))
-    with Tree() as tree, Site(tree, base, packed) as site:
+    with Tree() as tree, Site(tree, *images) as site:
         yield site
 
 
@@ -32,6 +62,21 @@ def test_a_flashed_arm64_image_boots_enrols_and_answers(tree, tmp_path):
     with Site(tree, base, packed, "arm64") as site:
         site.answered()
         assert tomllib.loads(read_file(site.machine, MSRTID, "identity.toml")) == BOUND
+
+
+def test_a_board_waits_for_an_identity_and_one_that_hangs_is_reset(images, tmp_path):
+    """It says what to do, begins when an identity is there, and its watchdog (of the kind i6300esb) restarts it when
+    systemd stands still; after 20 s here, not after a minute."""
+    medium, quick = tmp_path / "medium.img", (ROOTFS / MANAGER).read_text().replace("=1min", "=20s")
+    run(["cp", "--sparse=always", str(images[0]), str(medium)])
+    lay_over(medium, ROOT_A, {"/usr/lib/msrt/trial": HANG, f"/{MANAGER}": quick}, tmp_path)
+    with Machine("amd64", medium, tmp_path, "-device", "i6300esb", "-action", "watchdog=reset") as machine:
+        until("it has started again", lambda: "test: started again" in machine.said(), BOOT_S)
+    said = machine.said()
+    assert "this board has no identity, and waits for one" in said
+    assert "test: without: inactive 0" in said
+    assert "test: with: active" in said
+    assert said.index("test: hangs") < said.index("test: started again")
 
 
 def test_a_flashed_amd64_image_boots_enrols_and_answers(board):

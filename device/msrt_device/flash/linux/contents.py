@@ -55,7 +55,8 @@ GROUPS: Final = {
 """Beside each user's own: those that udev's rules and tmpfiles.d name."""
 WANTED: Final = {
     "multi-user.target": (
-        "msrt-device.service", "msrt-grow.service", "msrt-reboot.path", "msrt-settings.service", "msrt-trial.service",
+        "msrt-device.path", "msrt-device.service", "msrt-grow.service", "msrt-no-identity.service", "msrt-reboot.path",
+        "msrt-settings.service", "msrt-trial.service",
         "systemd-networkd.service", "systemd-resolved.service",
     ),
     "local-fs.target": (
