@@ -67,6 +67,8 @@ class RunningJob:
         self.regions: dict[str, TrainProgress] = {}
         """Edge to what it said last."""
         self.waiting = "starting"
+        self.counted: Final = "nodes"
+        """What `progress` counts."""
 
     @property
     def progress(self) -> tuple[int, int]:

@@ -35,7 +35,8 @@ def row(training: Training, name: str) -> dict[str, Any]:
     return {
         "job": name, "state": state, "round": job.round, "rounds": created.config.get("rounds", 20),
         "metrics": dict(job.advanced.metrics) if job.advanced else {}, "reported": reported,
-        "expected": expected, "reason": ended.reason if ended else (running.waiting if running else ""),
+        "expected": expected, "counted": running.counted if running else "nodes",
+        "reason": ended.reason if ended else (running.waiting if running else ""),
         "stragglers": stragglers(training, running) if running and not ended else [],
         "bytes_up": sums.bytes_up + (running.bytes_up if running and not ended else 0),
         "bytes_down": sums.bytes_down,

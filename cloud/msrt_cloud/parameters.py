@@ -59,6 +59,8 @@ class ParameterJob:
         """Edge to what it said last."""
         self.waiting = "starting"
         self.live: OpenRound | None = None
+        self.counted: Final = "steps" if self._settings.steps else "percent"
+        """What `progress` counts."""
         self.bytes_up: Final = 0
         """It has no rounds of everybody."""
         self._layout = Layout(())

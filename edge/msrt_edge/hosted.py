@@ -21,6 +21,7 @@ from msrt.hop.parcel import send
 from msrt.journal.state import Job
 from msrt.learning.aggregate import check
 from msrt.learning.compress import Codec
+from msrt.learning.pacing import Pace
 from msrt.learning.parameter_server import Mode, spans
 from msrt.learning.parameter_server import events as e
 from msrt.learning.parameter_server.server import ShardServer, Terms
@@ -58,7 +59,7 @@ class Hosted:
         if settings.push == "gradient" and server.lr is None and server.optimiser in ("sgd", "momentum"):
             server = msgspec.structs.replace(server, lr=config.train.lr)
         self._server, self._rounds = server, config.rounds
-        self._most = config.max_samples
+        self._most, self._deadline_s = config.max_samples, config.deadline_s
         self._up, self._down = config.links.device, config.links.down
         self._terms = Terms(
             Mode(settings.mode), settings.staleness, settings.ahead, config.rounds, float(settings.steps),
@@ -104,6 +105,8 @@ class Hosted:
         if self.machine is None:
             progress = max((progress for _, _, progress, _ in fresh), default=float(advanced.round))
             self.machine = ShardServer(self._terms, progress, max((turn for *_, turn in fresh), default=0))
+            now = self._world.now()
+            self.machine.expect(placed.workers, Pace(now, now + self._deadline_s, self._terms.least))
         for one, applied, _, _ in fresh:
             self._shards[one.index] = one
             self._codecs[one.index] = codec_for(self._up, one.span), codec_for(self._down, one.span)

@@ -92,7 +92,7 @@ def view(row: dict[str, Any], rounds: list[dict[str, Any]]) -> RenderableType:
     bars.add_row(f"job {row['job']}", ProgressBar(row["rounds"], row["round"], width=40), _of(row, "round", "rounds"))
     if row["expected"]:
         bar = ProgressBar(row["expected"], row["reported"], width=40)
-        bars.add_row("this round", bar, f"{_of(row, 'reported', 'expected')} nodes")
+        bars.add_row("this round", bar, _this_round(row, "nodes"))
     traffic = f"up {size(row['bytes_up'])}  down {size(row['bytes_down'])}"
     line = Text(f"{row['state']}  {traffic}  {row['reason']}".rstrip())
     parts: list[RenderableType] = [bars, line]
@@ -132,6 +132,14 @@ def _of(row: dict[str, Any], done: str, of: str) -> str:
     return f"{row[done]}/{row[of]}"
 
 
+def _this_round(row: dict[str, Any], nodes: str) -> str:
+    """How far it is: in nodes, called `nodes` here, or where workers go at their own pace in steps or data."""
+    counted = row.get("counted", "nodes")
+    if counted == "percent":
+        return f"{row['reported'] / row['expected']:.0%} of the round"
+    return f"{_of(row, 'reported', 'expected')} {nodes if counted == 'nodes' else counted}"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
@@ -148,7 +156,7 @@ def _note(row: dict[str, Any]) -> str:
     worst, work = row.get("worst_decile"), metrics.get("work", 1.0)
     shown += f" worst tenth={worst:.4f}" if worst is not None else ""
     shown += f" work={work:.2f}" if work < 1.0 else ""
-    told = f"{_of(row, 'reported', 'expected')} reported" if row["expected"] else ""
+    told = _this_round(row, "reported") if row["expected"] else ""
     waits = f"waiting for {listing(row['stragglers'])}" if row["stragglers"] else ""
     traffic = f"up {size(row['bytes_up'])} down {size(row['bytes_down'])}" if row["bytes_up"] else ""
     return " ".join(part for part in (row["state"], shown, told, waits, traffic, row["reason"]) if part)

@@ -10,11 +10,12 @@ newest round that another one is in: so they end a round within a step of each o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
+from msrt.learning.pacing import Pace
 from msrt.learning.parameter_server import events as e
 from msrt.learning.parameter_server.clocks import Clocks, Mode
 from msrt.learning.parameter_server.tally import Tally
@@ -64,6 +65,11 @@ class ShardServer:
         """Shard to worker to the last clock that is in the shard."""
         self.tally = Tally()
         self._begun = turn > 0
+        self._expected = set[str]()
+        """Workers that the job begins with, of whom nothing was heard yet."""
+        self._begins: Pace | None = None
+        """How long they are waited for; its quorum is there since ..."""
+        self._enough: float | None = None
         self._lacks = turn > 0
         """A push may have died with a worker, or have come after the snapshot that this began with."""
         self._later = 0, 0.0
@@ -93,7 +99,15 @@ class ShardServer:
         """For whom others wait now."""
         if not self._waiting:
             return ()
+        if not self._begun and self._expected:
+            return tuple(sorted(self._expected))
         return tuple(sorted(worker for worker, done in self.clocks.done.items() if done == self.clocks.lowest))
+
+    def expect(self, workers: Iterable[str], pace: Pace) -> None:
+        """Nobody begins before these are there, or `pace` has waited for them: who is quick to start would lead the
+        model away on data of its own.
+        """
+        self._expected, self._begins = set(workers), pace
 
     def hold(self, shard: int, applied: Mapping[str, int]) -> None:
         """This server has it from now on; the last clock of each worker that is in it."""
@@ -122,6 +136,7 @@ class ShardServer:
             case e.Again():
                 out.append(e.Snapshot(self.round, self._mark(), Tally()))
         self._catch_up(now, out)
+        self._begun = self._begun or self._may_begin(now)
         self._settle(out)
         if isinstance(event, e.Tick):
             self._say_wait(out)
@@ -142,6 +157,7 @@ class ShardServer:
             out.append(e.Answer(push, "join"))
             return
         self._heard[worker] = now
+        self._expected.discard(worker)
         self._data[worker] = push.data or self._data.get(worker, 0)
         if worker not in self.clocks.done or push.join:
             self.clocks.join(worker, max(push.clock, 1 + self._last(worker)))
@@ -205,6 +221,7 @@ class ShardServer:
 
     def _leave(self, worker: str) -> None:
         self.clocks.leave(worker)
+        self._expected.discard(worker)
         self._lacks = True
         for table in (self._waiting, self._samples, self._heard):
             table.pop(worker, None)
@@ -237,6 +254,13 @@ class ShardServer:
         self._summed.clear()
         self._advance(1.0, 0)
 
+    def _may_begin(self, now: float) -> bool:
+        """Are enough workers there, and all that are expected, if they come in time?"""
+        if len(self.clocks.done) < self.terms.least:
+            return False
+        self._enough = now if self._enough is None else self._enough
+        return not self._expected or self._begins is None or now >= self._begins.until(self._enough)
+
     def _settle(self, out: list[e.Action]) -> None:
         """The step that everybody has pushed for; the round that is over; whoever may go on."""
         clocks = self.clocks
@@ -244,7 +268,6 @@ class ShardServer:
             self._step(out)
         if (now := int(self.progress + SLACK)) > self.round and not self._summed:
             self._end_round(now, out)
-        self._begun = self._begun or len(clocks.done) >= self.terms.least
         for worker, push in list(self._waiting.items()):
             if self.over:
                 out.append(e.Answer(push, "over", round=self.round))

@@ -244,7 +244,8 @@ class SecureServer:
     def _to_ring(self, now: float) -> list[Action]:
         count = len(self.keys)
         if count < MINIMUM:
-            return self._fail(f"{count} devices announced keys, a sum must hide {MINIMUM}")
+            few = f"{count} device{'s'[: count > 1]} of its region announced keys"
+            return self._fail(f"{few}: a sum must hide {MINIMUM} at least")
         self.ring = shuffled(self.keys, self._seed)
         self._index = {node: index for index, node in enumerate(self.ring)}
         wanted = self.plan.neighbours or degree(count, self.plan.dropouts, self.plan.threshold)
