@@ -270,9 +270,10 @@ class Edge:
             self._prefetch_due.clear()
             wanted = dict(wanted_digests(self.follower.state, self.fleet.manifests, self.region)) | self.fleet.images()
             self.artifacts.pin(wanted)
-            for digest in wanted:
+            self.artifacts.expect(wanted)
+            for digest, size in wanted.items():
                 try:
-                    await self.artifacts.ensure(digest, self.fetch_blob)
+                    await self.artifacts.ensure(digest, self.fetch_blob, size)
                 except errors.MsrtError as error:
                     log.info("artifact.not_prefetched", digest=digest[:12], error=errors.words_of(error))
                     await asyncio.sleep(REPORT_S)

@@ -324,6 +324,17 @@ class DiskFull(LocalError):
     hint = "free some space, or raise the bound in the config"
 
 
+class NoRoom(DiskFull):
+    """The disk has not as much room as what should come; nothing of it was written."""
+
+    code = "no_room"
+    hint = "free some space"
+
+    def __init__(self, what: str, size: int, free: int, where: str) -> None:
+        super().__init__(f"{what} has {size} bytes, {free} are free in {where}")
+        self.size, self.free = size, free
+
+
 class PortInUse(LocalError):
     """Another process listens on that address."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 
 import msgspec
@@ -90,6 +91,29 @@ def test_a_fault_that_nobody_thought_of_ends_the_update_and_nothing_else():
         await tree.insist("update.rollout", name=name)
         assert (await over(tree, name))["state"] == "done"
         assert tree.versions() == {device: "3"}
+        assert await tree.told() == {device: ["failed", "done"]}
+
+    grown_updating(scenario, edges={"edge-n": 1})
+
+
+@pytest.mark.parametrize("place", ["device", "edge"])
+def test_an_image_that_does_not_fit_is_a_failed_update_before_anything_is_written(place):
+    """On the device's disk or on its edge's; told once, with the numbers; it comes when there is room."""
+
+    async def scenario(tree):
+        (device,) = tree.devices
+        disk, image = tree[device if place == "device" else "edge-n"].world.disk, random.Random(1).randbytes(5 << 20)
+        disk.room = 20 << 20
+        name = await tree.push_image("2", image)
+        await tree.insist("update.rollout", name=name, success=0.5, errors=1.0)
+        (row,) = (await over(tree, name, 60.0))["nodes"]
+        assert row["state"] == "error"
+        assert "has 5242880 bytes, 20971520 are free" in row["reason"]
+        assert disk.blobs().partial(hashlib.sha256(image).hexdigest()) == 0
+        assert await tree.told() == {device: ["failed"]}
+        disk.room = 60 << 20
+        await tree.insist("update.rollout", name=name)
+        assert (await over(tree, name))["state"] == "done"
         assert await tree.told() == {device: ["failed", "done"]}
 
     grown_updating(scenario, edges={"edge-n": 1})

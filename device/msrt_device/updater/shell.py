@@ -276,6 +276,11 @@ class _Kind:
         while True:
             try:
                 await means.artifacts.ensure(image.digest, means.fetch(image, self._slots), image.size)
+            except (
+                errors.NoRoom
+            ) as error:  # here or at the edge: told at once, instead of a disk that is full till then
+                self._broken(error)
+                return
             except errors.MsrtError as error:
                 log.info("update.not_fetched", kind=self._kind, error=errors.words_of(error), again_in_s=pause)
                 self.machine.note(error.text)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import mmap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from msrt.artifacts.pieces import hash_file, pieces_of
 from msrt.artifacts.room import Room
 from msrt.artifacts.sink import BlobSink
 from msrt.buffers import SLICE, Buffer, room_for
-from msrt.errors import Corrupt, DiskFull, LocalError, MsrtError, NotFound, Unavailable
+from msrt.errors import Corrupt, DiskFull, LocalError, MsrtError, NoRoom, NotFound, Unavailable
 from msrt.hop.halves import Reader
 from msrt.protocol.stream import INLINE
 from msrt.world.world import Blobs, Check, Spans, World, by_size
@@ -31,6 +31,10 @@ from msrt.world.world import Blobs, Check, Spans, World, by_size
 __all__ = ["ArtifactStore", "BlobSink", "Fetch", "Lent"]
 
 log = structlog.get_logger()
+LARGE: Final = 1 << 20
+"""Bytes from which on it is looked whether an artifact fits before it is fetched."""
+LEFT: Final = 16 << 20
+"""Bytes that stay free beside it: for events, records and logs."""
 
 Fetch = Callable[[str, int, BlobSink], Awaitable[object]]
 """fetch(digest, offset, sink): bring the bytes from `offset` on into the sink, and return once it is complete."""
@@ -76,6 +80,7 @@ class ArtifactStore:
         self.sent_bytes = 0
         """Of artifacts and parts of them that children were sent whole."""
         self._lendable: set[str] = set()
+        self._expected: Mapping[str, int] = {}
         self._flights = Flights()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -98,6 +103,10 @@ class ArtifactStore:
     def pin(self, digests: Iterable[str], owner: str = "") -> None:
         """What must not be evicted for the sake of `owner`; replaces what that owner pinned before."""
         self.room.pin(digests, owner)
+
+    def expect(self, sizes: Mapping[str, int]) -> None:
+        """Sizes of artifacts that may be asked for by who does not know them; replaces what was said before."""
+        self._expected = sizes
 
     # --- in ----------------------------------------------------------------------------------------------------
 
@@ -319,7 +328,7 @@ class ArtifactStore:
         Damage found on arrival is reported, and fetched again once. Without `sync` a power failure may undo it, and
         what an earlier process left is looked at first. It is written over the artifact `over`, if nobody needs that.
         `check` judges what comes first in place of its digest, where this node passes it on to nobody. Raises Corrupt,
-        DiskFull, and what `fetch` raises.
+        NoRoom (before anything is written), DiskFull, and what `fetch` raises.
         """
         if not sync and self.has(digest) and digest not in self._lendable:
             with contextlib.suppress(Corrupt, NotFound):  # then it is here no more, and fetched
@@ -331,12 +340,24 @@ class ArtifactStore:
         async with self.lock(digest):
             if self.has(digest):
                 return
+            size = size if size >= 0 else self._expected.get(digest, -1)
             await self.room.make(digest, max(size, 0))
             if self.room.free(over):
                 await self._displace(over, digest)
+            elif size >= LARGE:
+                await self._look_for_room(digest, size)
             if not await self._try(digest, size, fetch, suspect=False, sync=sync, check=check):
                 await self._try(digest, size, fetch, suspect=True, sync=sync)
         await self.room.trim(digest)
+
+    async def _look_for_room(self, digest: str, size: int) -> None:
+        """Before the disk is full: whoever shares it (events, records) would find no room either. Raises NoRoom."""
+        free, have = await self.offload(lambda: (self._disk.free_bytes(), self.blobs.partial(digest)))
+        if free is None:
+            return
+        lack = size - have + LEFT - free
+        if lack > 0 and (self.room.spare < lack or await self.room.evict(lack) < lack):
+            raise NoRoom(f"artifact {digest[:12]}", size, free, str(self._disk.path or "memory"))
 
     async def _displace(self, base: str, digest: str) -> None:
         """Begin it in the place of one that nobody needs, unless a part of it is here already."""

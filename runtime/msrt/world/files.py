@@ -243,6 +243,13 @@ class FieldDisk:
             self._blobs = FileBlobs(self._root / "blobs")
         return self._blobs
 
+    def free_bytes(self) -> int | None:
+        try:
+            found = os.statvfs(self._root)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
+
     def digests(self) -> Iterator[tuple[str, int]]:
         return self.blobs().digests()
 

@@ -164,6 +164,8 @@ class MemoryDisk:
     def __init__(self, rng: random.Random | None = None) -> None:
         self.full = False
         """While True, commits and writes raise DiskFull."""
+        self.room: int | None = None
+        """Bytes that are free; None: nobody counts."""
         self.dead = False
         """Its process was killed: nothing written through this object lasts."""
         self._rng = rng
@@ -178,6 +180,9 @@ class MemoryDisk:
 
     def blobs(self) -> MemoryBlobs:
         return self._blobs
+
+    def free_bytes(self) -> int | None:
+        return self.room
 
     def digests(self) -> Iterator[tuple[str, int]]:
         for digest, blob in sorted(self._blobs.whole.items()):
@@ -212,7 +217,7 @@ class MemoryDisk:
         """The process is gone: buffers are lost, unsynced pieces torn. Returns what the next one finds."""
         self.dead = True
         heir = MemoryDisk(self._rng)
-        heir.full, heir._images = self.full, self._images
+        heir.full, heir.room, heir._images = self.full, self.room, self._images
         heir._blobs.whole = dict(self._blobs.whole)
         for digest in sorted(self._blobs.unsynced & self._blobs.whole.keys()):
             blob = heir._blobs.whole.pop(digest)

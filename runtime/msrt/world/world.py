@@ -119,6 +119,9 @@ class Disk(Protocol):
 
     def blobs(self) -> Blobs: ...
 
+    def free_bytes(self) -> int | None:
+        """What it could still take; None: nobody knows. Blocking."""
+
     def digests(self) -> Iterator[tuple[str, int]]:
         """Whole blobs and their sizes."""
 

@@ -12,6 +12,7 @@ from msrt.errors import (
     Disconnected,
     DiskFull,
     FrameTooLarge,
+    NoRoom,
     NotFound,
     OutOfOrder,
     StreamCancelled,
@@ -50,6 +51,31 @@ def test_a_file_is_put_in_pieces(tmp_path):
         assert await again.read(digest) == path.read_bytes()
         with pytest.raises(NotFound):
             await artifacts.put_file(tmp_path / "missing")
+
+    asyncio.run(main())
+
+
+def test_what_does_not_fit_is_not_begun():
+    """A spare one goes for it if that is enough; else nothing is fetched, nothing goes, and the sentence has both
+    numbers. Whoever does not know the size is told it before."""
+    disk, big = MemoryDisk(), blob(1, 2 << 20)
+
+    async def main():
+        artifacts, parent = store(disk, 64 << 20), Parent(big)
+        spare = await artifacts.put_bytes(blob(2, 1 << 20))
+        disk.room = (16 << 20) + (1 << 20) - 1
+        artifacts.expect({digest_of(big): len(big)})
+        for size in (len(big), -1):
+            with pytest.raises(NoRoom, match="has 2097152 bytes, 17825791 are free in memory") as caught:
+                await artifacts.ensure(digest_of(big), parent, size)
+            assert isinstance(caught.value, DiskFull)
+        assert artifacts.has(spare)
+        assert disk.blobs().partial(digest_of(big)) == 0
+        assert parent.asked == []
+        disk.room += 1
+        await artifacts.ensure(digest_of(big), parent, len(big))
+        assert artifacts.has(digest_of(big))
+        assert not artifacts.has(spare)
 
     asyncio.run(main())
 
