@@ -137,7 +137,8 @@ def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None
         return
     source, target, identity_only = Path(image), Path(place) if place is not None else None, given["identity_only"]
     plan = Plan(
-        confirm=_confirm(yes=given["yes"]), force_non_removable=given["force_non_removable"],
+        confirm=_confirm("the identity" if identity_only else "all", yes=given["yes"]),
+        force_non_removable=given["force_non_removable"],
         force_unknown_image=given["force_unknown_image"], resume=not given["no_resume"], bmap=given["bmap"],
         issue=given["issue"],
     )  # fmt: skip
@@ -208,12 +209,12 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _confirm(*, yes: bool) -> Callable[[Medium], None]:
+def _confirm(what: str, *, yes: bool) -> Callable[[Medium], None]:
     def confirm(medium: Medium) -> None:
         if yes:
             return
         if not sys.stdin.isatty():
-            raise CallerError(f"all that is on {medium.title} would be lost", hint="say --yes if that is meant")
-        click.confirm(f"All that is on {medium.title} will be lost. Go on?", abort=True, err=True)
+            raise CallerError(f"{what} that is on {medium.title} would be lost", hint="say --yes if that is meant")
+        click.confirm(f"{what.capitalize()} that is on {medium.title} will be lost. Go on?", abort=True, err=True)
 
     return confirm

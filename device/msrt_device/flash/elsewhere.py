@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ __all__ = ["flash_elsewhere"]
 OF_MEDIA: Final = (
     "identity_only", "force_non_removable", "force_unknown_image", "no_resume", "bmap", "count", "boards", "manifest",
 )  # fmt: skip
+
+MOST: Final = 64 << 20
+"""Bytes of flash: no microcontroller that MicroPython runs on has more."""
 
 
 def flash_elsewhere(source: str, target: str | None, given: Mapping[str, Any], *, as_json: bool) -> bool:
@@ -42,11 +46,18 @@ def flash_elsewhere(source: str, target: str | None, given: Mapping[str, Any], *
 
 
 def _is_line(path: Path) -> bool:
-    """A character device: no medium is one."""
+    """A terminal by its driver: opening it to ask would reset some boards."""
     try:
-        return stat.S_ISCHR(path.stat().st_mode)
+        found = path.stat()
+        return stat.S_ISCHR(found.st_mode) and os.major(found.st_rdev) in _terminals()
     except OSError:
         return False
+
+
+def _terminals() -> set[int]:
+    """Major numbers of the kernel's terminal drivers: the third word of each line."""
+    lines = Path("/proc/tty/drivers").read_text("ascii", "replace").splitlines()
+    return {int(words[2]) for line in lines if len(words := line.split()) > 2 and words[2].isdigit()}
 
 
 def _over_ssh(source: str, target: str, given: Mapping[str, Any], said: Report) -> None:
@@ -77,6 +88,11 @@ def _over_serial(source: str, target: str, given: Mapping[str, Any], said: Repor
         raise click.UsageError("--issue is for a board that joins by itself: a microcontroller has a gateway")
     settings = board_settings_of(given)
     try:
+        if (size := Path(source).stat().st_size) > MOST:
+            raise CallerError(
+                f"{source} has {size} bytes, more than a board on a serial line holds",
+                hint="name a disk or a file, or an image of msrt device image micropython",
+            )
         image = open_image(Path(source).read_bytes())
     except OSError as error:
         raise CallerError(f"cannot read {source}: {error.strerror}") from None

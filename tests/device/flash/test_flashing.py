@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import struct
 import subprocess
@@ -101,6 +103,18 @@ def test_an_identity_can_be_changed_where_the_base_is_already(tmp_path):
     assert lines[-1]["verified"] is True
     assert on(out).serial == "SN-9"
     assert out.read_bytes()[:IDENTITY_AT] == before[:IDENTITY_AT]
+
+
+@tools
+def test_who_is_asked_is_told_what_would_be_lost(tmp_path):
+    """Of a medium that gets another identity only that."""
+    out = tmp_path / "out.img"
+    out.write_bytes(disk(tmp_path))
+    said = str(told(out, "--identity-only", "--invite", invite())[1].exception)
+    assert said.startswith(f"the identity that is on the file {out}")
+    assert told(out, tmp_path / "other", "--invite", invite())[1].exit_code == 0
+    again = str(told(out, tmp_path / "other", "--invite", invite())[1].exception)
+    assert again.startswith("all that is on")
 
 
 def test_without_an_invite_no_identity_is_written(tmp_path):
@@ -294,3 +308,27 @@ def test_settings_of_a_file_are_changed_by_flags(tmp_path):
     done = told(base, out, "--identity", identity, "--locale", "; reboot")[1]
     assert "locale" in str(done.exception)
     assert not out.exists()
+
+
+def test_a_time_zone_that_does_not_exist_is_refused_here(tmp_path):
+    """By a flag or in a file: a board could only say so in its own log."""
+    base, identity = packed(tmp_path, noise(2 * MIB), ""), tmp_path / "id.toml"
+    identity.write_text(IdentitySettings(timezone="Europe/Berlinn").render())
+    for flags in (["--identity", identity], ["--invite", invite(), "--timezone", "Europe/Berlinn"]):
+        done = told(base, tmp_path / "out.img", *flags)[1]
+        assert "'Europe/Berlinn'; did you mean 'Europe/Berlin'?" in str(done.exception)
+    assert not (tmp_path / "out.img").exists()
+
+
+def test_only_a_terminal_is_a_board_on_a_serial_line(tmp_path):
+    """/dev/null is neither a disk nor a board; and no board takes an image that is larger than its flash."""
+    base = packed(tmp_path, noise(2 * MIB), "")
+    assert str(told(base, "/dev/null", "--yes")[1].exception).startswith("/dev/null is neither a file nor a disk")
+    with base.open("r+b") as file:
+        file.truncate(65 * MIB)
+    board, line = pty.openpty()
+    try:
+        assert "more than a board on a serial line holds" in str(told(base, os.ttyname(line))[1].exception)
+    finally:
+        os.close(board)
+        os.close(line)

@@ -18,6 +18,12 @@ def test_every_target_in_the_table_loads_and_says_what_was_verified():
         assert all(meaning for meaning in target.options.values())
 
 
+@pytest.mark.parametrize("name", ["cortex-m", "micropython"])
+def test_a_microcontroller_says_what_does_not_come_over_the_air(name):
+    """Its models do, its firmware does not."""
+    assert "models come over the air, another firmware does not" in load_target(name).title
+
+
 def test_an_unknown_target_is_refused():
     """By its name."""
     with pytest.raises(NotFound, match="no-such-board"):

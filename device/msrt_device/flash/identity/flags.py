@@ -10,11 +10,12 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from msrt.config import nearest
 from msrt.errors import CallerError
 from msrt.protocol.address import parse_labels
 from msrt.trust.invite import PREFIX, Invite
 from msrt.trust.roles import Role
-from msrt_device.flash.identity.settings import IdentitySettings
+from msrt_device.flash.identity.settings import IdentitySettings, InvalidIdentity
 
 __all__ = ["board_options", "board_settings_of", "claim_of", "common_of", "identity_options", "settings_of"]
 
@@ -68,6 +69,8 @@ def settings_of(given: Mapping[str, Any]) -> IdentitySettings | None:
         values = tomllib.loads(found.render()) | values
     if given["invite"]:
         values |= claim_of(given["invite"])
+    if "timezone" in values:
+        _check_zone(values["timezone"])
     if given["invite"] or given["identity"] is not None:
         return IdentitySettings.of(values, HERE)
     if values:
@@ -89,9 +92,20 @@ def common_of(given: Mapping[str, Any]) -> dict[str, Any]:
     wifi = {key: given[f"wifi_{key}"] for key in ("ssid", "password", "country") if given[f"wifi_{key}"]}
     if wifi.get("password", "").startswith("file:"):
         wifi["password"] = _text_of(Path(wifi["password"].removeprefix("file:")))
+    if "timezone" in values:
+        _check_zone(values["timezone"])
     if given["labels"]:
         values["labels"] = parse_labels(given["labels"])
     return values | ({"wifi": wifi} if wifi else {})
+
+
+def _check_zone(name: str) -> None:
+    """Here, and not when it is read: a board whose own list lacks the zone says so and keeps UTC."""
+    from zoneinfo import available_timezones  # noqa: PLC0415 - reads a folder of files
+
+    known = available_timezones()
+    if known and name not in known:
+        raise InvalidIdentity(f"there is no time zone {name!r}", hint=f"did you mean {nearest(name, known)!r}?")
 
 
 def claim_of(invite: str) -> dict[str, str]:

@@ -30,7 +30,10 @@ class CortexM:
     """mps2-an385: what QEMU emulates of Arm's board."""
 
     name: str = "cortex-m"
-    title: str = "Arm Cortex-M3 (MPS2 with AN385): a bare agent in C behind `msrt device gateway`"
+    title: str = (
+        "Arm Cortex-M3 (MPS2 with AN385): a bare agent in C behind `msrt device gateway`; models come over the air, "
+        "another firmware does not"
+    )
     verified: str = "Booted and served in QEMU (mps2-an385); on no real board."
     options: Mapping[str, str] = {
         "serial": "serial number that the board says of itself; default mps2-1",

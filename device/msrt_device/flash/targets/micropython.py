@@ -49,7 +49,10 @@ class MicroPython:
     """ESP32, RP2 and STM32 boards with MicroPython 1.20 or newer."""
 
     name: str = "micropython"
-    title: str = "ESP32, RP2, STM32 with MicroPython: agent and int8 engine behind `msrt device gateway`"
+    title: str = (
+        "ESP32, RP2, STM32 with MicroPython: agent and int8 engine behind `msrt device gateway`; models come over the "
+        "air, another firmware does not"
+    )
     verified: str = (
         "Agent and engine served under the official WebAssembly build of MicroPython 1.27; images read back by "
         "littlefs-python; flashed over a serial line by mpremote to that build's own REPL. On no real board: USB, "
