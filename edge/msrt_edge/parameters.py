@@ -8,6 +8,7 @@ the server of another shard.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -20,6 +21,7 @@ from msrt.journal.state import Job
 from msrt.learning.parameter_server import events as e
 from msrt.protocol.messages import Pulled, Push, ShardsOpen, StreamOpen, TrainProgress, WorkersHere
 from msrt.trust.tuf.claims import bundle_claim
+from msrt_edge.broadcast import Broadcast
 from msrt_edge.hosted import Hosted
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class ParameterServers:
         self._hosted: dict[str, Hosted] = {}
         self._told: dict[str, tuple[int, int, bool]] = {}
         """Job to what our devices were told: generation, workers, whether it is paused."""
+        self._broadcast = Broadcast()
         self._due = asyncio.Event()
 
     @property
@@ -72,25 +75,27 @@ class ParameterServers:
             created = job.created
             await self._edge.trust.vouch(bundle_claim(name, created.bundle, created.signature))
             self._told[name] = said
-            for peer in self._edge.device_peers().values():
-                self._open(peer, job)
+            self._open(self._edge.device_peers().values(), job)
 
     def _open_jobs(self) -> dict[str, Job]:
         jobs = self._edge.follower.state.jobs
         return {name: job for name, job in jobs.items() if job.placed is not None and job.ended is None}
 
-    def _open(self, peer: Peer, job: Job) -> None:
-        """Tell a device that it is a worker."""
+    def _open(self, peers: Iterable[Peer], job: Job) -> None:
+        """Tell devices that they are workers."""
         placed, created = job.placed, job.created
         assert placed is not None
-        index = placed.workers.get(peer.node)
-        if index is not None and not job.held and peer.live and created.job in self._told:
-            peer.send(
-                ShardsOpen(
-                    created.job, placed.generation, created.bundle, created.signature, placed.owners, index,
-                    len(placed.workers),
-                )
-            )  # fmt: skip
+
+        def opening(peer: Peer) -> tuple[ShardsOpen, tuple[Buffer, ...]] | None:
+            index = placed.workers.get(peer.node)
+            if index is None or job.held or created.job not in self._told:
+                return None
+            return ShardsOpen(
+                created.job, placed.generation, created.bundle, created.signature, placed.owners, index,
+                len(placed.workers),
+            ), ()  # fmt: skip
+
+        self._broadcast.tell(peers, opening)
 
     async def _reconcile(self) -> None:
         """Have the shards that are ours, and none of a job that is over."""
@@ -168,7 +173,7 @@ class ParameterServers:
     def device_joined(self, peer: Peer) -> None:
         """Tell it in which jobs it is a worker."""
         for job in self._open_jobs().values():
-            self._open(peer, job)
+            self._open([peer], job)
 
     def device_left(self, node: str) -> None:
         """Do not wait for it."""

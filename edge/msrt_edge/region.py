@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from msrt import errors
 from msrt.buffers import Buffer
+from msrt.hop import Peer
 from msrt.learning.aggregate import NormGuard, RunningSum
 from msrt.learning.compress import open_codec
 from msrt.learning.events import Joined
@@ -18,13 +21,15 @@ from msrt.learning.rounds import RegionRound, Stretch, Terms
 from msrt.learning.rules import Robust, open_rule
 from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Layout, Vector
-from msrt.protocol.messages import Plan, RoundOpen, UpdateMeta
+from msrt.protocol.messages import Plan, RoundOpen, TrainProgress, UpdateMeta
 from msrt.training.spool import Spool
 from msrt.world.world import FEW, UNCOUNTED, by_size, undisturbed
 from msrt_edge.secure import Exchange
 
-__all__ = ["Model", "OpenRound", "guard_of", "terms_of"]
+__all__ = ["TICK_S", "Model", "OpenRound", "guard_of", "terms_of"]
 
+TICK_S: Final = 0.1
+"""Of a round's clock, and of what the cloud hears of its progress."""
 Offload = Callable[..., Awaitable[Any]]
 
 
@@ -120,6 +125,16 @@ class OpenRound:
             size = 4 * self.round.size if isinstance(total, RunningSum) else UNCOUNTED  # a rule reads from the disk
             mean: Vector = await by_size(offload, size, total.mean)
         return mean
+
+    def say_progress(self, cloud: Peer | None, now: float) -> None:
+        """To the cloud, not more often than somebody looks; the rest of it with the rounds' clock."""
+        reported = self.round.reported
+        if cloud is None or not cloud.live or self.said[1] == reported or now - self.said[0] < TICK_S:
+            return
+        self.said = (now, reported)
+        message, one = self.message, self.round
+        with contextlib.suppress(errors.Overloaded):  # the next one says more
+            cloud.send(TrainProgress(message.job, message.round, reported, len(one.expected), one.missing))
 
     def joined(self, node: str, now: float) -> None:
         """One of its participants is (again) here."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -22,12 +21,13 @@ from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound, Stretch
 from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Vector, peek
-from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, TrainProgress, UpdateMeta
+from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, UpdateMeta
 from msrt.training.spool import Spool
 from msrt.training.weights import AtHand, bring, carries
 from msrt.world.world import World, by_size, undisturbed
+from msrt_edge.broadcast import Broadcast, Words
 from msrt_edge.feedback import Feedbacks
-from msrt_edge.region import Model, OpenRound, guard_of, terms_of
+from msrt_edge.region import TICK_S, Model, OpenRound, guard_of, terms_of
 from msrt_edge.secure import Exchange, Said, named
 from msrt_edge.updates import UpdateSink, Upward, announced, fault_of_size, is_anew, is_welcome, told_to
 
@@ -42,7 +42,6 @@ MOVED_S: Final = 5.0
 """A device that came from another edge may have to send again for so long: the cloud says whether it takes part."""
 SETTLE_S: Final = 3.0
 """After its start an edge waits so long for its devices before it puts them on a ring for masks."""
-TICK_S: Final = 0.1
 
 
 class RegionTraining:
@@ -64,7 +63,7 @@ class RegionTraining:
         self._closed: dict[str, RoundClosed] = {}
         self._models: dict[str, Model] = {}
         self._feedback = Feedbacks(world, me)
-        self._upward = Upward(world)
+        self._upward, self._broadcast = Upward(world), Broadcast()
         self._slots = asyncio.Semaphore(streams)
         self._rooms, self._vectors = Rooms(streams), Rooms(1)
         self._at_hand = AtHand()
@@ -103,7 +102,7 @@ class RegionTraining:
         here = self._devices()
         for node in sorted(fresh & here.keys()):
             known.joined(node, self._world.now())
-        self._announce(known, {node: here[node] for node in message.participants if node in here})
+        self._announce(known, [here[node] for node in message.participants if node in here])
         if len(fresh) < len(message.participants):  # said again: the cloud may have lost what it had
             known.delivered.clear()
         self._upward.send(known)
@@ -157,7 +156,7 @@ class RegionTraining:
             self._open[job].spool.close()
         self._open[job] = opened
         log.info("round.opened", job=job, round=message.round, step=message.plan.step, devices=len(mine))
-        self._announce(opened, here)
+        self._announce(opened, here.values())
 
     def _exchange(self, message: RoundOpen, model: Model, mine: list[str], left: float) -> Exchange | None:
         """Of keys, where updates are masked."""
@@ -185,13 +184,17 @@ class RegionTraining:
         if opened is not None and opened.exchange is not None and peer.node in opened.message.participants:
             opened.exchange.said(peer.node, message)
 
-    def _announce(self, opened: OpenRound, peers: dict[str, Peer]) -> None:
-        left = max(0.1, opened.deadline - self._world.now())
-        for node, peer in peers.items():
-            index = opened.message.participants.get(node)
-            if index is not None and peer.live:
-                told = msgspec.structs.replace(opened.message, deadline_s=left, participants={node: index})
-                peer.send(told, opened.carried)
+    def _announce(self, opened: OpenRound, peers: Iterable[Peer]) -> None:
+        def told(peer: Peer) -> tuple[RoundOpen, tuple[Buffer, ...]] | None:
+            index = opened.message.participants.get(peer.node)
+            if index is None or self._open.get(opened.message.job) is not opened:
+                return None
+            left = max(0.1, opened.deadline - self._world.now())
+            return msgspec.structs.replace(
+                opened.message, deadline_s=left, participants={peer.node: index}
+            ), opened.carried
+
+        self._broadcast.tell(peers, told)
 
     async def closed(self, message: RoundClosed, peers: Iterable[Peer]) -> None:
         """The cloud checkpointed the round, or gave it up."""
@@ -208,10 +211,7 @@ class RegionTraining:
             await self._feedback.forget(message.job)
             self._rooms.clear()
             self._vectors.clear()
-        included = frozenset(message.included)
-        for peer in peers:
-            if peer.live:
-                peer.send(told_to(message, peer.node, included=included))
+        self._broadcast.tell(peers, _ending(message))
 
     def attach(self, cloud: Peer) -> None:
         """The cloud is here; it says again which rounds are open."""
@@ -226,10 +226,10 @@ class RegionTraining:
         self._came[peer.node] = self._world.now()
         for opened in self._open.values():
             if peer.node in opened.message.participants:
-                self._announce(opened, {peer.node: peer})
+                self._announce(opened, [peer])
                 opened.joined(peer.node, self._world.now())
         for message in self._closed.values():
-            peer.send(told_to(message, peer.node))
+            self._broadcast.tell([peer], _ending(message))
 
     async def device_left(self, node: str) -> None:
         """Do not wait for it longer than the quorum takes."""
@@ -245,7 +245,7 @@ class RegionTraining:
             await asyncio.sleep(TICK_S)
             now = self._world.now()
             for opened in list(self._open.values()):
-                self._say_progress(opened)
+                opened.say_progress(self._upward.cloud, self._world.now())
                 if opened.exchange is not None:
                     opened.exchange.tick(now)
                 wake = opened.round.wake
@@ -309,21 +309,10 @@ class RegionTraining:
         opened.payloads[key] = (meta, payload)
         actions = opened.round.handle(e.Arrived(key, meta, norm, fault), self._world.now())
         await self._perform(opened, actions)
-        self._say_progress(opened)
+        opened.say_progress(self._upward.cloud, self._world.now())
         refused = [a for a in actions if isinstance(a, e.Refuse)]
         if refused and not meta.error:
             raise errors.BadUpdate(refused[0].error)
-
-    def _say_progress(self, opened: OpenRound) -> None:
-        """To the cloud, not more often than somebody looks; the rest of it with the rounds' clock."""
-        cloud, one, now = self._upward.cloud, opened.round, self._world.now()
-        if cloud is None or not cloud.live or opened.said[1] == one.reported or now - opened.said[0] < TICK_S:
-            return
-        opened.said = (now, one.reported)
-        message = opened.message
-        told = TrainProgress(message.job, message.round, one.reported, len(one.expected), one.missing)
-        with contextlib.suppress(errors.Overloaded):  # the next one says more
-            cloud.send(told)
 
     async def _perform(self, opened: OpenRound, actions: list[e.RoundAction]) -> None:
         for action in actions:
@@ -399,3 +388,8 @@ class RegionTraining:
         payload = await self._feedback.encode(job, meta.round, codec, mean)
         opened.outbox["sum"] = (msgspec.structs.replace(meta, encoding=codec.name), payload)
         log.info("round.sum_ready", job=job, round=meta.round, nodes=len(meta.nodes))
+
+
+def _ending(message: RoundClosed) -> Words:
+    included = frozenset(message.included)
+    return lambda peer: (told_to(message, peer.node, included=included), ())
