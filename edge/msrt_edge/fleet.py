@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -31,6 +32,7 @@ from msrt.serving.backend import ModelInfo
 from msrt_edge.offering import Offering
 from msrt_edge.placement import Device, Measured, place, version_table
 from msrt_edge.telling import Telling
+from msrt_edge.turns import Turns
 
 __all__ = ["DeviceSeen", "Fleet"]
 
@@ -92,6 +94,9 @@ class Fleet:
         self._tables: dict[str, VersionTable] = {}
         self._ready: dict[str, int] = {}
         self._generation = 0
+        self._turns = Turns()
+        self._due: set[str] = set()
+        """Devices whose turn to be assigned has yet to come."""
         self.offering = offering
         self.own: Own | None = None
         self.telling = Telling(self.record)
@@ -159,8 +164,14 @@ class Fleet:
             labels = self._own_labels(self.own)
             here = Device(self.own.node, self._region, OWN_CLASS, labels, local=True)
             self.own.assign(place(state, self.manifests, self._measured, here))
-        for seen in self.devices.values():
-            self.assign_to(seen)
+        due = self.devices.keys() - self._due
+        self._due |= due
+        self._turns.add(partial(self._assign_next, node) for node in self.devices if node in due)
+
+    def _assign_next(self, node: str) -> None:
+        self._due.discard(node)
+        if node in self.devices:  # it may have been forgotten meanwhile
+            self.assign_to(self.devices[node])
 
     def assign_to(self, seen: DeviceSeen) -> None:
         """Tell one device what it should hold, unless it knows. What was not taken is said again after its report."""

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from msrt import errors
 from msrt.protocol.messages import Message, RoundClosed
-from msrt_edge.broadcast import AT_ONCE, Broadcast
+from msrt_edge.broadcast import Broadcast
+from msrt_edge.turns import AT_ONCE
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from msrt.protocol.messages import Assign, FleetReport, ModelState
 from msrt.serving.backend import InferRequest
 from msrt_edge import fleet as room
 from msrt_edge.placement import place
+from msrt_edge.turns import AT_ONCE
 from tests.edge.rig import identity, pushed, simulate, until
 
 
@@ -54,6 +56,25 @@ def test_a_device_that_joins_costs_the_others_nothing(monkeypatch):
         await rig.reborn("d2")
         await until(lambda: rig.d2.placed == [("net", 1, "fp32", True)])
         assert set(placed) == {rig.d2.node}
+
+    simulate(scenario)
+
+
+def test_a_large_region_is_placed_over_many_turns(monkeypatch):
+    """A few devices in each, and each once, however often something new is known meanwhile."""
+
+    async def scenario(rig):
+        await rig.serve()
+        fleet = rig.edge.fleet
+        one = fleet.devices[rig.d1.node]
+        fleet.devices.update({f"clone{n}": replace(one) for n in range(2 * AT_ONCE)})
+        placed = []
+        monkeypatch.setattr(fleet, "assign_to", placed.append)
+        fleet.assign()
+        assert len(placed) == AT_ONCE
+        fleet.assign()
+        assert len(placed) == AT_ONCE
+        await until(lambda: len(placed) == len(fleet.devices) + AT_ONCE)
 
     simulate(scenario)
 
