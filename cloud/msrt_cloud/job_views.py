@@ -92,7 +92,7 @@ def trigger_row(training: Training, job: Job) -> dict[str, Any] | None:
     seen, wall = training.tally.of(model), training.world.wall()
     return {
         "model": model, "watches": watches(job) and not job.held,
-        "events": seen.events - job.created.events, "of": trigger.events,
+        "events": seen.events - job.created.events, "of": trigger.events, "drift": trigger.drift,
         "drifted": drifted(trigger, job, seen), "devices": trigger.devices,
         "cooldown_s": max(0.0, job.ended.wall + trigger.cooldown_s - wall) if job.ended else trigger.cooldown_s,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from msrt import errors
 from msrt.operator.session import Ask, ask, state_option
 from msrt.operator.show import console, json_option, print_json, table
 from msrt.operator.train_compare import compare
-from msrt.operator.train_export import FILE, export, write_csv, write_json
+from msrt.operator.train_export import FILE, check_folders, export, write_csv, write_json
 from msrt.operator.train_list import list_jobs
 from msrt.operator.train_logs import logs
 from msrt.operator.train_nodes import nodes_of, report_of, show_nodes
@@ -26,6 +27,8 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 COLUMNS = ["job", "state", "round", "rounds", "metrics", "reported", "up", "down", "waits_for", "reason"]
 OPTIONAL = {"reported", "waits_for", "reason"}
 """Columns that are there only where a row has something in them."""
+WORDS = 80
+"""Characters of a reason in a list of jobs: that of one alone is shown whole."""
 
 
 @click.group()
@@ -46,6 +49,7 @@ def run(state: Path | None, folder: Path, report: Path | None, start: str, *, wa
     Packs and sends it, and prints the job's name; `msrt train status` tells the rest. With --watch the exit status is 0
     only if the job finished.
     """
+    check_folders(report)
     bundle = pack(folder)
 
     async def begin(cloud: Ask) -> str:
@@ -106,6 +110,7 @@ def status(
     for option, given in (("report", report), ("csv", csv), ("nodes", nodes), ("watch", watch)):
         if given and not job:
             raise errors.CallerError(f"--{option} needs a job", hint="msrt train status JOB --report FILE")
+    check_folders(report, csv)
     if watch and job:
         _follow(state, job, report, as_json=as_json)
         return
@@ -137,6 +142,8 @@ def _table(rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]  # fmt: skip
+    if len(shown) > 1:
+        shown = [row | {"reason": shorten(row["reason"], WORDS, placeholder=" ...")} for row in shown]
     more = [name for name in ("cause", "after", "trigger") if any(row.get(name) for row in shown)]
     columns = [name for name in COLUMNS if name not in OPTIONAL or any(row[name] for row in shown)]
     table(columns + more, shown, empty="no job yet: msrt train run FOLDER")
@@ -149,7 +156,8 @@ def _trigger(found: dict[str, Any] | None) -> str:
     if not found["watches"]:
         return "off"
     parts = [f"{found['events']}/{found['of']} events of {found['model']}"] if found["of"] else []
-    parts += [f"drift at {len(found['drifted'])}/{found['devices']} devices"]
+    if found["drift"]:
+        parts.append(f"drift at {len(found['drifted'])}/{found['devices']} devices")
     if found["cooldown_s"] > 0:
         parts.append(f"not within {found['cooldown_s']:.0f} s")
     return ", ".join(parts)

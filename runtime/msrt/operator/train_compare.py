@@ -26,7 +26,9 @@ NEAR: Final = 0.98
 
 @click.command()
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB JOB...")
-@click.option("--to", "target", type=float, help="Accuracy to which rounds, bytes and seconds are counted.")
+@click.option(
+    "--to", "target", type=click.FloatRange(0, 1), help="Accuracy to which rounds, bytes and seconds are counted."
+)
 @click.option(
     "--metric", default="accuracy", show_default=True, type=click.Choice(["accuracy", "loss"]), help="To draw."
 )

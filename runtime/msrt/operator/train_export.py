@@ -15,7 +15,7 @@ from msrt import errors
 from msrt.operator.session import Ask, ask, state_option
 from msrt.operator.train_nodes import report_of
 
-__all__ = ["COLUMNS", "FILE", "as_csv", "export", "write_boards", "write_csv", "write_json"]
+__all__ = ["COLUMNS", "FILE", "as_csv", "check_folders", "export", "write_boards", "write_csv", "write_json"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -104,6 +104,13 @@ def as_csv(report: dict[str, Any]) -> str:
 def write_csv(path: Path, report: dict[str, Any]) -> None:
     """Raises LocalError."""
     _write(path, as_csv(report).encode(), "curves")
+
+
+def check_folders(*files: Path | None) -> None:
+    """Before hours of training and not after them. Raises LocalError where one could not be written."""
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise errors.LocalError(f"{file} cannot be written: there is no folder {file.parent}")
 
 
 def write_json(path: Path, report: object) -> None:

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from msrt import errors
 from msrt.operator.show import console, json_option, print_json, table
-from msrt.operator.train_export import FILE, write_csv, write_json
+from msrt.operator.train_export import FILE, check_folders, write_csv, write_json
 from msrt.operator.train_watch import size, view
 from msrt.training.bundle import pack
 from msrt.training.settings import JobConfig
@@ -61,6 +61,7 @@ def simulate(folder: Path, report: Path | None, csv: Path | None, *, as_json: bo
     2x4x8 stands for --nodes and --regions: 2 masters below the cloud, 4 below each of them, 8 nodes below each of
     these; a tree of machines has one level of masters today.
     """
+    check_folders(report, csv)
     asked = msgspec.convert(options, Asked)
     config = asked.changed(pack(folder).config)
     with _told():

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from msrt import errors
+from msrt import cli, errors
 from msrt.operator import train
 from msrt.operator.plot import plot
 from msrt.operator.session import patient
@@ -256,3 +256,37 @@ def test_who_stops_watching_is_told_that_the_job_goes_on(monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         train._follow(None, "digits", None, as_json=False)
     assert "digits goes on: msrt train status digits --watch" in capsys.readouterr().err
+
+
+def test_a_list_of_jobs_is_not_as_wide_as_its_longest_reason(capsys):
+    """One job alone shows it whole."""
+    row = ROW | {"state": "failed", "reason": "5 rounds in a row were given up: " + 40 * "no space is left; "}
+    train._table([row])
+    assert row["reason"].strip() in capsys.readouterr().out
+    train._table([row, ROW])
+    shown = capsys.readouterr().out
+    assert "5 rounds in a row were given up" in shown
+    assert max(map(len, shown.splitlines())) < 220
+
+
+def test_a_trigger_says_only_what_may_start_it():
+    """Events, drift, or both."""
+    found = {"watches": True, "events": 3, "of": 40, "model": "dig", "drift": 0.0, "drifted": [], "devices": 1}
+    assert train._trigger(found | {"cooldown_s": 0.0}) == "3/40 events of dig"
+    drifts = {"of": 0, "drift": 0.25, "cooldown_s": 5.0}
+    assert train._trigger(found | drifts) == "drift at 0/1 devices, not within 5 s"
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_the_job_runs(tmp_path, monkeypatch, capsys):
+    """And not after hours of it."""
+    monkeypatch.setattr(train, "ask", lambda *_: pytest.fail("the cloud was asked"))
+    (tmp_path / "job.toml").write_text('name = "j"\ntask = "a:B"\n')
+    file = tmp_path / "nowhere" / "report.json"
+    assert cli.main(["train", "run", str(tmp_path), "--report", str(file)]) == 1
+    assert f"there is no folder {file.parent}" in capsys.readouterr().err
+
+
+def test_an_accuracy_to_reach_is_a_share(capsys):
+    """95 is none."""
+    assert cli.main(["train", "compare", "a", "b", "--to", "95"]) == 2
+    assert "0<=x<=1" in capsys.readouterr().err
