@@ -12,7 +12,9 @@ import click
 
 from msrt.cli import node_options
 from msrt.config import load, parse_sets
+from msrt.errors import NotFound
 from msrt.settings import DeviceConfig
+from msrt.statedir import default_state
 
 __all__ = ["device"]
 
@@ -26,6 +28,8 @@ ELSEWHERE: Final = {
     "reset": "msrt_device.wiping:reset",
 }
 """Sub-command to MODULE:OBJECT: what a device at work does without."""
+MEMBER: Final = "node.sqlite"
+"""In a state directory from the first join on, until it is wiped."""
 
 
 class _Device(click.Group):
@@ -74,8 +78,14 @@ def join(invite: str | None, identity: Path | None, config: Path | None, sets: t
     from msrt_device.flash.identity.folder import IdentityFolder  # noqa: PLC0415 - few devices have one
 
     folder = IdentityFolder(identity) if identity is not None else None
-    board = folder.read() if folder is not None else None
     given = parse_sets(sets) | {key: value for key, value in flags.items() if value is not None}
+    try:
+        board = folder.read() if folder is not None else None
+    except NotFound as error:
+        if not _was_here(load(config, DeviceConfig, given)):
+            raise
+        click.echo(f"msrt: {error.text}; goes on with what is in its state directory", err=True)
+        folder = board = None
     settings = load(config, DeviceConfig, (board.as_settings() if board is not None else {}) | given)
     invite = invite or (board.invite if board is not None else "")
 
@@ -85,3 +95,11 @@ def join(invite: str | None, identity: Path | None, config: Path | None, sets: t
         await serve(settings, invite, stop, folder)
 
     sys.exit(run(main, drain_s=settings.drain_s))
+
+
+def _was_here(config: DeviceConfig) -> bool:
+    """Whether its state directory knows what became of it: a member needs no identity, one decommissioned has none."""
+    from msrt_device.wiping import decommissioned  # noqa: PLC0415 - --help stays quick
+
+    folder = Path(config.state) if config.state else default_state("device")
+    return (folder / MEMBER).exists() or decommissioned(folder)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from msrt.errors import Revoked, StateForeign, StateLocked
+from msrt.errors import NotFound, Revoked, StateForeign, StateLocked
 from msrt.process import StateDir
 from msrt.statedir import GONE
 from msrt.trust.identity import Identity, Purpose
 from msrt_device import wiping
+from msrt_device.command import device as command
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.settings import IDENTITY_FILE, IdentitySettings
 from msrt_device.wiping import begun, decommission, decommissioned, reset, wipe
@@ -67,6 +68,16 @@ def test_a_reset_leaves_nothing_and_the_keys_are_zeros(state):
     assert [path.name for path in state.iterdir()] == ["lock"]
     assert state.parent.is_dir()
     StateDir.open(state, "edge").close()
+
+
+def test_a_decommissioned_device_whose_identity_is_wiped_ends_as_one(state, tmp_path):
+    """Also at its next starts: whoever starts it gives up. Without a word of it a missing identity is a fault."""
+    argv = ["join", "--identity", str(tmp_path), "--state"]
+    assert isinstance(CliRunner().invoke(command, [*argv, str(tmp_path / "new")]).exception, NotFound)
+    decommission(state)
+    done = CliRunner().invoke(command, [*argv, str(state)])
+    assert done.exit_code == wiping.Decommissioned.exit_status
+    assert "was decommissioned" in done.output
 
 
 def test_a_decommissioned_device_is_known_as_one_until_it_is_reset(state):

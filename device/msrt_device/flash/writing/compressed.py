@@ -92,7 +92,7 @@ class _Named:
             with zstd_faults(self._path):
                 return self._stream.readinto(into)
         except (lzma.LZMAError, EOFError) as error:
-            raise BadImage(f"{self._path} is damaged: {error}") from error
+            raise BadImage(f"{self._path} is damaged: {error}", hint="fetch it again") from error
 
     def close(self) -> None:
         self._stream.close()
@@ -106,7 +106,7 @@ def zstd_faults(path: Path) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ != "ZstdError":  # of a library that is imported only where it is needed
             raise
-        raise BadImage(f"{path} is damaged: {error}") from error
+        raise BadImage(f"{path} is damaged: {error}", hint="fetch it again") from error
 
 
 def zstd_frames(path: Path) -> list[Frame]:

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from msrt_device.command import MEMBER
 from msrt_device.flash.linux.contents import DRIVERS_LEFT_OUT, WANTED
 from msrt_device.flash.linux.layout import boot_entry
 from msrt_device.flash.linux.root import ROOTFS
@@ -15,6 +16,7 @@ from msrt_device.flash.raspberrypi import root as raspberrypi
 
 UNITS = ROOTFS / "etc/systemd/system"
 IDENTITY = "/identity/identity.toml"
+KNOWN = (IDENTITY, f"/var/lib/msrt/device/{MEMBER}")
 OTHERS = {"msrt-reboot.service": "msrt-reboot.path", "msrt-wifi@.service": "udev"}
 """Units that nothing wants, and what starts them."""
 
@@ -24,6 +26,10 @@ def unit(path):
     found.optionxform = str
     found.read_string(path.read_text())
     return found
+
+
+def conditions(sign):
+    return [f"ConditionPathExists={sign}{path}" for path in KNOWN]
 
 
 def test_every_unit_is_started_by_something():
@@ -52,11 +58,11 @@ def test_systemd_understands_each_unit(tmp_path):
 
 def test_a_board_without_an_identity_waits_and_says_what_to_do():
     """Its agent is not started again and again; it begins when the identity is written, and one line says how."""
-    agent, told = unit(UNITS / "msrt-device.service"), unit(UNITS / "msrt-no-identity.service")
-    assert agent["Unit"]["ConditionPathExists"] == IDENTITY
+    agent, told = UNITS / "msrt-device.service", UNITS / "msrt-no-identity.service"
+    assert [line for line in agent.read_text().splitlines() if line.startswith("Condition")] == conditions("|")
+    assert [line for line in told.read_text().splitlines() if line.startswith("Condition")] == conditions("!")
     assert unit(UNITS / "msrt-device.path")["Path"]["PathChanged"] == IDENTITY
-    assert told["Unit"]["ConditionPathExists"] == f"!{IDENTITY}"
-    script = ROOTFS / told["Service"]["ExecStart"].split()[1].lstrip("/")
+    script = ROOTFS / unit(told)["Service"]["ExecStart"].split()[1].lstrip("/")
     done = subprocess.run(["sh", script], capture_output=True, text=True, timeout=10, check=True)
     assert done.stdout.count("\n") == 1
     assert "msrt device flash TARGET --identity-only --invite INVITE" in done.stdout
