@@ -63,13 +63,16 @@ async def serve(config: DeviceConfig, invite: str, stop: asyncio.Event, board: I
             await world.offload(settle_claim, folder, board)
         metrics = Metrics("device", identity.node, process=True)
         tails = Tails()
-        hosts = Hosts(world, folder, config, tails, lambda: node.uplink) if find_spec("torch") else None
+        hosts = None
+        if find_spec("torch"):
+            hosts = Hosts(world, folder, config, tails, lambda: node.uplink, identity.node)
         setup = DeviceSetup(
             identity=identity,
             membership=membership,
             config=config,
             trainer=hosts.trainer if hosts is not None else None,
             prepare=Hosts.prepare,
+            clear=hosts.clear if hosts is not None else lambda _job: None,
             tidy=give_back,
             device_class=device_class(),
             serial=config.serial,

@@ -20,13 +20,14 @@ __all__ = ["Hosts"]
 
 
 class Hosts:
-    """Of one device. `uplink`: by which the nodes of a group find each other."""
+    """Of the device `node`. `uplink`: by which the nodes of a group find each other."""
 
     def __init__(
-        self, world: World, folder: Path, config: DeviceConfig, tails: Tails, uplink: Callable[[], Uplink]
+        self, world: World, folder: Path, config: DeviceConfig, tails: Tails, uplink: Callable[[], Uplink], node: str
     ) -> None:
         self._world, self._folder, self._config, self._tails, self._uplink = world, folder, config, tails, uplink
         self._forks: ForkServer | None = None
+        self._node = node
 
     @staticmethod
     def prepare() -> None:
@@ -46,6 +47,12 @@ class Hosts:
             world, self._folder / "jobs" / job, config.data, self._tails.of(job), self._forks,
             lambda word: meeting.ask(world, self._uplink(), word),
         )  # fmt: skip
+
+    def clear(self, job: str) -> None:
+        """It is over, and its process is gone. Blocking."""
+        from msrt.training.leavings import clear  # noqa: PLC0415 - few devices train
+
+        clear(self._folder / "jobs" / job, self._node)
 
     async def close(self) -> None:
         """End the process that they are forked from."""

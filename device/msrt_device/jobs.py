@@ -34,7 +34,7 @@ from msrt.world.world import Store, World
 if TYPE_CHECKING:
     from msrt.learning.secure_aggregation import Me
     from msrt.training.trainer import Trainer
-    from msrt_device.parameters import Workers
+    from msrt_device.parameters import Worker, Workers
     from msrt_device.personal import Personal
     from msrt_device.training import Training
 
@@ -53,7 +53,8 @@ class Jobs:
     """All jobs of one device. `training` and `workers` are None until there was one.
 
     `trainer` makes a job's by its name; `prepare` imports what that takes, and blocks. `who` is asked after it: this
-    node as a task sees it, and as others see it in an exchange of keys.
+    node as a task sees it, and as others see it in an exchange of keys. `clear` removes what is left of a job that is
+    over, and blocks.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Jobs:
         *,
         trainer: Callable[[str], Trainer],
         prepare: Callable[[], None],
+        clear: Callable[[str], None],
         artifacts: ArtifactStore,
         fetch: Fetch,
     ) -> None:
         self._world, self._who, self._vouch = world, who, vouch
         self._trainer, self._prepare, self._artifacts, self._fetch = trainer, prepare, artifacts, fetch
+        self._clear, self._cleared = clear, set[str]()
         self._store: Final[Store] = world.disk.store("training")
         self._peer: Peer | None = None
         self._waiting: deque[tuple[Peer, Word, list[Buffer]]] = deque(maxlen=WAITING)
@@ -106,12 +109,26 @@ class Jobs:
 
     def said(self, peer: Peer, word: Word, frames: list[Buffer]) -> None:
         """One word of the edge."""
-        if self.training is not None and self.workers is not None:
-            _tell(self.training, self.workers, peer, word, frames)
+        if isinstance(word, RoundClosed) and not self._loading:
+            ending = self.workers.closed(word) if self.workers is not None else None
+            peer.spawn(self._closed(word, ending))
+        elif self.training is not None and self.workers is not None:
+            _tell(self.training, self.workers, word, frames)
         elif self._loading or isinstance(word, BEGINS):
             self._waiting.append((peer, word, frames))
             if not self._loading:
                 peer.spawn(self._begin())
+
+    async def _closed(self, word: RoundClosed, ending: Worker | None) -> None:
+        """A round, or a job: nothing is left of one that is over but what this node keeps to itself."""
+        if self.training is not None:
+            await self.training.closed(word)
+        if word.state in ("running", "paused") or word.job in self._cleared:
+            return
+        if ending is not None:
+            await ending.ended()
+        await self._world.offload(self._clear, word.job)
+        self._cleared.add(word.job)
 
     def pause(self, *, paused: bool) -> None:
         """Serving comes first: hold training, or let it go on."""
@@ -176,13 +193,10 @@ def _import(prepare: Callable[[], None]) -> None:
     prepare()
 
 
-def _tell(training: Training, workers: Workers, peer: Peer, word: Word, frames: list[Buffer]) -> None:
+def _tell(training: Training, workers: Workers, word: Word, frames: list[Buffer]) -> None:
     match word:
         case RoundOpen():
             training.opened(word, frames)
-        case RoundClosed():
-            workers.closed(word)
-            peer.spawn(training.closed(word))
         case SecureRoster() | SecureShares() | SecureUnmask() | SecureOut():
             training.secure_said(word)
         case ShardsOpen():

@@ -78,11 +78,12 @@ class Workers:
         else:
             worker.opened(message)
 
-    def closed(self, message: RoundClosed) -> None:
-        """A job is paused or over."""
+    def closed(self, message: RoundClosed) -> Worker | None:
+        """A job is paused or over. Its worker, while that ends."""
         if message.state != "running" and (worker := self._jobs.pop(message.job, None)) is not None:
             self._ending[message.job] = worker
             worker.stop()
+        return self._ending.get(message.job)
 
     def _over(self, worker: Worker) -> None:
         for table in (self._jobs, self._ending):

@@ -110,6 +110,8 @@ class DeviceSetup:
     tidy: Callable[[], None] | None = None
     """Blocking: gives memory back that models left."""
     prepare: Callable[[], None] = lambda: None
+    clear: Callable[[str], None] = lambda _job: None
+    """Blocking: removes what is left of a job that is over."""
     """Blocking: imports what a trainer takes, before the first is made."""
 
 
@@ -198,7 +200,7 @@ class Device:
     def _jobs(self, trainer: Callable[[str], Trainer]) -> Jobs:
         return Jobs(
             self.world, self._who, self.trust.vouch, trainer=trainer, prepare=self.setup.prepare,
-            artifacts=self.artifacts, fetch=self._fetch_blob,
+            clear=self.setup.clear, artifacts=self.artifacts, fetch=self._fetch_blob,
         )  # fmt: skip
 
     def _who(self) -> tuple[TaskNode, Me]:

@@ -49,3 +49,26 @@ def test_what_is_said_while_the_rooms_are_loaded_is_heard_afterwards(bundle):  #
         assert trainers.rounds == [2]
 
     simulate(scenario, trainer=trainers)
+
+
+def test_a_job_that_is_over_leaves_nothing_on_disk(bundle):  # noqa: F811
+    """Once its process is gone; also where the device hears of its end after a restart. A paused one goes on."""
+    trainers, cleared = Trainers(), []
+
+    async def scenario(rig):
+        rig.device.jobs._clear = cleared.append
+        rig.edge.peer.send(RoundClosed("before", 3, (), "finished"))
+        await until(lambda: cleared == ["before"])
+        job = Job(rig, bundle)
+        await job.open(1)
+        await until(job.updates, 10)
+        rig.edge.peer.send(RoundClosed("job", 1, (), "paused"))
+        await asyncio.sleep(1)
+        assert cleared == ["before"]
+        for _ in range(2):
+            rig.edge.peer.send(RoundClosed("job", 1, (), "stopped"))
+        await until(lambda: len(cleared) > 1)
+        await asyncio.sleep(1)
+        assert cleared == ["before", "job"]
+
+    simulate(scenario, trainer=trainers)
