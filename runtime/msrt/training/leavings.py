@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tomllib
 from pathlib import Path
@@ -29,7 +30,8 @@ def clear(directory: Path, node: str) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     _remove_if_empty(directory)
 
 
@@ -44,5 +46,5 @@ def _shared(directory: Path) -> str:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    if directory.is_dir() and not any(directory.iterdir()):
+    with contextlib.suppress(OSError):  # it is not, or another node was quicker
         directory.rmdir()
