@@ -24,6 +24,7 @@ from msrt_device.flash.writing.grid import cut
 __all__ = ["Built", "build_image"]
 
 PIECE: Final = 1 << 20
+OTHERS: Final = frozenset({".gz", ".bz2", ".zip", ".7z", ".lz4"})
 ZSTD_LEVEL: Final = 15
 """Where more costs minutes and gains a few percent."""
 
@@ -51,6 +52,8 @@ def build_image(target: Target, options: Mapping[str, str], out: Path, progress:
         if key not in target.options:
             hint = f"did you mean {nearest(key, target.options)!r}?" if target.options else "it takes no --set"
             raise InvalidConfig(f"{target.name} has no option {key!r}", hint=hint)
+    if out.suffix in OTHERS:
+        raise InvalidConfig(f"{out}: nothing is packed as {out.suffix} here", hint="use .zst, .xz, or .img for none")
     if missing := target.needs():
         raise MissingTools(target.name, missing)
     if not out.parent.is_dir():

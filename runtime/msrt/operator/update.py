@@ -17,22 +17,27 @@ __all__ = ["update"]
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 PUSH_S: Final = 900.0
-PROGRAM: Final = "agent.py"
-"""What an agent's image starts with."""
-PACK: Final = "make an agent's image by msrt device pack-agent -o FILE"
+NEEDED: Final = {
+    Kind.AGENT: (("agent.py",), "make an agent's image by msrt device pack-agent -o FILE"),
+    Kind.SYSTEM: (
+        ("system.json", "root.img"),
+        "make a system's image by msrt device image NAME -o BASE --set update=FILE",
+    ),
+}
+"""What devices have slots for, the files without which such an image is none, and how to make one."""
 
 
 @click.group()
 def update() -> None:
-    """Agents, systems and firmware over the air.
+    """Agents and systems over the air.
 
-    Push an image, roll it out group by group, stop it.
+    A microcontroller's models come so, too; its firmware does not. Push an image, roll it out group by group, stop it.
     """
 
 
 @update.command()
 @click.argument("file", type=FILE)
-@click.option("--kind", required=True, type=click.Choice([kind.value for kind in Kind]), help="What it replaces.")
+@click.option("--kind", required=True, type=click.Choice([kind.value for kind in NEEDED]), help="What it replaces.")
 @click.option("--version", required=True, help="Its version: letters, digits and . _ + -")
 @click.option(
     "--class", "classes", default="*", show_default=True, metavar="PATTERN",
@@ -49,11 +54,14 @@ def push(
     state: Path | None, *, as_json: bool, file: Path, kind: str, version: str, classes: str,
     request: Path | None, signed: Path | None,
 ) -> None:  # fmt: skip
-    """Register an image (an agent's: of `msrt device pack-agent`). Nothing changes before `msrt update rollout`."""
+    """Register an image.
+
+    An agent's is made by `msrt device pack-agent`, a system's by `msrt device image NAME --set update=FILE`. Nothing
+    changes before `msrt update rollout`.
+    """
     if request and signed:
         raise errors.CallerError("--request is what is to be signed, --signed what was", hint="give one of them")
-    if kind == Kind.AGENT:
-        _check_agent(file)
+    _check(file, Kind(kind))
     params = {"kind": kind, "version": version, "classes": classes}
     there = request.read_bytes() if request and request.exists() else b""
     brought = signed.read_bytes() if signed else b""
@@ -76,15 +84,17 @@ def push(
         console().print(f"{found['name']} for {found['classes']}: {found['size']} bytes")
 
 
-def _check_agent(file: Path) -> None:
+def _check(file: Path, kind: Kind) -> None:
     """What no device could start need not be sent. Raises InvalidImage."""
+    needed, hint = NEEDED[kind]
     try:
         with tarfile.open(file) as archive:
-            found = any(member.name == PROGRAM for member in archive)
+            found = set(archive.getnames())
     except tarfile.TarError as error:
-        raise errors.InvalidImage(f"{file} is no whole tar file", hint=PACK) from error
-    if not found:
-        raise errors.InvalidImage(f"{file} has no {PROGRAM}", hint=PACK)
+        raise errors.InvalidImage(f"{file} is no whole tar file", hint=hint) from error
+    for name in needed:
+        if name not in found:
+            raise errors.InvalidImage(f"{file} has no {name}", hint=hint)
 
 
 @update.command(name="list")

@@ -296,6 +296,8 @@ def test_a_target_says_what_it_lacks_and_takes_no_unknown_option(tmp_path):
     board = Board()
     with pytest.raises(InvalidConfig, match="'size'"):
         build_image(board, {"siez": "1"}, tmp_path / "x", lambda *_: None)
+    with pytest.raises(InvalidConfig, match="nothing is packed as"):
+        build_image(board, {}, tmp_path / "x.img.gz", lambda *_: None)
     board.missing = ["sfdisk: apt-get install fdisk"]
     with pytest.raises(MissingTools, match="apt-get install fdisk"):
         build_image(board, {}, tmp_path / "x", lambda *_: None)

@@ -113,6 +113,13 @@ def test_a_firmware_that_cannot_be_is_refused(tmp_path, firmware, options, why):
         built(tmp_path, firmware=str(path), **options)
 
 
+@pytest.mark.parametrize("link", ["wire", "uart", "uart:x", "tcp:", "usb:1"])
+def test_a_link_that_no_board_would_open_is_refused(tmp_path, link):
+    """Here, not by a board that is silent."""
+    with pytest.raises(InvalidConfig, match="it is usb, uart:NUMBER@BAUD or tcp:PORT"):
+        built(tmp_path, link=link)
+
+
 def test_a_size_that_cannot_be_is_refused():
     """Not whole blocks, or too small for what goes in."""
     for size in (5000, 1 << 30, 2 * BLOCK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ _UF2_FAMILY: Final = 0x2000
 _UF2_DATA: Final = 256
 _XIP: Final = 0x1000_0000
 """Where the flash of an RP2 begins in its memory."""
+_LINK: Final = re.compile(r"usb|uart:\d{1,2}(@\d{1,8})?|tcp:\d{1,5}")
 _RP2_AT: Final = 0xA0000
 _RP2_SIZE: Final = 1408 << 10
 """The file system of a Raspberry Pi Pico: the end of its 2 MiB."""
@@ -174,6 +176,8 @@ def _files(options: Mapping[str, str]) -> dict[str, bytes]:
         settings["sensor"] = {"adc": _number(options, "adc")}
     if "identity" in options:
         settings |= _identity(Path(options["identity"]))
+    if not _LINK.fullmatch(str(settings["link"])):
+        raise InvalidConfig(f"link = {settings['link']!r}: it is usb, uart:NUMBER@BAUD or tcp:PORT")
     if str(settings["link"]).startswith("tcp:") and "wifi" not in settings:
         raise InvalidConfig(
             "link = tcp needs a network", hint="give identity=FILE with [wifi], or put board.json onto the board"
