@@ -51,7 +51,6 @@ _STATUS: Final = {
     "disk_full": 507,
     "forbidden": 403,
     "frame_too_large": 413,
-    "no_room": 507,
     "not_found": 404,
     "overloaded": 503,
     "peer": 503,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from msrt import errors
+from msrt.errors import base
 from msrt.inference.tensors import array_of, frame_of, spec_of
 from msrt.protocol.messages import TensorSpec
 from msrt.serving.backend import ModelInfo
@@ -19,13 +20,15 @@ from tests.runtime.serving.caller import event
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ALL_ERRORS = sorted(
-    {kind for kind in errors._by_code.values() if kind.__module__ == "msrt.errors"}, key=lambda kind: kind.code
+    {kind for kind in base._by_code.values() if kind.__module__.startswith("msrt.errors.")}, key=lambda kind: kind.code
 )
 
 
 def made(kind):
     """An error of that kind, with a sentence and its usual hint."""
-    own = {errors.FrameTooLarge: (7, 5), errors.TrustExpired: ("timestamp", 5.0)}
+    own: dict[type, tuple[object, ...]] = {
+        errors.FrameTooLarge: (7, 5), errors.TrustExpired: ("timestamp", 5.0), errors.NoRoom: ("a model", 7, 5, "it"),
+    }  # fmt: skip
     return kind(*own.get(kind, ("it did not work",)))
 
 
