@@ -145,4 +145,4 @@ class Exports:
                 await workshop.start(await cloud.artifacts.read(job.created.bundle))
                 return (await workshop.export(weights, EXPORT_S)).onnx
             finally:
-                await workshop.stop()
+                await workshop.stop(for_good=True)

@@ -170,7 +170,7 @@ class RunningJob:
 
     async def close(self) -> None:
         """End the workshop's process."""
-        await self.workshop.stop()
+        await self.workshop.stop(for_good=True)
 
     async def _unheld(self) -> None:
         """While an operator holds the job no round opens, and the processes of all nodes are let go."""

@@ -106,7 +106,7 @@ class ParameterJob:
 
     async def close(self) -> None:
         """End the workshop's process."""
-        await self.workshop.stop()
+        await self.workshop.stop(for_good=True)
 
     # --- what only rounds of everybody have -------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ class SimulatedTrainer:
     def resume(self) -> None:
         self._running.set()
 
-    async def stop(self) -> None:
+    async def stop(self, *, for_good: bool = False) -> None:
         self.config = None
 
     async def initial(self, within: float) -> bytes:

@@ -27,6 +27,7 @@ from msrt.training import pipe
 from msrt.training.bundle import unpack
 from msrt.training.cluster.door import Ask, Door
 from msrt.training.forks import CannotFork, ForkedRunner, ForkServer
+from msrt.training.leavings import clear
 from msrt.training.settings import JobConfig
 from msrt.training.tails import Tail
 from msrt.training.task import Node
@@ -204,13 +205,15 @@ class TrainerHost:
         self.paused = False
         self._signal(signal.SIGCONT)
 
-    async def stop(self) -> None:
-        """End the runner: a command under way fails."""
+    async def stop(self, *, for_good: bool = False) -> None:
+        """End the runner: a command under way fails. For good: the directory goes as well, `start` begins anew."""
         self._signal(signal.SIGKILL)
         if self._door is not None:
             self._door.close()
         async with self._turn:
             await self._end()
+            if for_good:
+                await self.world.offload(clear, self.directory, "")
 
     def _path(self, name: str) -> Path:
         return self.directory / name

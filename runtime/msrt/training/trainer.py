@@ -88,4 +88,5 @@ class Workshop(Protocol):
 
     async def baseline(self, nodes: Sequence[Node], within: float) -> Baselined: ...
 
-    async def stop(self) -> None: ...
+    async def stop(self, *, for_good: bool = False) -> None:
+        """End the process; the next command finds another one. For good: nothing stays on disk, `start` begins anew."""

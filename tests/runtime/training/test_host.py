@@ -109,6 +109,8 @@ def test_a_job_lives_through_its_whole_life(tmp_path: Path, *, forked: bool) -> 
         exported = await host.export(weights, 30)
         assert exported.calibration[:6] == b"\x93NUMPY"
         _same_answers(exported.onnx, load(weights)[1])
+        await host.stop(for_good=True)
+        assert not host.directory.exists()
 
     _run(tmp_path, scenario, forked=forked)
 
