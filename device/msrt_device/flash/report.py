@@ -59,8 +59,12 @@ def report(*, as_json: bool) -> Iterator[Report]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    # What is asked meanwhile is not theirs to print: they would take [y/N] for markup.
+    bars = Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False)
+    try:
         yield _Bars(bars)
+    finally:
+        bars.stop()
 
 
 def _now() -> float:
@@ -129,13 +133,14 @@ class _Stages:
 
 
 class _Bars:
-    """A bar a stage."""
+    """A bar a stage, from the first progress on: before it somebody may be asked."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
 
     def progress(self, stage: str, done: int, total: int) -> None:
+        self._bars.start()
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(WORDS.get(stage, stage), total=total or None)
         self._bars.update(self._tasks[stage], completed=done, total=total or None)

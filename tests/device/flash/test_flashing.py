@@ -30,6 +30,7 @@ from msrt_device.flash.writing.image import Image
 from msrt_device.flash.writing.machine import Machine
 from msrt_device.flash.writing.medium import OpenMedium, describe
 from msrt_device.flash.writing.sources import Frames
+from tests.bench.tree import MSRT
 from tests.device.flash.media import IDENTITY_AT, MIB, disk, noise, packed, tools, volume_file
 from tests.device.updater.images import agent
 
@@ -115,6 +116,24 @@ def test_who_is_asked_is_told_what_would_be_lost(tmp_path):
     assert told(out, tmp_path / "other", "--invite", invite())[1].exit_code == 0
     again = str(told(out, tmp_path / "other", "--invite", invite())[1].exception)
     assert again.startswith("all that is on")
+
+
+def test_a_person_is_asked_in_words_and_may_say_no(tmp_path):
+    """On a terminal; nothing of the question is taken for something else, and nothing is written."""
+    base, out = packed(tmp_path, noise(2 * MIB), ""), tmp_path / "out.img"
+    out.write_bytes(b"precious")
+    keyboard, screen = pty.openpty()
+    argv = [MSRT, "device", "flash", str(base), str(out)]
+    with subprocess.Popen(argv, stdin=screen, stdout=screen, stderr=screen) as asked:
+        os.close(screen)
+        said = b""
+        while b"[y/N]" not in said:
+            said += os.read(keyboard, 4096)  # fails when the process ends
+        os.write(keyboard, b"n\n")
+        assert asked.wait(20) == 130
+    os.close(keyboard)
+    assert b"will be lost. Go on?" in said
+    assert out.read_bytes() == b"precious"
 
 
 def test_without_an_invite_no_identity_is_written(tmp_path):
