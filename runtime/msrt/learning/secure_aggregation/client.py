@@ -21,7 +21,7 @@ from msrt.errors import BadSignature, Conflict, MsrtError, OutOfOrder
 from msrt.learning.secure_aggregation.fixed import Fixed
 from msrt.learning.secure_aggregation.graph import MINIMUM, threshold_of
 from msrt.learning.secure_aggregation.keys import Me, Secrets, check_keys
-from msrt.learning.secure_aggregation.masks import Mask, agree, apply, derive
+from msrt.learning.secure_aggregation.masks import Mask, agreement, apply, derive
 from msrt.learning.secure_aggregation.shamir import SHARE_SIZE, split
 from msrt.learning.vector import Vector
 from msrt.protocol.messages import (
@@ -93,6 +93,7 @@ class SecureClient:
         """Neighbour to its two shares that I hold."""
         self._masks: list[Mask] = []
         self._agreed: dict[int, bytes] = {}
+        """Neighbour to what seals and opens the shares between us."""
         self._asked: SecureUnmask | None = None
         self._told: SecureReveal | None = None
 
@@ -129,6 +130,8 @@ class SecureClient:
             raise BadSignature("one device is twice in an exchange")
         self._index, self._count, self._members = message.index, message.count, members
         self._threshold = threshold_of(len(members), self.plan.threshold)
+        agree = agreement(self._secrets.cipher)
+        self._agreed = {index: agree(member.cipher) for index, member in members.items()}
         holders = [index + 1 for index in members]
         masks = split(self._secrets.mask, holders, self._threshold, self._me.random)
         seeds = split(self._secrets.seed, holders, self._threshold, self._me.random)
@@ -138,11 +141,11 @@ class SecureClient:
         return [Say(self._shares)]
 
     def _seal(self, index: int, pair: bytes) -> SecureShare:
-        key = derive(self._shared(index), f"share/{self.session}/{self._index}/{index}")
+        key = derive(self._agreed[index], f"share/{self.session}/{self._index}/{index}")
         return SecureShare(index, AESGCM(key).encrypt(NONCE, pair, None))
 
     def _open(self, share: SecureShare) -> bytes:
-        key = derive(self._shared(share.index), f"share/{self.session}/{share.index}/{self._index}")
+        key = derive(self._agreed[share.index], f"share/{self.session}/{share.index}/{self._index}")
         try:
             pair = AESGCM(key).decrypt(NONCE, share.data, None)
         except InvalidTag:
@@ -150,13 +153,6 @@ class SecureClient:
         if len(pair) != 2 * SHARE_SIZE:
             raise BadSignature(f"a share of {len(pair)} bytes")
         return pair
-
-    def _shared(self, index: int) -> bytes:
-        """Agreed on once: it seals and opens."""
-        known = self._agreed.get(index)
-        if known is None:
-            known = self._agreed[index] = agree(self._secrets.cipher, self._members[index].cipher)
-        return known
 
     def _repeat(self, message: SecureRoster) -> list[Action]:
         """The edge did not hear the shares."""
@@ -174,9 +170,10 @@ class SecureClient:
             raise OutOfOrder(f"shares of {len(by)} neighbours, my own need {self._threshold}")
         self._held = {index: self._open(share) for index, share in by.items()}
         self._masks = [(derive(self._secrets.seed, f"own/{self.session}"), False)]
+        agree = agreement(self._secrets.mask)
         for index in by:
             low, high = sorted((self._index, index))
-            shared = agree(self._secrets.mask, self._members[index].mask)
+            shared = agree(self._members[index].mask)
             self._masks.append((derive(shared, f"pair/{self.session}/{low}/{high}"), self._index == high))
         self._agreed.clear()
         self.stage = Stage.READY

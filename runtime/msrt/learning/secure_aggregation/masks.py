@@ -6,7 +6,7 @@ the payload stays in the cache while all streams go through it; the cipher lets 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from msrt.errors import BadSignature
 from msrt.learning.secure_aggregation.fixed import HEAD, parts
 
-__all__ = ["Mask", "agree", "apply", "derive", "public_of"]
+__all__ = ["Mask", "agreement", "apply", "derive", "public_of"]
 
 BLOCK: Final = 1 << 18
 """Bytes of the payload handled at once."""
@@ -38,13 +38,19 @@ def public_of(secret: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
 
 
-def agree(secret: bytes, public: bytes) -> bytes:
-    """What two nodes share, 32 bytes. Raises BadSignature for a key that is none."""
-    try:
-        mine, theirs = X25519PrivateKey.from_private_bytes(secret), X25519PublicKey.from_public_bytes(public)
-        return mine.exchange(theirs)
-    except ValueError as error:
-        raise BadSignature("a key for masks that is no X25519 key") from error
+def agreement(secret: bytes) -> Callable[[bytes], bytes]:
+    """What the owner of 32 secret bytes shares, 32 bytes, with that of each public key it is called with; it raises
+    BadSignature for a key that is none. To read the secret costs as much as to agree.
+    """
+    mine = X25519PrivateKey.from_private_bytes(secret)
+
+    def agree(public: bytes) -> bytes:
+        try:
+            return mine.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError as error:
+            raise BadSignature("a key for masks that is no X25519 key") from error
+
+    return agree
 
 
 def derive(shared: bytes, use: str) -> bytes:

@@ -29,7 +29,7 @@ from msrt.learning.secure_aggregation.events import (
 )
 from msrt.learning.secure_aggregation.graph import MINIMUM, degree, neighbours, shuffled, threshold_of
 from msrt.learning.secure_aggregation.keys import check_keys, member_of
-from msrt.learning.secure_aggregation.masks import agree
+from msrt.learning.secure_aggregation.masks import agreement
 from msrt.learning.secure_aggregation.shamir import SHARE_SIZE
 from msrt.learning.secure_aggregation.unmask import Dropped, Survivor, Unmasking
 from msrt.protocol.messages import (
@@ -145,8 +145,9 @@ class SecureServer:
         try:
             if check_keys(self.session, keys, self._cloud).node != node:
                 return self._refuse(node, "it announced the keys of another device")
+            agree = agreement(PROBE)
             for public in (keys.cipher, keys.mask):
-                agree(PROBE, public)  # a key that nobody can agree with would drive its neighbours out
+                agree(public)  # a key that nobody can agree with would drive its neighbours out
         except MsrtError as error:
             return self._refuse(node, str(error))
         self.keys[node] = keys

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from msrt.errors import BadUpdate
-from msrt.learning.secure_aggregation.masks import Mask, agree, apply, derive, public_of
+from msrt.learning.secure_aggregation.masks import Mask, agreement, apply, derive, public_of
 from msrt.learning.secure_aggregation.shamir import combine
 
 __all__ = ["Dropped", "Survivor", "Unmasking", "unmask"]
@@ -66,9 +66,9 @@ def _pairs(one: Dropped, session: str) -> list[Mask]:
     secret = _secret(one.shares)
     if public_of(secret) != one.public:
         raise BadUpdate(f"the shares of device {one.index} are not of the key that it announced")
-    masks = []
+    masks, agree = [], agreement(secret)
     for partner, public in one.partners.items():
         low, high = sorted((one.index, partner))
-        key = derive(agree(secret, public), f"pair/{session}/{low}/{high}")
+        key = derive(agree(public), f"pair/{session}/{low}/{high}")
         masks.append((key, partner == low))  # the lower one has added it
     return masks

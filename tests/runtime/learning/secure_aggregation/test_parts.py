@@ -15,7 +15,7 @@ from msrt.errors import BadSignature, BadUpdate, InvalidJob
 from msrt.learning.secure_aggregation import Fixed
 from msrt.learning.secure_aggregation.fixed import add, parts
 from msrt.learning.secure_aggregation.graph import RISK, degree, neighbours, shuffled, threshold_of
-from msrt.learning.secure_aggregation.masks import agree, public_of
+from msrt.learning.secure_aggregation.masks import agreement, public_of
 from msrt.learning.secure_aggregation.shamir import PRIME, SHARE_SIZE, combine, split
 
 RANDOM = random.Random(5)
@@ -60,8 +60,8 @@ def test_the_prime_is_one():
 def test_a_key_that_is_none_is_refused():
     """The point of order one would make every agreement the same."""
     with pytest.raises(BadSignature):
-        agree(bytes(range(32)), bytes(32))
-    assert agree(b"a" * 32, public_of(b"b" * 32)) == agree(b"b" * 32, public_of(b"a" * 32))
+        agreement(bytes(range(32)))(bytes(32))
+    assert agreement(b"a" * 32)(public_of(b"b" * 32)) == agreement(b"b" * 32)(public_of(b"a" * 32))
 
 
 @pytest.mark.parametrize("bits", [16, 32])
