@@ -11,10 +11,10 @@ import importlib
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 
+from tests.bench.headlines import RESULTS, renew, sections
 from tests.bench.table import Row, cells, commit, machine, markdown, row_of
 
 PARTS = (
@@ -24,7 +24,6 @@ PARTS = (
     "quantise", "mcu", "training", "rounds", "crowd", "draws", "aggregation", "hierarchy", "datacentre", "secure",
     "federated", "parameters", "flash", "trust", "faults", "mcmahan", "compression", "stragglers", "wisdm", "looplag",
 )  # fmt: skip
-RESULTS = Path(__file__).parent / "RESULTS.md"
 LIMIT_S = 900
 LIMITS_S = {"images": 3600, "cuts": 7200, "stragglers": 3600}
 """Of parts that take longer: two images are built and packed; each of twenty power cuts ends with a board that boots;
@@ -52,16 +51,12 @@ def _show(rows: list[Row]) -> None:
 def keep(part: str, rows: list[Row], seconds: float) -> None:
     """The part's table, in the place of the one that it had."""
     head = f"# Measured\n{machine()} A part is measured by `python -m tests.bench --keep PART`, all by `make bench`.\n"
-    sections = dict(_sections(RESULTS.read_text() if RESULTS.exists() else ""))
+    kept = sections(RESULTS.read_text() if RESULTS.exists() else "")
     today = dt.datetime.now(dt.UTC).date()
-    sections[part] = f"{today}, commit {commit()}, {seconds:.0f} s\n\n{markdown(rows)}"
-    order = [name for name in PARTS if name in sections]
-    RESULTS.write_text(head + "".join(f"\n## {name}\n{sections[name].rstrip()}\n" for name in order))
-
-
-def _sections(text: str) -> list[tuple[str, str]]:
-    """(part, what stands below its heading)."""
-    return [(name, body) for name, _, body in (one.partition("\n") for one in text.split("\n## ")[1:])]
+    kept[part] = f"{today}, commit {commit()}, {seconds:.0f} s\n\n{markdown(rows)}"
+    order = [name for name in PARTS if name in kept]
+    RESULTS.write_text(head + "".join(f"\n## {name}\n{kept[name].rstrip()}\n" for name in order))
+    renew()
 
 
 def main(argv: list[str]) -> int:

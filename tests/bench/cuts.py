@@ -103,11 +103,11 @@ def _cuts(site: Site, took: float) -> list[Row]:
         site.ended(name)
         site.answered()
         told_once += _once(site, name, number, before)
-    what = f"power cut at {CUTS} random points of {number} updates"
-    stages = ", ".join(f"{lost.count(stage)} {stage}" for stage in sorted(set(lost)))
+    what = f"power cut at {CUTS} random points"
+    stages = f"{number} updates: " + ", ".join(f"{lost.count(stage)} {stage}" for stage in sorted(set(lost)))
     return [
         Row(f"{what}: on the old version, or on the new one proven", float(back), "", ">=", float(CUTS), stages),
-        Row(f"{what}: each reported once", float(told_once), "", ">=", float(number)),
+        Row(f"{what}: each update reported once", float(told_once), "", ">=", float(number)),
         Row(f"{what}: bricked", float(bricked), "", "<=", 0.0),
     ]
 

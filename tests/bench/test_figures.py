@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.bench import headlines
 from tests.bench.load import Ask, lua, parsed
 from tests.bench.serving import ratio_row
 from tests.bench.stats import median_ratio
@@ -49,3 +50,14 @@ def test_a_peer_that_fails_is_said():
     assert row.value == 1.0
     assert not row.holds
     assert "7 of its answers failed" in row.peer
+
+
+def test_the_front_page_quotes_what_was_measured():
+    """Its table is that of RESULTS.md, as `--keep` writes it; `tests.bench.headlines.renew()` brings it there."""
+    assert headlines.table(headlines.RESULTS.read_text()) in headlines.README.read_text()
+
+
+def test_every_headline_is_a_row():
+    """None is left out because its row has another name now."""
+    kept = headlines.sections(headlines.RESULTS.read_text())
+    assert [what for _, part, what in headlines.HEADLINES if f"| {what} |" not in kept[part]] == []
