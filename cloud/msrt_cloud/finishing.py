@@ -45,12 +45,15 @@ async def finish(
     training: Training, job: str, config: JobConfig, workshop: Workshop, data: Buffer, nodes: Sequence[Node],
     say: Callable[[str], None],
 ) -> str:  # fmt: skip
-    """`nodes` took part in the last round; `say` tells what is being done. What is missing of the report, in words.
-    Raises JobFailed.
+    """`nodes` took part in the last round, none where that is not known any more; `say` tells what is being done. What
+    is missing of the report, in words. Raises JobFailed.
     """
     await training.curves.end(job, parameters=parts(peek(data)[0])[0].size)
     missing = ""
-    if config.baseline is not None and nodes:
+    wanted = config.baseline is not None and "pooled" not in training.curves.ended(job)
+    if wanted and not nodes:
+        missing = "trained, and its baselines were not measured: the cloud was started again after the last round"
+    elif wanted:
         say("measuring the baselines")
         try:
             await _compare(training, job, config, workshop, data, nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import msgspec
@@ -258,3 +259,29 @@ def test_a_job_whose_baselines_cannot_be_measured_is_finished_all_the_same():
         assert (report["alone_mean"], len(report["rounds"]), report["reason"]) == (None, 1, end.reason)
 
     running(scenario, rounds=1, tail="[baseline]\n", workshop=lambda _job: Incomparable())
+
+
+class Slow(SimulatedTrainer):
+    """It takes a while to compare."""
+
+    async def baseline(self, nodes, within):
+        await asyncio.sleep(30)
+        return await super().baseline(nodes, within)
+
+
+def test_a_cloud_that_dies_over_the_baselines_says_that_they_are_missing():
+    """Whom they are of is not known any more; the job is finished all the same."""
+
+    async def scenario(north, job):
+        await north.round(job, 1)
+        rig = north.rig
+        await until(lambda: rig.cloud.training.rows(job)[0]["reason"] == "measuring the baselines")
+        rig.sim.crash("cloud")
+        rig.sim.restart("cloud")
+        await until(lambda: rig.cloud is not None and rig.cloud.ready.is_set())
+        end = await ended(north, job)
+        assert (end.state, end.reason.partition(": ")[2]) == (
+            "finished", "the cloud was started again after the last round",
+        )  # fmt: skip
+
+    running(scenario, rounds=1, tail="[baseline]\n", workshop=lambda _job: Slow())

@@ -107,14 +107,14 @@ async def patient(cloud: Ask, method: str, within_s: float = 30.0, /, **params: 
     loop = asyncio.get_running_loop()
     until, told = loop.time() + AWAY_S, False
     while True:
+        if not told and not await cloud.here(NOTICED_S):  # a call waits for the session as well, and says nothing
+            told = True
+            click.echo(f"the cloud is away: waiting for it, for {AWAY_S / 60:g} minutes at most", err=True)
         try:
             found = await cloud(method, within_s, **params)
         except (*AWAY, errors.DeadlineExceeded):
             if loop.time() > until:
                 raise
-            if not told and not await cloud.here(NOTICED_S):
-                told = True
-                click.echo(f"the cloud is away: waiting for it, for {AWAY_S / 60:g} minutes at most", err=True)
             await asyncio.sleep(0.2)
         else:
             if told:

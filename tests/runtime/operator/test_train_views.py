@@ -222,9 +222,10 @@ def test_a_watch_goes_on_when_its_lease_was_given_away(capsys):
 
 
 def test_a_watch_says_once_that_it_waits_for_the_cloud_and_when_that_is_back(capsys):
-    """However often it asks meanwhile."""
-    cloud = Away(errors.Disconnected("gone"), errors.Disconnected("no parent"), [ROW], back=False)
-    assert asyncio.run(patient(cloud, "train.status", job="digits")) == [ROW]
+    """However often it asks meanwhile; also where a call waits for the session by itself."""
+    for answers in ([errors.Disconnected("gone"), errors.Disconnected("no parent"), [ROW]], [[ROW]]):
+        capsys.readouterr()
+        assert asyncio.run(patient(Away(*answers, back=False), "train.status", job="digits")) == [ROW]
     assert capsys.readouterr().err.splitlines() == [
         "the cloud is away: waiting for it, for 10 minutes at most", "the cloud is back",
     ]  # fmt: skip
