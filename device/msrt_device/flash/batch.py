@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -53,7 +54,9 @@ def boards_from(path: Path) -> list[Board]:
     for number, line in enumerate(lines, 2):
         board: dict[str, Any] = {}
         for column, value in line.items():
-            plain, _, label = (column or "").partition(".")
+            if column is None:
+                raise CallerError(f"{path}:{number}: it has more fields than there are columns")
+            plain, _, label = column.partition(".")
             if plain not in ("name", "serial", "label") or (plain == "label") != bool(label):
                 raise CallerError(f"{path}: unknown column {column!r}", hint="name, serial, label.KEY")
             if value and label:
@@ -64,9 +67,10 @@ def boards_from(path: Path) -> list[Board]:
         if not board["name"]:
             raise CallerError(f"{path}:{number}: neither a name nor a serial number")
         boards.append(board)
-    names = [board["name"] for board in boards]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise CallerError(f"{path}: two boards are named {min(twice)!r}")
+    for key, words in (("name", "are named"), ("serial", "have the serial number")):
+        seen = Counter(board[key] for board in boards if key in board)
+        if twice := [value for value, times in seen.items() if times > 1]:
+            raise CallerError(f"{path}: two boards {words} {min(twice)!r}")
     return boards
 
 

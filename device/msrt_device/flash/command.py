@@ -113,7 +113,12 @@ def image(name: str, output: Path, sets: tuple[str, ...], *, as_json: bool) -> N
     "--wait", type=click.IntRange(1, 3600), default=180, show_default=True,
     help="Of a TARGET over SSH: seconds until its agent has to be ready.",
 )  # fmt: skip
-@click.option("--hours", default=0.0, help="How long a batch's claims may be used. Default: the cloud's setting.")
+@click.option(
+    "--hours",
+    default=0.0,
+    type=click.FloatRange(0),
+    help="How long a batch's claims may be used. Default: the cloud's setting.",
+)
 @state_option
 @lines_option
 def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None:
@@ -149,6 +154,9 @@ def flash(image: str, place: str | None, *, as_json: bool, **given: Any) -> None
         return
     if given["manifest"] is not None:
         raise click.UsageError("--csv is the manifest of a batch: say --count or --boards")
+    for name in ("region", "hours"):
+        if given[name]:
+            raise click.UsageError(f"--{name} is of a batch's claims; one board's are as its invite was made")
     settings = settings_of(given)
     if given["issue"] and (settings is None or not settings.name):
         raise click.UsageError("--issue takes --invite and --name")

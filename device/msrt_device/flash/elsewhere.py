@@ -21,6 +21,7 @@ __all__ = ["flash_elsewhere"]
 
 OF_MEDIA: Final = (
     "identity_only", "force_non_removable", "force_unknown_image", "no_resume", "bmap", "count", "boards", "manifest",
+    "region", "hours",
 )  # fmt: skip
 
 MOST: Final = 64 << 20

@@ -107,6 +107,8 @@ def test_boards_of_a_list_keep_their_serial_numbers(tmp_path):
         ("serial,nmae\n1,a\n", "unknown column 'nmae'"),
         ("serial,name\n,\n", ":2: neither"),
         ("name\na\na\n", "two boards are named 'a'"),
+        ("name,serial\na,1\nb,1\n", "two boards have the serial number '1'"),
+        ("name,serial\na,1,2\n", ":2: it has more fields"),
     ],
 )
 def test_a_bad_list_is_refused(tmp_path, text, said):

@@ -118,6 +118,16 @@ def test_who_is_asked_is_told_what_would_be_lost(tmp_path):
     assert again.startswith("all that is on")
 
 
+@pytest.mark.parametrize("flags", [["--region", "south"], ["--hours", "2"], ["--hours", "-1"]])
+def test_what_only_a_batch_has_is_refused_for_one_board(tmp_path, flags):
+    """Its region and its end are the invite's: another word would go nowhere."""
+    base = packed(tmp_path, noise(2 * MIB), "")
+    done = told(base, tmp_path / "out.img", "--invite", invite(), *flags)[1]
+    assert done.exit_code == 2
+    assert flags[0] in done.output
+    assert not (tmp_path / "out.img").exists()
+
+
 def test_a_person_is_asked_in_words_and_may_say_no(tmp_path):
     """On a terminal; nothing of the question is taken for something else, and nothing is written."""
     base, out = packed(tmp_path, noise(2 * MIB), ""), tmp_path / "out.img"
