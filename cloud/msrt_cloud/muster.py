@@ -37,8 +37,9 @@ class Muster(msgspec.Struct, frozen=True):
             return f"waiting for {self.least} device{'s'[: self.least > 1]}{which}, {able} are here{because}"
         if now >= self.until:
             return ""
-        away = len(self.edges.difference(edges)), len(self.devices.difference(devices))
-        return f"waiting for {away[0]} edges and {away[1]} devices to come back" if any(away) else ""
+        away = (len(self.edges.difference(edges)), "edge"), (len(self.devices.difference(devices)), "device")
+        named = " and ".join(f"{count} {what}{'s'[: count > 1]}" for count, what in away if count)
+        return f"waiting for {named} to come back" if named else ""
 
 
 def muster(state: State, job: Job, due: Muster) -> Muster:
