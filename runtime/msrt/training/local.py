@@ -18,13 +18,14 @@ from msrt.learning.vector import Array, Vector
 from msrt.training.batches import batches, joined, length_of, prepared
 from msrt.training.flat import FlatModel
 from msrt.training.methods import FedAvg, Method, Scaffold, method_of
+from msrt.training.seeds import number_of, reseed
 from msrt.training.settings import JobConfig
 from msrt.training.settings.privacy import noise_of
 from msrt.training.shelf import Keeper, Memory, Shelf
 from msrt.training.task import Data, Node, Task
 from msrt.training.travel import Travel
 
-__all__ = ["Bound", "Fitted", "Local", "load_task", "number_of"]
+__all__ = ["Bound", "Fitted", "Local", "load_task"]
 
 EVAL_BATCH: Final = 1024
 
@@ -216,7 +217,7 @@ class Local:
         settings = self.config.train.at(seed[1])
         number = number_of(*seed)
         generator = torch.Generator().manual_seed(number)
-        torch.manual_seed(number)
+        reseed(number)
         optimiser = self.task.optimiser(self.model, settings)
         method.begin(self.model, optimiser)
         self.model.train()
@@ -287,11 +288,6 @@ class Local:
         calibration, evaluation = map(prepared, found)
         features, labels = evaluation[0], evaluation[1]
         return calibration[0].numpy(), (features.numpy(), labels.numpy())
-
-
-def number_of(*seed: int) -> int:
-    """What a generator is seeded with."""
-    return hash(seed) & 0x7FFF_FFFF_FFFF_FFFF
 
 
 def load_task(spec: str, sources: Path, options: Mapping[str, Any]) -> Task:

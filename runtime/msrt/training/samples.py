@@ -18,8 +18,9 @@ import torch
 from msrt.errors import InvalidJob
 from msrt.learning.noise import KEY, add_noise
 from msrt.training.batches import length_of
-from msrt.training.local import Bound, Fitted, Local, number_of
+from msrt.training.local import Bound, Fitted, Local
 from msrt.training.methods import method_of
+from msrt.training.seeds import number_of, reseed
 from msrt.training.task import Batch, Data, Task
 
 try:
@@ -105,7 +106,7 @@ def fit(local: Local, train: Data, seed: tuple[int, int, int], noise: float, bou
     assert privacy is not None
     assert privacy.rate is not None
     settings = config.train.at(seed[1])
-    torch.manual_seed(number_of(*seed))
+    reseed(number_of(*seed))
     optimiser, method, rate = local.task.optimiser(local.model, settings), method_of(settings), privacy.rate
     method.begin(local.model, optimiser)
     local.model.train()

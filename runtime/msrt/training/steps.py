@@ -17,6 +17,7 @@ from msrt.learning.parameter_server.shards import Span
 from msrt.learning.vector import Array, Vector
 from msrt.training.batches import length_of, take
 from msrt.training.local import Local
+from msrt.training.seeds import number_of, reseed
 from msrt.training.settings import ParameterServer
 from msrt.training.task import Batch, Data, Node
 
@@ -44,7 +45,7 @@ class Steps:
         metrics: dict[str, float] = {}
         if judge and (judged := length_of(test)):
             metrics = {**local.judge(test), "judged": float(judged)}
-        torch.manual_seed(hash((local.config.seed, node.index, clock)) & 0x7FFF_FFFF_FFFF_FFFF)
+        reseed(number_of(local.config.seed, node.index, clock))
         batches = [self._batch(train, node, clock * every + at) for at in range(every)]
         local.model.train()
         losses = self._walk(batches) if self._settings.push == "delta" else self._gradient(batches)

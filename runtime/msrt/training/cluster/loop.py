@@ -12,7 +12,7 @@ from msrt.training.cluster.data import Samples
 from msrt.training.cluster.engine import Engine
 from msrt.training.cluster.messages import DoRound
 from msrt.training.cluster.saved import Checkpoints
-from msrt.training.local import number_of
+from msrt.training.seeds import number_of, reseed
 from msrt.training.settings import JobConfig
 
 __all__ = ["train"]
@@ -44,7 +44,7 @@ def train(
             order = _order(generator, len(samples), epoch + 1 if done == first else 1)
             if at == 0:
                 engine.total()
-        torch.manual_seed(number_of(number, done, engine.share))
+        reseed(number_of(number, done, engine.share))
         engine.step(samples, order[at * batch : (at + 1) * batch])
         done += 1
         if command.until and _late(command.until):
