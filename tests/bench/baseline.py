@@ -18,6 +18,7 @@ from msrt.dispatch.launch import Launcher
 from msrt.dispatch.limit import GradientLimit
 from msrt.dispatch.roster import Pool, Slot
 
+MANY = 1_000_000
 Pick = Callable[[list[Slot]], Slot]
 
 
@@ -45,9 +46,10 @@ def _replace(pick: Pick) -> None:
             if not self._launch(pool, pick(pool.slots), now, out):
                 return
 
-    def unbounded(self: GradientLimit, start: int, most: int) -> None:
-        self.size = self._start = self._most = 1e6
-        self.base = 0.0
+    bounded = GradientLimit.__init__
+
+    def unbounded(self: GradientLimit, _start: int, _most: int) -> None:
+        bounded(self, MANY, MANY)
 
     for kind, name, work in (
         (Launcher, "pump", pump),
