@@ -48,6 +48,8 @@ class Streams:
         self._next = 1
         self._slow = 0.0
         """Seconds that an opening lately waited for its answer: the next is not repeated sooner."""
+        self._usual = s.CHUNK_FIRST
+        """Bytes of a chunk that the link took quickly."""
         self._out: dict[int, Outgoing] = {}
         self._in: dict[int, Incoming] = {}
         self._fetches: dict[int, tuple[StreamSink, asyncio.Future[Incoming]]] = {}
@@ -61,12 +63,14 @@ class Streams:
         self._next += 1
         sender = s.StreamSender(
             ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers,
-            whole=whole if size <= s.INLINE else None, first=min(max(s.RTO_FIRST_S, 2 * self._slow), s.RTO_MAX_S),
+            chunk=self._usual, whole=whole if size <= s.INLINE else None,
+            first=min(max(s.RTO_FIRST_S, 2 * self._slow), s.RTO_MAX_S),
         )  # fmt: skip
         out = self._out[ident] = Outgoing(self.peer, sender, reader)
         try:
             out.perform(sender.tick(self.peer.world.now()))
             await out.done
+            self._usual = sender.chunk
         finally:
             self._slow = max(sender.answered_s, self._slow / 2)
             out.give_up(errors.StreamCancelled("the sender gave up"))
@@ -164,8 +168,8 @@ class Streams:
             out.pump()
 
     def reconnected(self) -> None:
-        """The session is live again: every open sender opens again."""
-        now = self.peer.world.now()
+        """The session is live again, perhaps over another link: every open sender opens again."""
+        now, self._usual = self.peer.world.now(), s.CHUNK_FIRST
         for out in list(self._out.values()):
             out.perform(out.sender.reconnected(now, self._chunk))
 

@@ -16,6 +16,7 @@ messages. Keep an ended half for a while: it repeats its last word to a peer tha
 from __future__ import annotations
 
 from msrt.protocol.stream_half import (
+    CHUNK_FIRST,
     DEFAULT_PATIENCE_S,
     DEFAULT_WINDOW,
     INLINE,
@@ -33,6 +34,7 @@ from msrt.protocol.stream_receiver import StreamReceiver
 from msrt.protocol.stream_sender import StreamSender
 
 __all__ = [
+    "CHUNK_FIRST",
     "DEFAULT_PATIENCE_S",
     "DEFAULT_WINDOW",
     "INLINE",

@@ -27,10 +27,10 @@ __all__ = ["StreamSender"]
 
 class StreamSender(Half):
     """The sending half. `size` and `digest` (SHA-256 hex) of the whole; size -1 for a source that grows, whose shell
-    calls `end` with both. `chunk_limit`: most bytes of one chunk (see wire.chunk_limit); it begins with CHUNK_FIRST at
-    most and grows where the link is quick. `whole`: all its bytes, to ride with the opening. `first`: seconds after
-    which an opening is said again. `patience`: seconds without progress after which it fails with DeadlineExceeded; a
-    growing source with nothing to say is not counted.
+    calls `end` with both. `chunk_limit`: most bytes of one chunk (see wire.chunk_limit); it begins with `chunk`, what
+    the last stream on this link ended with, and grows where the link is quick. `whole`: all its bytes, to ride with the
+    opening. `first`: seconds after which an opening is said again. `patience`: seconds without progress after which it
+    fails with DeadlineExceeded; a growing source with nothing to say is not counted.
     """
 
     from_sender = True
@@ -46,6 +46,7 @@ class StreamSender(Half):
         now: float,
         *,
         answers: int = 0,
+        chunk: int = CHUNK_FIRST,
         whole: Buffer | None = None,
         first: float = RTO_FIRST_S,
         patience: float = DEFAULT_PATIENCE_S,
@@ -62,7 +63,9 @@ class StreamSender(Half):
         """The receiver lets us send up to here."""
         self.sent = 0
         self._size, self._digest = size, digest
-        self._chunk, self._largest = min(CHUNK_FIRST, chunk_limit), chunk_limit
+        self._largest = chunk_limit
+        self.chunk = min(chunk, chunk_limit)
+        """Bytes of one, as the link has shown itself so far."""
         self._opening = True
         self._ended = False
         self._reading = -1
@@ -158,7 +161,7 @@ class StreamSender(Half):
         if self.over:
             return []
         self._largest = chunk_limit or self._largest
-        self._chunk = min(CHUNK_FIRST, self._largest)
+        self.chunk = min(CHUNK_FIRST, self._largest)
         was = self.open
         self.open = StreamOpen(
             was.stream, was.kind, was.meta, was.size, was.digest, self.acked, was.answers, was.attempt + 1
@@ -211,10 +214,10 @@ class StreamSender(Half):
             self._rtt, self._deviation = sample, sample / 2
         self._timed = None
         quick = flight * CHUNK_S / max(sample, 1e-6)
-        if quick >= 2 * self._chunk:
-            self._chunk = min(2 * self._chunk, self._largest)
-        elif quick < self._chunk:
-            self._chunk = max(self._chunk // 2, min(CHUNK_FIRST, self._largest))
+        if quick >= 2 * self.chunk:
+            self.chunk = min(2 * self.chunk, self._largest)
+        elif quick < self.chunk:
+            self.chunk = max(self.chunk // 2, min(CHUNK_FIRST, self._largest))
 
     def _go_back(self, now: float) -> list[Action]:
         self._recover, self._repeats, self._timed, self._ended = self._top, 0, None, False
@@ -234,7 +237,7 @@ class StreamSender(Half):
                 self._timer = now + self._rto
             return [Send(StreamEnd(self.stream, self._size, self._digest))]
         room = self._room()
-        whole = self._chunk if self._size < 0 else min(self._chunk, self._size - self.sent)
+        whole = self.chunk if self._size < 0 else min(self.chunk, self._size - self.sent)
         if room <= 0 or (room < whole and self.sent > self.acked):  # crumbs wait: more credit is on its way
             return []
         self._reading = self.sent
@@ -242,5 +245,5 @@ class StreamSender(Half):
 
     def _room(self) -> int:
         """Bytes that may go out now: one chunk, under the credit, within the whole."""
-        room = min(self._chunk, self.limit - self.sent)
+        room = min(self.chunk, self.limit - self.sent)
         return min(room, self._size - self.sent) if self._size >= 0 else room

@@ -32,6 +32,27 @@ def test_eight_mebibytes_each_way():
     simulate(scenario)
 
 
+def test_a_stream_begins_with_the_chunks_that_the_last_one_ended_with():
+    """On a quick link they have grown; on a link that is new, nobody knows it yet."""
+
+    async def scenario(tree):
+        data, digest = blob(EIGHT)
+
+        async def first_chunk():
+            await tree.c.up.peer.push("update", {}, data, size=EIGHT, digest=digest)
+            return tree.p.handler.sinks[-1].pieces[0]
+
+        unknown, known = await first_chunk(), await first_chunk()
+        assert known > unknown
+        peer = tree.c.up.peer
+        tree.p.down.links[0].drop(tree.p.peer.route)
+        await until(lambda: not peer.live)
+        await until(lambda: tree.c.up.peer is not None and tree.c.up.peer.live)
+        assert await first_chunk() == unknown
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1024, 1 << 20, (1 << 20) + 1])
 def test_sizes_at_the_edges_of_a_chunk(size):
     """Nothing, one byte, and sizes around a chunk."""

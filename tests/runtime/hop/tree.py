@@ -73,12 +73,14 @@ class Sink:
         self.data, self.fault, self.aborted, self.whole = bytearray(have), fault, None, False
         self.have = len(have)
         self.began_at = None
+        self.pieces = []
 
     async def write(self, offset, data):
         await asyncio.sleep(0.0005)
         self.began_at = offset if self.began_at is None else self.began_at
         assert offset == len(self.data)
         self.data += data
+        self.pieces.append(len(data))
         if self.fault and len(self.data) > 100_000:
             raise self.fault
 

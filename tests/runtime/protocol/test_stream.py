@@ -345,10 +345,10 @@ def test_no_message_of_a_peer_breaks_a_half(messages, frame):
         receiver.tick(at / 10)
 
 
-def _chunks(seconds: float) -> list[int]:
+def _chunks(seconds: float, **more: int) -> list[int]:
     """Lengths of the chunks of a sender whose every chunk is credited after so long."""
     size, now = 32 << 20, 0.0
-    sender = StreamSender(1, "blob", {}, size, "", (1 << 20) - 1024, now)
+    sender = StreamSender(1, "blob", {}, size, "", (1 << 20) - 1024, now, **more)
     lengths, actions = [], sender.tick(now)
     while not sender.over and sender.sent < size:
         chunks = [a for a in actions if isinstance(a, Send) and isinstance(a.message, StreamChunk)]
@@ -368,6 +368,13 @@ def test_chunks_grow_on_a_quick_link_and_stay_small_on_a_slow_one():
     assert quick[0] == slow[0] == (256 << 10) - 1024
     assert max(quick) == (1 << 20) - 1024
     assert max(slow) == (256 << 10) - 1024
+
+
+def test_chunks_begin_where_the_last_stream_ended():
+    """And fall back to a quarter of a MiB where the link is slow now."""
+    slow = _chunks(1.0, chunk=(1 << 20) - 1024)
+    assert slow[0] == (1 << 20) - 1024
+    assert slow[-1] == (256 << 10) - 1024
 
 
 def test_an_opening_is_not_repeated_sooner_than_told():
