@@ -36,5 +36,5 @@ def test_a_tenth_of_a_hundred_nodes_learn_in_a_few_rounds() -> None:
 def test_a_node_without_the_files_is_told_what_to_do() -> None:
     """Which file is missing, and where it is looked for."""
     task, _ = task_of("mnist")
-    with pytest.raises(FileNotFoundError, match=r"/nowhere/mnist/train-images.*set `data`"):
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/mnist/train-images.*`data` names the folder"):
         task.data(Node("n", data="/nowhere"))
