@@ -28,8 +28,6 @@ ELSEWHERE: Final = {
     "reset": "msrt_device.wiping:reset",
 }
 """Sub-command to MODULE:OBJECT: what a device at work does without."""
-MEMBER: Final = "node.sqlite"
-"""In a state directory from the first join on, until it is wiped."""
 
 
 class _Device(click.Group):
@@ -99,7 +97,7 @@ def join(invite: str | None, identity: Path | None, config: Path | None, sets: t
 
 def _was_here(config: DeviceConfig) -> bool:
     """Whether its state directory knows what became of it: a member needs no identity, one decommissioned has none."""
-    from msrt_device.wiping import decommissioned  # noqa: PLC0415 - --help stays quick
+    from msrt_device.wiping import decommissioned, member  # noqa: PLC0415 - --help stays quick
 
     folder = Path(config.state) if config.state else default_state("device")
-    return (folder / MEMBER).exists() or decommissioned(folder)
+    return member(folder) or decommissioned(folder)

@@ -27,10 +27,12 @@ from msrt_device.flash.identity.issued import ISSUED
 from msrt_device.flash.identity.settings import IDENTITY_FILE
 from msrt_device.updater import launcher
 
-__all__ = ["Decommissioned", "begun", "decommission", "decommissioned", "ordered", "reset", "wipe"]
+__all__ = ["Decommissioned", "begun", "decommission", "decommissioned", "member", "ordered", "reset", "wipe"]
 
 log = structlog.get_logger()
 MARK: Final = "wiping"
+MEMBER: Final = "node.sqlite"
+"""There from the first join on."""
 LAST: Final = ("owner.json", "lock")
 """They keep the directory ours to the end; the lock stays, as it is held."""
 
@@ -67,6 +69,11 @@ def decommission(state: Path, board: IdentityFolder | None = None) -> None:
     wipe(state, board)
 
 
+def member(state: Path) -> bool:
+    """Whether a device of this directory has joined, and nobody has wiped it since."""
+    return (state / MEMBER).exists()
+
+
 def decommissioned(state: Path) -> bool:
     """Whether the cloud had this directory wiped, and nobody has enrolled the device since."""
     return (state / GONE).exists()
@@ -81,7 +88,7 @@ def wipe(state: Path, board: IdentityFolder | None = None) -> None:
     for name in (IDENTITY_FILE, *ISSUED) if board is not None else ():
         assert board is not None
         board.wipe(name)
-    for secret in (state / IDENTITY, *sorted(state.glob("node.sqlite*"))):
+    for secret in (state / IDENTITY, *sorted(state.glob(f"{MEMBER}*"))):
         _zero(secret)
     for entry in sorted(state.iterdir()):
         if entry.name not in (MARK, GONE, *LAST):

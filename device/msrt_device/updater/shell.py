@@ -276,10 +276,8 @@ class _Kind:
         while True:
             try:
                 await means.artifacts.ensure(image.digest, means.fetch(image, self._slots), image.size)
-            except (
-                errors.NoRoom
-            ) as error:  # here or at the edge: told at once, instead of a disk that is full till then
-                self._broken(error)
+            except errors.NoRoom as error:
+                self._broken(error)  # here or at the edge: told at once, in place of a disk that is full until then
                 return
             except errors.MsrtError as error:
                 log.info("update.not_fetched", kind=self._kind, error=errors.words_of(error), again_in_s=pause)

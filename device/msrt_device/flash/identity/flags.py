@@ -67,10 +67,9 @@ def settings_of(given: Mapping[str, Any]) -> IdentitySettings | None:
     if given["identity"] is not None:
         found = IdentitySettings.parse(_text_of(given["identity"]), str(given["identity"]))
         values = tomllib.loads(found.render()) | values
+        _check_zone(values)
     if given["invite"]:
         values |= claim_of(given["invite"])
-    if "timezone" in values:
-        _check_zone(values["timezone"])
     if given["invite"] or given["identity"] is not None:
         return IdentitySettings.of(values, HERE)
     if values:
@@ -92,18 +91,18 @@ def common_of(given: Mapping[str, Any]) -> dict[str, Any]:
     wifi = {key: given[f"wifi_{key}"] for key in ("ssid", "password", "country") if given[f"wifi_{key}"]}
     if wifi.get("password", "").startswith("file:"):
         wifi["password"] = _text_of(Path(wifi["password"].removeprefix("file:")))
-    if "timezone" in values:
-        _check_zone(values["timezone"])
+    _check_zone(values)
     if given["labels"]:
         values["labels"] = parse_labels(given["labels"])
     return values | ({"wifi": wifi} if wifi else {})
 
 
-def _check_zone(name: str) -> None:
+def _check_zone(values: Mapping[str, Any]) -> None:
     """Here, and not when it is read: a board whose own list lacks the zone says so and keeps UTC."""
     from zoneinfo import available_timezones  # noqa: PLC0415 - reads a folder of files
 
-    known = available_timezones()
+    name = values.get("timezone", "")
+    known = available_timezones() if name else ()
     if known and name not in known:
         raise InvalidIdentity(f"there is no time zone {name!r}", hint=f"did you mean {nearest(name, known)!r}?")
 

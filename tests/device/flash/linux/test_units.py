@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from msrt_device.command import MEMBER
 from msrt_device.flash.linux.contents import DRIVERS_LEFT_OUT, WANTED
 from msrt_device.flash.linux.layout import boot_entry
 from msrt_device.flash.linux.root import ROOTFS
 from msrt_device.flash.raspberrypi import root as raspberrypi
+from msrt_device.wiping import MEMBER
 
 UNITS = ROOTFS / "etc/systemd/system"
 IDENTITY = "/identity/identity.toml"
