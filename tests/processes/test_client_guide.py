@@ -180,7 +180,14 @@ def test_abandoned_requests_are_not_computed(house, link):
             assert 1 <= computed(house) - before < 50
 
     house.serving(house.procs["e1"].field("http"), model="digits")
+    until("both devices have an edge again", lambda: at_home(house))
     asyncio.run(main())
+
+
+def at_home(house):
+    """Whether both devices are at an edge: one whose edge was killed is on its way for a while."""
+    nodes = {node["name"]: node["alive"] for node in json.loads(house.cli("node", "list", "--json"))}
+    return nodes["d1"] and nodes["d2"]
 
 
 def computed(house):
