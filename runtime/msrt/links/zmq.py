@@ -25,6 +25,11 @@ __all__ = ["ZmqDialer", "ZmqListener", "dial", "listen"]
 ATTEMPT_S: Final = 5.0
 """A dial that has neither succeeded nor failed by then (a name that does not resolve) has failed."""
 CONNECT_MS: Final = 2000
+NEVER_MS: Final = 3_600_000
+"""Until libzmq dials again by itself: a connection that ends takes its socket along first. Told not to dial again (-1),
+or to send only where it is connected (IMMEDIATE), libzmq 4.3.5 drops what was not read yet when a connection ends, and
+aborts the process where that was in the middle of a packet (fq.cpp).
+"""
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 _SRCFD: Final = int(zmq.SRCFD)
@@ -217,9 +222,8 @@ class ZmqDialer(ZmqLink):
         prepare(socket, self.address, server=False)
         secure(socket, self._credentials, server=False)
         socket.routing_id = b"\x01" + self._random_bytes(15)  # a first byte of zero is libzmq's own
-        socket.immediate = True
         socket.connect_timeout = CONNECT_MS
-        socket.reconnect_ivl = -1
+        socket.reconnect_ivl = NEVER_MS
         self._lent = Lent()
         events = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | zmq.Event.CLOSED | HANDSHAKE_FAILED
         self._monitor = Monitor(self._context, socket, events, self._happened)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import subprocess
+import sys
 
 import pytest
 import zmq
@@ -12,6 +14,7 @@ import zmq
 from msrt import errors
 from msrt.links import zmq as zeromq
 from msrt.links.link import PARENT, Credentials
+from tests.runtime.links.flood import ENOUGH
 from tests.runtime.links.rig import MASTER, IpcRig, keys, until
 
 
@@ -297,3 +300,12 @@ def test_without_keys_there_is_no_curve(zmq_rig):
         assert (principal, frames) == (b"", [b"plain"])
 
     zmq_rig.run(scenario)
+
+
+@pytest.mark.slow
+def test_a_parent_that_dies_in_the_middle_of_a_packet_takes_nobody_along():
+    """Ten of them, killed while they talk: the child lives on, and whatever it was told came whole."""
+    argv = [sys.executable, "-m", "tests.runtime.links.flood", "10"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 10 * ENOUGH
