@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from msrt.errors import NotEnrolled
-from msrt.inference.heap import give_back
+from msrt.heap import give_back
 from msrt.joining import admit
 from msrt.life import live, tell
 from msrt.process import StateDir, default_state

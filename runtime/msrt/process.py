@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from msrt import heap
 from msrt.errors import LocalError, MsrtError
 from msrt.statedir import StateDir, default_state, split_address
 from msrt.supervisor import Supervisor
@@ -31,6 +32,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], *, drain_s: float = DR
     traceback.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    heap.keep()
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(_live(main, drain_s))

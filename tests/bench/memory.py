@@ -21,7 +21,7 @@ import gc, json, sys, threading
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from msrt.inference.engine import Engine
-from msrt.inference.heap import give_back
+from msrt.heap import give_back
 from tests.runtime.inference.models import model_of
 
 LAYERS, WIDE = 16, 1024
