@@ -36,67 +36,103 @@ def say(peer: Peer, message: Message, frames: tuple[Buffer, ...] = ()) -> None:
 class _Half:
     """One stream's timer."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer, self._world = peer, peer.world
+    def __init__(self, peer: Peer, tick: Callable[[], None]) -> None:
+        self._peer, self._world, self._due = peer, peer.world, tick
         self._timer: asyncio.TimerHandle | None = None
+        self._at = self._rings_at = NEVER
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    def arm(self, deadline: float, tick: Callable[[], None]) -> None:
-        """Have `tick` called at the deadline, and no more at an earlier one."""
-        self.disarm()
-        if deadline != NEVER:
-            wait = max(0.0, deadline - self._world.now())
-            self._timer = asyncio.get_running_loop().call_later(wait, tick)
+    def arm(self, deadline: float) -> None:
+        """Have `tick` called at the deadline, and no more at an earlier one. A timer that rings too soon is set again
+        then: every message moves the deadline, nearly always to a later time.
+        """
+        self._at = deadline
+        if deadline < self._rings_at:
+            self._ring_at(deadline)
+
+    def _ring_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._world.now()), self._rang)
+
+    def _rang(self) -> None:
+        self._timer, self._rings_at = None, NEVER
+        if self._at == NEVER:
+            return
+        if self._world.now() < self._at:
+            self._ring_at(self._at)
+        else:
+            self._at = NEVER
+            self._due()
 
     def disarm(self) -> None:
         """The stream is over, or its session is void."""
+        self._at = self._rings_at = NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class Outgoing(_Half):
-    """A stream on its way out."""
+    """A stream on its way out. `source`: all its bytes, or how to read them."""
 
-    def __init__(self, peer: Peer, sender: s.StreamSender, reader: Reader) -> None:
-        super().__init__(peer)
-        self.sender, self._reader = sender, reader
+    def __init__(self, peer: Peer, sender: s.StreamSender, source: Reader | Buffer) -> None:
+        super().__init__(peer, self._tick)
+        self.sender = sender
+        self._source: Reader | memoryview = source if callable(source) else memoryview(source)
         self._wanted: s.Read | None = None
+        self.done.add_done_callback(self._let_go)
 
     def perform(self, actions: list[s.Action]) -> None:
         """Do what the sender decided. Raises FrameTooLarge, CallerError for a meta that cannot travel."""
-        for action in actions:
+        for action in actions:  # it grows by what follows from bytes that are at hand
             match action:
                 case s.Send(message, frames):
                     say(self._peer, message, frames)
                 case s.Read():
                     self._wanted = action
-                    self.pump()
+                    actions += self._read()
                 case s.Finished():
                     if not self.done.done():
                         self.done.set_result(None)
                 case s.FailedStream(error):
                     if not self.done.done():
                         self.done.set_exception(error)
-        self.arm(self.sender.deadline, self._tick)
+        self.arm(self.sender.deadline)
 
     def pump(self) -> None:
         """Read the next piece once the link has room."""
-        wanted = self._wanted
-        if wanted is not None and not self._peer.congested:
-            self._wanted = None
-            self._peer.spawn(self._read(wanted))
+        if self._wanted is not None:
+            self.perform(self._read())
 
-    async def _read(self, wanted: s.Read) -> None:
+    def _read(self) -> list[s.Action]:
+        """What the sender says to the bytes that it wanted, where they are at hand and the link has room."""
+        wanted, source = self._wanted, self._source
+        if wanted is None or self._peer.congested:
+            return []
+        self._wanted = None
+        if isinstance(source, memoryview):
+            return self.sender.data(
+                wanted.offset, source[wanted.offset : wanted.offset + wanted.size], self._world.now()
+            )
+        self._peer.spawn(self._bring(wanted, source))
+        return []
+
+    async def _bring(self, wanted: s.Read, source: Reader) -> None:
         try:
-            data = await self._reader(wanted.offset, wanted.size)
+            data = await source(wanted.offset, wanted.size)
         except errors.MsrtError as error:
             self.perform(self.sender.cancel(error))
         except OSError as error:
             self.perform(self.sender.cancel(errors.LocalError(f"the stream's source cannot be read: {error}")))
         else:
             self.perform(self.sender.data(wanted.offset, data, self._world.now()))
+
+    def _let_go(self, _done: asyncio.Future[None]) -> None:
+        """Of the source: an ended stream goes on answering for a while, and a deleted file would lie there as long."""
+        self._source, self._wanted = memoryview(b""), None
 
     def _tick(self) -> None:
         self.perform(self.sender.tick(self._world.now()))
@@ -116,7 +152,7 @@ class Incoming(_Half):
     """A stream on its way in."""
 
     def __init__(self, peer: Peer, receiver: s.StreamReceiver, sink: StreamSink) -> None:
-        super().__init__(peer)
+        super().__init__(peer, self._tick)
         self.receiver, self.sink = receiver, sink
         self.touched = self._world.now()
         """When something of it last came."""
@@ -161,7 +197,7 @@ class Incoming(_Half):
         except errors.MsrtError as error:
             self._settle(error)
             await self._perform(self.receiver.cancel(error))
-        self.arm(self.receiver.deadline, self._tick)
+        self.arm(self.receiver.deadline)
 
     def _settle(self, error: Exception | None) -> None:
         if self.done.done():

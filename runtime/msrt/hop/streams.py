@@ -58,15 +58,14 @@ class Streams:
         self, kind: str, meta: dict[str, object], data: Reader | Buffer, *, size: int, digest: str, answers: int
     ) -> None:
         """Send one stream and wait until the peer has verified it."""
-        reader, whole = (data, None) if callable(data) else (_slices(data), data)
         ident = self._next
         self._next += 1
         sender = s.StreamSender(
             ident, kind, meta, size, digest, self._chunk, self.peer.world.now(), answers=answers,
-            chunk=self._usual, whole=whole if size <= s.INLINE else None,
+            chunk=self._usual, whole=None if callable(data) or size > s.INLINE else data,
             first=min(max(s.RTO_FIRST_S, 2 * self._slow), s.RTO_MAX_S),
         )  # fmt: skip
-        out = self._out[ident] = Outgoing(self.peer, sender, reader)
+        out = self._out[ident] = Outgoing(self.peer, sender, data)
         try:
             out.perform(sender.tick(self.peer.world.now()))
             await out.done
@@ -190,12 +189,3 @@ class Streams:
 def _forget(table: dict[int, _H], ident: int, half: _H) -> None:
     if table.get(ident) is half:
         del table[ident]
-
-
-def _slices(data: Buffer) -> Reader:
-    view = memoryview(data)
-
-    async def read(offset: int, size: int) -> Buffer:
-        return view[offset : offset + size]
-
-    return read

@@ -19,6 +19,8 @@ INLINE: Final = 64 << 10
 """Bytes that travel with the opening, where they are all that the stream brings."""
 CHUNK_S: Final = 0.02
 """A chunk grows while it would take no longer than this on its way."""
+SLOW_S: Final = 0.06
+"""It shrinks once it takes longer than this: a link that many streams share is quick, but not at every moment."""
 DEFAULT_PATIENCE_S: Final = 30.0
 """Without progress for so long, a stream fails."""
 ACK_DELAY_S: Final = 0.02

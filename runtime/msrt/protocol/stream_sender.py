@@ -15,6 +15,7 @@ from msrt.protocol.stream_half import (
     RTO_FIRST_S,
     RTO_MAX_S,
     RTO_MIN_S,
+    SLOW_S,
     Action,
     Finished,
     Half,
@@ -213,10 +214,10 @@ class StreamSender(Half):
         else:
             self._rtt, self._deviation = sample, sample / 2
         self._timed = None
-        quick = flight * CHUNK_S / max(sample, 1e-6)
-        if quick >= 2 * self.chunk:
+        rate = flight / max(sample, 1e-6)
+        if rate * CHUNK_S >= 2 * self.chunk:
             self.chunk = min(2 * self.chunk, self._largest)
-        elif quick < self.chunk:
+        elif rate * SLOW_S < self.chunk:
             self.chunk = max(self.chunk // 2, min(CHUNK_FIRST, self._largest))
 
     def _go_back(self, now: float) -> list[Action]:

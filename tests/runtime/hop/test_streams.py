@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 
 import pytest
 
@@ -119,7 +122,7 @@ def test_a_fetch_gives_up_on_silence_and_tells_the_sender():
         await asyncio.sleep(0.01)
         tree.p.peer.streams.pump = lambda: None
         for out in tree.p.peer.streams._out.values():
-            out.pump = lambda: None
+            out._read = list
         with pytest.raises(errors.DeadlineExceeded, match="sent nothing of get"):
             await task
         assert sink.aborted
@@ -225,6 +228,36 @@ def test_a_stream_of_the_next_session_is_not_mistaken_for_an_old_one():
         big, digest = blob(4_500_000)
         await tree.c.up.peer.push("update", {}, big, size=len(big), digest=digest)
         assert slow.whole
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_ended_stream_lets_go_of_its_source(cancelled):
+    """It answers for a while yet, but nothing that it sent stays in memory for that, nor on the disk once deleted."""
+
+    class Source:
+        async def read(self, offset, size):
+            return data[offset : offset + size]
+
+    data, digest = blob(EIGHT)
+
+    async def scenario(tree):
+        source = Source()
+        gone = weakref.ref(source)
+        push = tree.c.up.peer.push("update", {}, source.read, size=EIGHT, digest=digest)
+        task = asyncio.get_running_loop().create_task(push)
+        del source, push
+        if cancelled:
+            await until(lambda: tree.p.handler.sinks)
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        del task
+        await asyncio.sleep(1)
+        gc.collect()
+        assert gone() is None
+        assert tree.c.up.peer.streams._out
 
     simulate(scenario)
 

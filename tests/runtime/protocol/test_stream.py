@@ -377,6 +377,12 @@ def test_chunks_begin_where_the_last_stream_ended():
     assert slow[-1] == (256 << 10) - 1024
 
 
+def test_a_link_that_is_slower_for_a_while_keeps_its_chunks():
+    """Between the time at which a chunk would grow and that at which it shrinks it stays as it is."""
+    assert set(_chunks(0.04, chunk=512 << 10)) == {512 << 10}
+    assert min(_chunks(0.07, chunk=512 << 10)) < 512 << 10
+
+
 def test_an_opening_is_not_repeated_sooner_than_told():
     """Who knows that the receiver is slow to answer waits longer before it says it again."""
     for first in (1.0, 4.0):
