@@ -113,17 +113,16 @@ class Checkpoint:
         size, take = len(before) + len(state), t.vectors.take
         step = partial(step, room=take(len(before)))
         new, state = await by_size(t.world.offload, size, step, server.recipe, before, state, mean, rate)
-        keep, chain, data, delta, sum_ = t.artifacts.put_bytes, self.chain, new, b"", ""
+        kept = t.artifacts.put_bytes(new), self._maybe(state)
+        chain, data = self.chain, new
+        delta: Buffer = b""
         if down == "fp32":
-            weights, memory, sum_ = await asyncio.gather(keep(new), self._maybe(state), self._sum(new))
+            weights, memory, sum_ = await asyncio.gather(*kept, self._sum(new))
             served = weights
         else:
             data = take(len(before))
-            delta, sum_ = await by_size(t.world.offload, size, _change, self.data, new, down, number, data)
-            weights, memory, digest, served = await asyncio.gather(
-                keep(new), self._maybe(state), keep(delta), keep(data, sync=False)
-            )
-            change = Change(self.served, digest, down)
+            follow = self._follow(number, new, down, data)
+            weights, memory, (served, change, delta, sum_) = await asyncio.gather(*kept, follow)
             chain = (*chain, change)[-min(CHAIN, len(data) // max(len(delta), 1) - 1) :]
         fact = JobAdvanced(
             self._job, number, weights, outcome.metrics, tuple(outcome.included), t.world.wall(),
@@ -132,6 +131,17 @@ class Checkpoint:
         )  # fmt: skip
         self._next = data, new, delta if chain else b"", sum_
         return fact
+
+    async def _follow(
+        self, number: int, weights: Buffer, codec: str, room: memoryview
+    ) -> tuple[str, Change, Buffer, str]:
+        """What nodes have after this change, made in the room and kept: its digest, the change, its payload, and the
+        checksum of what they have.
+        """
+        offload, keep = self._t.world.offload, self._t.artifacts.put_bytes
+        delta, sum_ = await by_size(offload, len(weights), _change, self.data, weights, codec, number, room)
+        digest, served = await asyncio.gather(keep(delta), keep(room, sync=False))
+        return served, Change(self.served, digest, codec), delta, sum_
 
     async def _sum(self, data: Buffer) -> str:
         return "" if carries(data) else await self._t.world.offload(checksum, data)
@@ -165,7 +175,7 @@ class Checkpoint:
         data, self._weights, self._delta, self.checksum = self._next
         self._take(fact, data)
         gone = sorted(held - self.digests)
-        await asyncio.gather(*map(self._t.artifacts.drop, gone))  # at once: a death in between leaves the rest for good
+        await self._t.artifacts.drop(*gone, reuse=True)
 
     @property
     def digests(self) -> set[str]:

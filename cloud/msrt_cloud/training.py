@@ -186,6 +186,7 @@ class Training:
         self._pin()
         self.rooms.clear()
         self.vectors.clear()
+        await self.artifacts.release()
         with contextlib.suppress(errors.DiskFull):  # it goes with the next commit
             await Records(self.nodes, self.world.offload, name).forget()
         self.tell(RoundClosed(name, job.round, (), state))

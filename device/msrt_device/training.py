@@ -160,6 +160,7 @@ class Training:
             await self._drop_trainer(message.job)
             await self._updates.over(message.job)
             await self._artifacts.drop(self._had.pop(message.job, ""))
+            await self._artifacts.release()
 
     def _commit_later(self, seconds: float) -> None:
         """What the end of a round changed, with the next update, or by itself: a device that dies before that is one
@@ -243,7 +244,7 @@ class Training:
         await bring(self._world, self._artifacts, self._fetch, message, self._rooms, before)
         self._had[message.job] = message.weights
         if before != message.weights:  # at once: pages that are free again soon never reach the disk
-            await self._artifacts.drop(before)
+            await self._artifacts.drop(before, reuse=True)
         weights = await self._artifacts.file(message.weights) or await self._artifacts.read(message.weights)
         if message.chain and self._at_hand.takes(self._artifacts.size(message.weights) or 0):
             self._at_hand.keep(message, await self._artifacts.read(message.weights))

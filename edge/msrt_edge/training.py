@@ -111,7 +111,7 @@ class RegionTraining:
         known, weights = self._models.get(message.job), self._at_hand.find(message, frames)
         if known is not None and message.plan.steps == 1 and (frames or message.chain):  # they are rarely asked for
             if not frames:
-                await self._artifacts.ensure(message.chain[-1].delta, self._fetch, sync=False)
+                await self._artifacts.ensure(message.chain[-1].delta, self._fetch, sync=False, reuse=True)
         elif weights is None:
             await bring(self._world, self._artifacts, self._fetch, message, self._rooms)
         closed = self._closed.get(message.job)
@@ -126,7 +126,7 @@ class RegionTraining:
             )
             stretch = Stretch(weights) if message.plan.steps > 1 else None
         self._open_up(message, known, message.deadline_s, stretch, tuple(frames))
-        await self._artifacts.drop(*known.outdated(message))
+        await self._artifacts.drop(*known.outdated(message), reuse=True)
 
     def _open_up(
         self, message: RoundOpen, model: Model, left: float, stretch: Stretch | None, carried: tuple[Buffer, ...]
@@ -211,6 +211,7 @@ class RegionTraining:
             await self._feedback.forget(message.job)
             self._rooms.clear()
             self._vectors.clear()
+            await self._artifacts.release()
         self._broadcast.tell(peers, _ending(message))
 
     def attach(self, cloud: Peer) -> None:

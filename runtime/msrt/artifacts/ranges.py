@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
-from msrt.artifacts.store import ArtifactStore, Fetch, Lent
+from msrt.artifacts.lent import Lent
+from msrt.artifacts.store import ArtifactStore, Fetch
 from msrt.artifacts.transfer import ARTIFACT
 from msrt.buffers import SLICE, Buffer
 from msrt.errors import CallerError

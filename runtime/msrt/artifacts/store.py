@@ -12,6 +12,7 @@ import hashlib
 import mmap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -19,47 +20,23 @@ from weakref import WeakValueDictionary
 import structlog
 
 from msrt.artifacts.flights import Flights
+from msrt.artifacts.lent import Lent, mapped
 from msrt.artifacts.pieces import hash_file, pieces_of
 from msrt.artifacts.room import Room
 from msrt.artifacts.sink import BlobSink
+from msrt.artifacts.spares import LARGE, Spares
 from msrt.buffers import SLICE, Buffer, room_for
 from msrt.errors import Corrupt, DiskFull, LocalError, MsrtError, NoRoom, NotFound, Unavailable
-from msrt.hop.halves import Reader
-from msrt.protocol.stream import INLINE
 from msrt.world.world import Blobs, Check, Spans, World, by_size
 
 __all__ = ["ArtifactStore", "BlobSink", "Fetch", "Lent"]
 
 log = structlog.get_logger()
-LARGE: Final = 1 << 20
-"""Bytes from which on it is looked whether an artifact fits before it is fetched."""
 LEFT: Final = 16 << 20
 """Bytes that stay free beside it: for events, records and logs."""
 
 Fetch = Callable[[str, int, BlobSink], Awaitable[object]]
 """fetch(digest, offset, sink): bring the bytes from `offset` on into the sink, and return once it is complete."""
-
-
-class Lent:
-    """An artifact in use: not evicted while it is lent."""
-
-    def __init__(self, store: ArtifactStore, digest: str, size: int, mapped: memoryview | None) -> None:
-        self._store, self.digest, self.size, self._mapped = store, digest, size, mapped
-
-    async def read(self, offset: int, size: int) -> Buffer:
-        """Bytes from an offset, shorter only at the end (a `msrt.hop` Reader)."""
-        if self._mapped is not None:
-            return self._mapped[offset : offset + size]
-        data: bytes = await self._store.offload(self._store.blobs.read, self.digest, offset, size)
-        return data
-
-    async def whole(self) -> Buffer:
-        """All of it, without a copy where it is mapped."""
-        return await self.read(0, self.size)
-
-    async def source(self) -> Reader | Buffer:
-        """For `Peer.push`: what is small rides with the opening of its stream."""
-        return self.read if self.size > INLINE else await self.whole()
 
 
 class ArtifactStore:
@@ -81,7 +58,9 @@ class ArtifactStore:
         """Of artifacts and parts of them that children were sent whole."""
         self._lendable: set[str] = set()
         self._expected: Mapping[str, int] = {}
-        self._flights = Flights()
+        self._flights, self._spares = Flights(), Spares()
+        self._maps: WeakValueDictionary[str, mmap.mmap] = WeakValueDictionary()
+        """Those that somebody still reads, a slice of one on its way to a child among them."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -114,13 +93,13 @@ class ArtifactStore:
         """Store; the digest. Without `sync` a power failure may undo it. Raises DiskFull."""
         view = memoryview(data).cast("B")
         digest: str = await by_size(self.offload, len(view), lambda: hashlib.sha256(view).hexdigest())
-        return await self._put(digest, len(view), lambda: self._place(digest, view, sync=sync))
+        return await self._put(digest, len(view), lambda over: self._place(digest, over, view, sync=sync))
 
     async def put_file(self, path: Path) -> str:
         """Store a file's bytes; the digest. Raises NotFound, DiskFull, Corrupt (it changed meanwhile)."""
         try:
             digest, size = await self.offload(hash_file, path)
-            return await self._put(digest, size, lambda: self._write_file(digest, path))
+            return await self._put(digest, size, lambda over: self._write_file(digest, over, path))
         except FileNotFoundError as error:
             raise NotFound(f"there is no file {path}") from error
         except OSError as error:
@@ -163,7 +142,8 @@ class ArtifactStore:
             self.came(digest, size)
         return True
 
-    async def _put(self, digest: str, size: int, write: Callable[[], None]) -> str:
+    async def _put(self, digest: str, size: int, write: Callable[[str], None]) -> str:
+        """`write` is told the artifact over which it may write, if there is one."""
         async with self.lock(digest):
             if self.has(digest):
                 try:
@@ -173,12 +153,12 @@ class ArtifactStore:
                 else:
                     return digest
             await self.room.make(digest, size)
-            await self.retrying(write)
+            await self.retrying(partial(write, self._spares.take(size)))
             self.came(digest, size)
         return digest
 
-    def _write(self, digest: str, pieces: Iterable[bytes]) -> None:
-        self.blobs.delete(digest)
+    def _write(self, digest: str, over: str, pieces: Iterable[bytes]) -> None:
+        self._anew(digest, over)
         offset = 0
         for piece in pieces:
             self.blobs.write(digest, offset, piece)
@@ -187,23 +167,28 @@ class ArtifactStore:
             self.blobs.write(digest, 0, b"")
         self.blobs.finish(digest)
 
-    def _place(self, digest: str, view: memoryview, *, sync: bool) -> None:
+    def _place(self, digest: str, over: str, view: memoryview, *, sync: bool) -> None:
         """What was hashed in memory just now."""
-        self.blobs.delete(digest)
+        self._anew(digest, over)
         for start in range(0, max(len(view), 1), SLICE):
             self.blobs.write(digest, start, view[start : start + SLICE], vouched=True)
         self.blobs.finish(digest, sync=sync, vouched=True)
 
-    def _write_file(self, digest: str, path: Path) -> None:
+    def _write_file(self, digest: str, over: str, path: Path) -> None:
         with path.open("rb") as file:
-            self._write(digest, pieces_of(file))
+            self._write(digest, over, pieces_of(file))
+
+    def _anew(self, digest: str, over: str) -> None:
+        self.blobs.delete(digest)
+        if over:
+            self._disk.displace(over, digest)
 
     async def retrying(self, write: Callable[[], None]) -> None:
         """Write; when the disk is full, let an unused artifact go for it, once."""
         try:
             await self.offload(write)
         except DiskFull:
-            if not await self.room.evict(1):
+            if not (await self.release() or await self.room.evict(1)):
                 raise
             await self.offload(write)
 
@@ -213,13 +198,30 @@ class ArtifactStore:
             if not self.has(digest):  # else somebody put it there again while we waited
                 await self.offload(self.blobs.delete, digest)
 
-    async def drop(self, *digests: str) -> None:
-        """They are no longer needed: off the disk, unless they are pinned or in use."""
+    async def drop(self, *digests: str, reuse: bool = False) -> None:
+        """They are no longer needed: off the disk, unless they are pinned or in use. `reuse`: others of their size come
+        soon, and are written over them; until `release` they may stay.
+        """
         for digest in digests:
-            await self.room.drop(digest)
+            if reuse and self.room.free(digest) and digest not in self._maps:
+                size = self.room.sizes.pop(digest)
+                self._lendable.discard(digest)
+                digest = self._spares.add(digest, size)  # noqa: PLW2901 - who has to go instead
+                if digest:
+                    await self._delete(digest)
+            else:
+                await self.room.drop(digest)
+
+    async def release(self) -> bool:
+        """Nothing of the size of what was dropped is expected. Was there any?"""
+        gone = self._spares.clear()
+        for digest in gone:
+            await self._delete(digest)
+        return bool(gone)
 
     def lock(self, digest: str) -> asyncio.Lock:
         """Held by whoever writes that blob."""
+        self._spares.forget(digest)
         lock = self._locks.get(digest)
         if lock is None:
             lock = self._locks[digest] = asyncio.Lock()
@@ -267,7 +269,7 @@ class ArtifactStore:
                 await self.verify(digest)
             self.room.touch(digest)
             size = self.room.sizes[digest]
-            yield Lent(self, digest, size, await self.offload(self._map, digest) if size > SLICE else None)
+            yield Lent(self, digest, size, await self._shared(digest) if size > SLICE else None)
 
     @asynccontextmanager
     async def keeping(self, digest: str) -> AsyncIterator[None]:
@@ -301,13 +303,15 @@ class ArtifactStore:
         if not self.has(digest):
             raise NotFound(f"artifact {digest[:12]} is not here")
 
-    def _map(self, digest: str) -> memoryview | None:
+    async def _shared(self, digest: str) -> memoryview | None:
         """As it lies in the page cache, where it was just read or written: no copy, no thread. It outlives the file."""
         path = self._disk.file(digest)
         if path is None:
             return None
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if digest not in self._maps:
+            fresh = await self.offload(mapped, path)
+            self._maps.setdefault(digest, fresh)
+        return memoryview(self._maps[digest])
 
     def lost(self, digest: str, error: MsrtError) -> None:
         """A blob turned out to be damaged or missing."""
@@ -320,13 +324,13 @@ class ArtifactStore:
     # --- fetching ----------------------------------------------------------------------------------------------
 
     async def ensure(
-        self, digest: str, fetch: Fetch, size: int = -1, *, sync: bool = True, over: str = "",
+        self, digest: str, fetch: Fetch, size: int = -1, *, sync: bool = True, reuse: bool = False,
         check: Check | None = None,
     ) -> None:  # fmt: skip
         """Have it on disk: callers for one digest share one fetch, which resumes where an earlier one broke off.
 
         Damage found on arrival is reported, and fetched again once. Without `sync` a power failure may undo it, and
-        what an earlier process left is looked at first. It is written over the artifact `over`, if nobody needs that.
+        what an earlier process left is looked at first. `reuse`: it may be written over one that was dropped for that.
         `check` judges what comes first in place of its digest, where this node passes it on to nobody. Raises Corrupt,
         NoRoom (before anything is written), DiskFull, and what `fetch` raises.
         """
@@ -334,17 +338,15 @@ class ArtifactStore:
             with contextlib.suppress(Corrupt, NotFound):  # then it is here no more, and fetched
                 await self.verify(digest)
         if not self.has(digest):
-            await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch, sync, over, check))
+            await self._flights.fly(digest, lambda: self._fetch(digest, size, fetch, sync, reuse, check))
 
-    async def _fetch(self, digest: str, size: int, fetch: Fetch, sync: bool, over: str, check: Check | None) -> None:  # noqa: FBT001
+    async def _fetch(self, digest: str, size: int, fetch: Fetch, sync: bool, reuse: bool, check: Check | None) -> None:  # noqa: FBT001
         async with self.lock(digest):
             if self.has(digest):
                 return
             size = size if size >= 0 else self._expected.get(digest, -1)
             await self.room.make(digest, max(size, 0))
-            if self.room.free(over):
-                await self._displace(over, digest)
-            elif size >= LARGE:
+            if not (reuse and await self._begin_over(digest, size)) and size >= LARGE:
                 await self._look_for_room(digest, size)
             if not await self._try(digest, size, fetch, suspect=False, sync=sync, check=check):
                 await self._try(digest, size, fetch, suspect=True, sync=sync)
@@ -356,18 +358,20 @@ class ArtifactStore:
         if free is None:
             return
         lack = size - have + LEFT - free
+        if lack > 0 and await self.release():
+            free = await self.offload(self._disk.free_bytes) or free
+            lack = size - have + LEFT - free
         if lack > 0 and (self.room.spare < lack or await self.room.evict(lack) < lack):
             raise NoRoom(f"artifact {digest[:12]}", size, free, str(self._disk.path or "memory"))
 
-    async def _displace(self, base: str, digest: str) -> None:
-        """Begin it in the place of one that nobody needs, unless a part of it is here already."""
-        begun, lock = await self.offload(self.blobs.partial, digest), self.lock(base)
-        if begun or lock.locked() or not self.room.free(base):  # who has that lock may wait for ours
-            return
-        async with lock:
-            del self.room.sizes[base]
-            self._lendable.discard(base)
-            await self.offload(self._disk.displace, base, digest)
+    async def _begin_over(self, digest: str, size: int) -> bool:
+        """Begin it in a file that is to be reused, unless a part of it is here already. Did it?"""
+        if await self.offload(self.blobs.partial, digest):
+            return False
+        over = self._spares.take(size)
+        if over:
+            await self.offload(self._disk.displace, over, digest)
+        return bool(over)
 
     async def _try(
         self, digest: str, size: int, fetch: Fetch, *, suspect: bool, sync: bool, check: Check | None = None

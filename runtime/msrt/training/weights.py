@@ -111,7 +111,9 @@ async def bring(
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=words_of(error))
     check = partial(_whole, message.checksum) if before is not None and message.checksum else None
-    await artifacts.ensure(message.weights, fetch, sync=False, over=before or "", check=check)
+    if before and before != message.weights:
+        await artifacts.drop(before, reuse=True)
+    await artifacts.ensure(message.weights, fetch, sync=False, reuse=True, check=check)
 
 
 def checksum(weights: Buffer) -> str:
@@ -136,7 +138,9 @@ async def _follow(
     async with AsyncExitStack() as stack:
         deltas = []
         for change in chain:
-            await artifacts.ensure(change.delta, fetch, sync=False, over=spent.pop() if spent else "")
+            if spent:
+                await artifacts.drop(spent.pop(), reuse=True)
+            await artifacts.ensure(change.delta, fetch, sync=False, reuse=True)
             lent = await stack.enter_async_context(artifacts.lend(change.delta))
             deltas.append((change.codec, await lent.whole()))
         async with artifacts.lend(base) as known:
