@@ -21,6 +21,7 @@ from msrt.buffers import Buffer
 from msrt.hop import Gather, Peer
 from msrt.journal.facts import JobAdvanced, JobCreated, JobPlaced
 from msrt.journal.state import Job
+from msrt.learning.notes import Judged
 from msrt.learning.parameter_server.shard import read_kept
 from msrt.learning.parameter_server.shards import place, spans
 from msrt.learning.selection import Wanted, select
@@ -311,8 +312,10 @@ class ParameterJob:
         for round_ in range(job.round + 1, number + 1):
             await t.curves.add(self.name, round_, self._row(round_, notes.get(round_, []), number))
         last = notes.get(number, [])
+        pushed = {worker: samples for note in last for worker, samples in note.samples.items()}
+        await t.curves.judge(self.name, {worker: Judged(number, samples) for worker, samples in pushed.items()})
         metrics = last[0].metrics if last else {}
-        included = tuple(sorted({worker for note in last for worker in note.samples}))
+        included = tuple(sorted(pushed))
         older = (before.weights, *before.older)[: self._config.checkpoints - 1]
         fact = JobAdvanced(
             self.name, number, weights, metrics, included, t.world.wall(), older=older, memory=index

@@ -15,6 +15,7 @@ from msrt.hop import parcel
 from msrt.learning.optimise import Optimiser
 from msrt.learning.vector import load
 from msrt.training.settings import ServerSettings
+from msrt_cloud.job_views import judged
 from tests.flows.trainer import SimulatedTrainer, known_update
 from tests.flows.tree import grown, until
 
@@ -78,10 +79,13 @@ def far(tree, clock):
 
 
 async def everyone_pushes(tree, job, rounds, nodes=4):
-    """The curves name every round, and every worker was in the last one."""
+    """The curves name every round, every worker was in the last one, and its operator sees how much each pushed."""
     rows = tree.cloud.training.report(job)["rounds"]
     assert [row["round"] for row in rows] == list(range(1, rounds + 1))
     assert rows[-1]["nodes"] == nodes
+    seen = judged(tree.cloud.training, job, 0, 100)
+    assert [row["round"] for row in seen] == [rounds] * nodes
+    assert all(row["samples"] > 0 and row["name"] in tree.devices for row in seen)
 
 
 def test_synchronous_steps_are_those_of_one_process(seed):
