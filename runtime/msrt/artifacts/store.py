@@ -137,7 +137,7 @@ class ArtifactStore:
             if self.has(digest) or not self.room.free(base):
                 return False
             size = self.room.sizes.pop(base)
-            self._lendable.discard(base)
+            self._forget(base)
             await self.offload(self._disk.evolve, base, digest, start, span, work)
             self.came(digest, size)
         return True
@@ -193,7 +193,7 @@ class ArtifactStore:
             await self.offload(write)
 
     async def _delete(self, digest: str) -> None:
-        self._lendable.discard(digest)
+        self._forget(digest)
         async with self.lock(digest):
             if not self.has(digest):  # else somebody put it there again while we waited
                 await self.offload(self.blobs.delete, digest)
@@ -204,11 +204,9 @@ class ArtifactStore:
         """
         for digest in digests:
             if reuse and self.room.free(digest) and digest not in self._maps:
-                size = self.room.sizes.pop(digest)
-                self._lendable.discard(digest)
-                digest = self._spares.add(digest, size)  # noqa: PLW2901 - who has to go instead
-                if digest:
-                    await self._delete(digest)
+                self._forget(digest)
+                if gone := self._spares.add(digest, self.room.sizes.pop(digest)):
+                    await self._delete(gone)
             else:
                 await self.room.drop(digest)
 
@@ -308,10 +306,10 @@ class ArtifactStore:
         path = self._disk.file(digest)
         if path is None:
             return None
-        if digest not in self._maps:
-            fresh = await self.offload(mapped, path)
-            self._maps.setdefault(digest, fresh)
-        return memoryview(self._maps[digest])
+        held = self._maps.get(digest)  # one who reads on another thread may let go of it at any time
+        if held is None:
+            held = self._maps.setdefault(digest, await self.offload(mapped, path))
+        return memoryview(held)
 
     def lost(self, digest: str, error: MsrtError) -> None:
         """A blob turned out to be damaged or missing."""
@@ -319,7 +317,12 @@ class ArtifactStore:
             self.corrupt += 1
             log.error("artifact.corrupt", digest=digest, error=error.text)
         self.room.sizes.pop(digest, None)
+        self._forget(digest)
+
+    def _forget(self, digest: str) -> None:
+        """What was read of its file: another one may have its name soon."""
         self._lendable.discard(digest)
+        self._maps.pop(digest, None)
 
     # --- fetching ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 
 from msrt.artifacts import ArtifactStore
 from msrt.artifacts.spares import LARGE, Spares
-from msrt.errors import DiskFull, NotFound
+from msrt.errors import Corrupt, DiskFull, NotFound
 from msrt.world.field import field_world
 from tests.runtime.artifacts.rig import Parent, blob, digest_of
 
@@ -81,6 +81,27 @@ def test_one_that_somebody_reads_is_not_written_over(tmp_path):
         await artifacts.put_bytes(blob(2, SIZE))
         assert piece == first[100:1100]
         del lent
+
+    scenario(tmp_path, main)
+
+
+def test_one_that_was_damaged_is_read_anew_beside_who_still_reads_the_damage(tmp_path):
+    """A child is in the middle of a file whose bytes have changed; the next one gets those that were fetched again."""
+
+    async def main(artifacts):
+        data = blob(1, SIZE)
+        digest = await artifacts.put_bytes(data)
+        async with artifacts.lend(digest) as first:
+            assert await first.read(0, 10) == data[:10]
+            with artifacts._disk.file(digest).open("r+b") as file:
+                file.write(b"damaged!!!")
+            with pytest.raises(Corrupt):
+                async with artifacts.lend(digest, suspect=True):
+                    pass
+            await artifacts.ensure(digest, Parent(data))
+            async with artifacts.lend(digest) as second:
+                assert await second.read(0, 10) == data[:10]
+            assert await first.read(0, 10) == b"damaged!!!"
 
     scenario(tmp_path, main)
 
