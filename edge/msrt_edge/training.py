@@ -19,6 +19,7 @@ from msrt.learning.aggregate import check
 from msrt.learning.compress import open_codec
 from msrt.learning.pacing import Durations, Pace, allowance, patient
 from msrt.learning.rounds import RegionRound, Stretch
+from msrt.learning.rules import Robust
 from msrt.learning.secure_aggregation.masked import MaskedSum
 from msrt.learning.vector import Vector, peek
 from msrt.protocol.messages import RoundClosed, RoundOpen, StreamOpen, UpdateMeta
@@ -347,6 +348,8 @@ class RegionTraining:
 
     async def _seal(self, opened: OpenRound, meta: UpdateMeta) -> None:
         """The region's mean: where updates are masked it takes their senders' help, and nobody waits for that here."""
+        if isinstance(opened.sum, Robust):  # it takes the memory of several updates, and no more of them come
+            self._rooms.clear()
         if not isinstance(opened.sum, MaskedSum):
             await self._go_on(opened, meta, await undisturbed(opened.mean(self._world.offload)))
         elif opened.exchange is not None:

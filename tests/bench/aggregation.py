@@ -131,7 +131,7 @@ class Client:
         self.node = self.name = node
         self.got = asyncio.Event()
 
-    def send(self, _message: object) -> None: ...
+    def send(self, _message: object, _frames: tuple[Buffer, ...] = ()) -> None: ...
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -182,7 +182,9 @@ async def _cloud(count: int, rule: str, state: Path) -> dict[str, float]:
     from msrt_cloud.open_round import OpenRound  # noqa: PLC0415 - in the child only
 
     world, nodes = field_world(state), [f"node{n:04}" for n in range(count)]
-    coordinator: Any = SimpleNamespace(world=world, edges=list, fleet=SimpleNamespace(edges={}), rooms=Rooms(2))
+    coordinator: Any = SimpleNamespace(
+        world=world, edges=list, fleet=SimpleNamespace(edges={}), rooms=Rooms(2), vectors=Rooms(3)
+    )
     pace, terms = Pace(world.now(), world.now() + 600.0, count), Terms(alone=True, least=open_rule(rule).least)
     machine = GlobalRound("job", 1, PARAMETERS, nodes, pace, terms=terms)
     message = RoundOpen("job", 1, "", b"", "", 600.0, {}, count, "fp32", 0, (), Plan(upward="fp32", alone=True))
@@ -206,8 +208,8 @@ async def _cloud(count: int, rule: str, state: Path) -> dict[str, float]:
     before = _from_here()
     await asyncio.gather(*map(send, nodes))
     await asyncio.wait_for(opened.over, 300)
-    await world.offload(opened.total.mean)
-    opened.close()
+    await opened.mean()
+    await opened.close()
     return {"before": before, "peak": _memory("VmHWM")}
 
 
