@@ -25,9 +25,10 @@ from msrt_device.flash.identity.claim import remember_claim, settle_claim
 from msrt_device.flash.identity.folder import IdentityFolder
 from msrt_device.flash.identity.issued import take_issued
 from msrt_device.hosts import Hosts
+from msrt_device.machine import device_class, machine_memory
 from msrt_device.updater.here import agent_slots, agent_version, system_slots, tryboot_slots
 from msrt_device.wiping import Decommissioned, begun, decommission, decommissioned, wipe
-from msrt_device.worker import Device, DeviceSetup, device_class, machine_memory
+from msrt_device.worker import Device, DeviceSetup
 
 __all__ = ["serve"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +21,7 @@ from msrt.artifacts.transfer import fetch_from
 from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink, Uplink
 from msrt.hop.durable import DurableSender
+from msrt.hop.homing import Home
 from msrt.hop.parcel import PULL
 from msrt.inference.budget import Budget
 from msrt.inference.keeper import Keeper
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from msrt.learning.secure_aggregation import Me
     from msrt.training.trainer import Trainer
 
-__all__ = ["Device", "DeviceSetup", "build", "device_class", "machine_memory"]
+__all__ = ["Device", "DeviceSetup", "build"]
 
 log = structlog.get_logger()
 LOAD_S: Final = 2.0
@@ -110,28 +110,14 @@ class DeviceSetup:
     tidy: Callable[[], None] | None = None
     """Blocking: gives memory back that models left."""
     prepare: Callable[[], None] = lambda: None
+    """Blocking: imports what a trainer takes, before the first is made."""
     clear: Callable[[str], None] = lambda _job: None
     """Blocking: removes what is left of a job that is over."""
-    """Blocking: imports what a trainer takes, before the first is made."""
 
 
 def build(world: World, setup: DeviceSetup) -> Device:
     """A device, for the field or for a simulation."""
     return Device(world, setup)
-
-
-def machine_memory() -> int:
-    """Bytes."""
-    import os  # noqa: PLC0415 - only in the field
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def device_class() -> str:
-    """Architecture, memory tier and engine of this machine."""
-    memory = machine_memory() / (1 << 30)
-    tier = next((f"{top}g" for top in (1, 2, 4, 8, 16) if memory <= top), "big")
-    return f"{platform.machine()}-{tier}-onnxruntime"
 
 
 def _onnxruntime(config: DeviceConfig) -> Loader:
@@ -156,7 +142,10 @@ class Device:
             serial=setup.serial,
         )  # fmt: skip
         endpoint = endpoint_for(setup.identity, setup.membership, config.link)
-        self.uplink = Uplink(world, hello, setup.membership.parents, endpoint, self, pause_max_s=config.reconnect_max_s)
+        self.uplink = Uplink(
+            world, hello, setup.membership.parents, endpoint, self, pause_max_s=config.reconnect_max_s,
+            home=Home(self.certificate.region, config.home_s, self._quiet),
+        )  # fmt: skip
         self.uplink.on_parents = self._new_parents
         self.uplink.on_sent_away = self._sent_away
         self.decommissioned = False
@@ -313,6 +302,10 @@ class Device:
         self.membership = self.membership.with_parents(parents)
         task = asyncio.get_running_loop().create_task(self.membership.save(self.world, self._store))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _quiet(self) -> bool:
+        """Would nothing be cut off if this edge were left now? What it is asked singly is given to others."""
+        return not len(self.sequences) and not (self.jobs is not None and self.jobs.working)
 
     def _sent_away(self, error: errors.MsrtError) -> None:
         if ordered(error, self._cloud, self.certificate.node):

@@ -11,8 +11,8 @@ import structlog
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop import Peer, StreamSink, Uplink
+from msrt.hop.homing import Endpoint
 from msrt.hop.parcel import PULL
-from msrt.hop.uplink import Endpoint
 from msrt.protocol.messages import Hello, InferFailed, Inferred, Message, Parent, Pulled, StreamOpen
 from msrt.serving.relay import Relay
 from msrt.world.world import World

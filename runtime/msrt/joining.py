@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from msrt import errors
-from msrt.hop.uplink import Endpoint, enrol
+from msrt.hop.homing import Endpoint
+from msrt.hop.uplink import enrol
 from msrt.life import default_name
 from msrt.links.link import Credentials
 from msrt.protocol import wire

@@ -298,6 +298,9 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """Sequences stay on the version where they began; when it was replaced they have so long to end."""
     reconnect_max_s: Seconds = 5.0
     """Longest pause between two tries of the whole list of parents."""
+    home_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """At an edge of another region, it looks about so often whether one of its own is there again, and goes to it at a
+    quiet moment: none of its sequences open, no round in work; 0: it stays where it is."""
     source: tuple[SourceConfig, ...] = ()
     """Its own sensors."""
     event_bytes: Bytes = 64 * MIB
@@ -350,6 +353,8 @@ class GatewayConfig(NodeConfig, frozen=True, kw_only=True):
     """Batches that may wait for the board; one more is refused, and the edge tries another device."""
     reconnect_max_s: Seconds = 5.0
     """Longest pause between two looks for the board, or two tries of the whole list of parents."""
+    home_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """At an edge of another region, it looks about so often whether one of its own is there again; 0: it stays."""
     event_bytes: Bytes = 16 * MIB
     """Events on disk that the edge has not taken; the oldest go first and are counted."""
     metrics: str = ""

@@ -87,6 +87,30 @@ def test_a_rollout_that_never_gets_ready_blocks_no_other(seed):
     grown(story, seed)
 
 
+def test_devices_whose_edge_died_serve_elsewhere_and_go_home_when_it_is_back(seed):
+    """Asked all the time: nothing fails on the way home; all of them take part in a job afterwards."""
+
+    async def story(tree):
+        await serve_first(tree)
+        northern = [device for device, edge in tree.devices.items() if edge == "edge-n"]
+        tree.sim.crash("edge-n")
+        await until(lambda: all(holds(tree, "edge-s", device) for device in tree.devices), what="all are in the south")
+        tree.sim.restart("edge-n")
+        client, asked = tree.sim.node("client").handler, []
+        while not all(holds(tree, "edge-n", device) for device in northern):
+            asked.append(client.ask([1, 2, 3, len(asked)]))
+            assert len(asked) < 2000, "they did not come home"
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(asyncio.gather(*(one.settled for one in asked)), 6)
+        assert [len(one.answers) for one in asked] == [1] * len(asked), [one.failures for one in asked]
+        await until(lambda: tree.ready("net", 1), what="model 1 is ready everywhere")
+        job = await tree.train(rounds=2)
+        await until(lambda: tree.ended(job), what="the job ended")
+        assert tree.job(job).ended.state == "finished"
+
+    grown(story, seed, device_config={"home_s": 5.0})
+
+
 def test_a_revoked_device_is_expelled_and_refused_at_every_edge(seed):
     """It is sent away where it is, and finds no other door, not after a reboot either."""
 

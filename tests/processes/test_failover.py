@@ -44,8 +44,8 @@ def house():
     with Tree() as tree:
         tree.edge("e1", "north")
         tree.edge("e2", "south")
-        tree.device("d1", "north")
-        tree.device("d2", "north", "--link", "mqtt")
+        tree.device("d1", "north", "--set", "home_s=1")
+        tree.device("d2", "north", "--link", "mqtt", "--set", "home_s=1")
         push(tree, "double", 2)
         yield tree
 
@@ -116,7 +116,7 @@ def test_a_device_killed_under_load(house, client):
         until("the other answers", lambda: load.since(struck).count("d2") >= 200, 10)
     assert not load.errors
     assert set(load.since(struck)) == {"d2"}
-    house.start("d1", "device", "join")
+    house.start("d1", "device", "join", "--set", "home_s=1")
     serving(client, {"d1", "d2"})
 
 
@@ -138,7 +138,8 @@ def test_a_device_stopped_under_load(house, client):
 
 
 def test_an_edge_killed(house, client):
-    """Its devices, one of each link, serve at the other region's edge within 10 s; its broker dies with it."""
+    """Its devices, one of each link, serve at the other region's edge within 10 s; its broker dies with it. When it is
+    there again they go home, and nobody who asks notices."""
     edge = house.procs["e1"]
     broker = int(Path(f"/proc/{edge.pid}/task/{edge.pid}/children").read_text().split()[0])
     assert str(house.path / "e1").encode() in Path(f"/proc/{broker}/cmdline").read_bytes()
@@ -147,7 +148,16 @@ def test_an_edge_killed(house, client):
         serving(other, {"d1", "d2"})
     serving(client, {"d1", "d2"})
     until("the broker is gone", lambda: gone(broker), 2)
-    house.start("e1", "edge", "join")
+    with Load(client) as load:
+        house.start("e1", "edge", "join")
+        until("both are home", lambda: homes(house) == {"d1": "e1", "d2": "e1"}, 20)
+    assert not load.errors
+
+
+def homes(house):
+    """Each device's edge, as the cloud knows it."""
+    nodes = json.loads(house.cli("node", "list", "--json"))
+    return {node["name"]: node.get("edge") for node in nodes if node["role"] == "device"}
 
 
 def gone(pid):

@@ -76,6 +76,6 @@ def _as_device(config: GatewayConfig) -> DeviceConfig:
     return DeviceConfig(
         state=config.state, name=config.name, log_format=config.log_format, log_level=config.log_level,
         drain_s=config.drain_s, cache_bytes=config.cache_bytes, link=config.link, labels=config.labels,
-        engine_queue=config.engine_queue, reconnect_max_s=config.reconnect_max_s, event_bytes=config.event_bytes,
-        train=False, metrics=config.metrics,
+        engine_queue=config.engine_queue, reconnect_max_s=config.reconnect_max_s, home_s=config.home_s,
+        event_bytes=config.event_bytes, train=False, metrics=config.metrics,
     )  # fmt: skip

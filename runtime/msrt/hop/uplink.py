@@ -13,6 +13,7 @@ import structlog
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop.handler import Handler, StreamSink
+from msrt.hop.homing import Endpoint, Home, Homing
 from msrt.hop.peer import Peer
 from msrt.links.link import PARENT, Credentials, Link, Route
 from msrt.protocol import wire
@@ -37,15 +38,13 @@ UNREACHABLE_S = 3.0
 FATAL = (errors.Revoked, errors.NotEnrolled, errors.BadSignature, errors.Forbidden, errors.WrongServerKey)
 """Trying again alone will not help."""
 
-Endpoint = Callable[[Parent], tuple[str, Credentials] | None]
-"""The URL and credentials by which this node reaches a parent, None if it cannot."""
-
 
 class Uplink:
     """Keeps a session with one of several parents.
 
     `hello` is said to each (the machine fills in attempt and resume fields). `peer` is the parent while a session
     is live, else None. `roams`: whether it goes to the parents that a parent offers; else it stays with its own.
+    `home`: where it goes back to when it had to flee to another region.
     """
 
     def __init__(
@@ -58,8 +57,12 @@ class Uplink:
         *,
         pause_max_s: float = PAUSE_MAX_S,
         roams: bool = True,
+        home: Home | None = None,
     ) -> None:
         self._roams = roams
+        self._homing = Homing(world, endpoint, home or Home())
+        self._homewards: Parent | None = None
+        """Where to go next, for which the last parent was left."""
         self._world, self._hello, self._endpoint, self._handler = world, hello, endpoint, handler
         self.parents, self._pause_max_s = list(parents), pause_max_s
         self.peer: Peer | None = None
@@ -81,10 +84,14 @@ class Uplink:
             parents = [p for p in self.parents if self._endpoint(p) is not None]
             if not parents:
                 raise errors.CallerError("no parent can be reached over this link", hint="join with a new invite")
-            parent, began = parents[turn % len(parents)], self._world.now()
+            home, self._homewards = self._homewards, None
+            parent, began = home or parents[turn % len(parents)], self._world.now()
             joined = await self._with(parent)
             if self._closing:
                 return
+            if home is not None and not joined:
+                turn = 0  # back to who had us: the first of the list
+                continue
             brief = self._world.now() - began < BRIEF_S
             turn = 0 if joined and self.parents[0].node != parent.node else turn + 1
             if joined and not brief:
@@ -114,14 +121,25 @@ class Uplink:
             agent=self._hello.agent, serial=self._hello.serial,
         )  # fmt: skip
         conversation = _Conversation(self, parent, self._world.links.dial(*found), hello)
+        leaving = self._leave_for_home(parent, conversation) if self._homing.away(parent) else None
         try:
             await conversation.run()
         finally:
+            if leaving is not None:
+                leaving.cancel()
             await conversation.close()
             self.peer = None
         if conversation.welcomed:
             self._previous = parent.node
         return conversation.welcomed
+
+    def _leave_for_home(self, here: Parent, conversation: _Conversation) -> asyncio.Task[None]:
+        async def leave() -> None:
+            self._homewards = home = await self._homing.way(here, lambda: self.parents)
+            log.info("hop.goes_home", parent=home.node, region=home.region, leaving=here.node)
+            conversation.peer.close("it goes home")
+
+        return asyncio.get_running_loop().create_task(leave())
 
     def patience(self, *, resuming: bool) -> float:
         """Seconds that the present parent gets: less where there is another one to go to."""

@@ -8,6 +8,7 @@ import hashlib
 from msrt import errors
 from msrt.hop import Downlink, Uplink
 from msrt.hop.durable import DurableSender
+from msrt.hop.homing import Home
 from msrt.journal.inbox import Inbox
 from msrt.journal.outbox import Outbox
 from msrt.links.link import Credentials
@@ -36,9 +37,9 @@ def certificate(name, role="device"):
 
 
 def parent_of(name):
-    """Where a child finds that node."""
+    """Where a child finds that node. Each is a region of its own."""
     one = identity(name)
-    return Parent(one.node, one.link_public, zmq=f"mem://{name}")
+    return Parent(one.node, one.link_public, zmq=f"mem://{name}", region=name)
 
 
 class Gate:
@@ -183,17 +184,19 @@ class ParentNode:
 
 
 class ChildNode:
-    """A child with an uplink and an outbox. Config: its name and its parents."""
+    """A child with an uplink and an outbox. Config: its name, its parents, and `home_s`. Home is the first parent's."""
 
     def __init__(self, world, config):
         self.world = world
-        self.name, parents = config
+        self.name, parents, home_s = config
         self.identity = identity(self.name)
         self.handler = Handler(world)
         outbox = Outbox(world.disk.store("outbox"), "events", bound_bytes=1 << 20)
         self.sender = DurableSender(world, outbox, lambda data: wire.unpack(data, Event))
         hello = Hello(self.identity.node, world.random.getrandbits(60), certificate(self.name))
-        self.up = Uplink(world, hello, [parent_of(p) for p in parents], self._endpoint, self)
+        self.busy = False
+        home = Home(parents[0], home_s, lambda: not self.busy)
+        self.up = Uplink(world, hello, [parent_of(p) for p in parents], self._endpoint, self, home=home)
 
     def _endpoint(self, parent):
         return parent.zmq, Credentials(secret_key=self.identity.link_secret, server_key=parent.link_key)
@@ -225,11 +228,11 @@ class ChildNode:
 class Tree:
     """Parents p, q and a child c, ready when the child has joined p."""
 
-    def __init__(self, sim, parents=("p",), offered=None):
+    def __init__(self, sim, parents=("p",), offered=None, home_s=0.0):
         self.sim, self.parents = sim, parents
         for name in parents:
             sim.add(name, ParentNode, (name, parents if offered is None else offered))
-        sim.add("c", ChildNode, ("c", parents))
+        sim.add("c", ChildNode, ("c", parents, home_s))
 
     def __getattr__(self, name):
         return self.sim.node(name)
