@@ -110,6 +110,8 @@ async def bring(
                 return
         except MsrtError as error:
             log.warning("weights.change_failed", job=message.job, round=message.round, error=words_of(error))
+        if before is not None:  # nobody has hashed them
+            await artifacts.drop(*(change.delta for change in chain))
     check = partial(_whole, message.checksum) if before is not None and message.checksum else None
     if before and before != message.weights:
         await artifacts.drop(before, reuse=True)
@@ -126,12 +128,16 @@ def _whole(wanted: str, weights: memoryview) -> None:
         raise Corrupt("the weights that came differ from the cloud's")
 
 
+def _by_what_it_leads_to(_change: memoryview) -> None:
+    """The weights after it are checked, and that says as much of it as a digest of its own."""
+
+
 async def _follow(
     world: World, artifacts: ArtifactStore, fetch: Fetch, message: RoundOpen, chain: tuple[Change, ...], rooms: Rooms,
     *, own: bool,
 ) -> bool:  # fmt: skip
     """The weights from a version that is here, in its place where nobody needs it any more. Did they come out right?
-    `own`: they are for this node alone, and the changes that led to the version.
+    `own`: they are for this node alone, and so are the changes, which are then judged by where they lead.
     """
     base, wanted = chain[0].base, message.weights
     spent = [change.delta for change in message.chain[: -len(chain)]] if own else []
@@ -140,7 +146,8 @@ async def _follow(
         for change in chain:
             if spent:
                 await artifacts.drop(spent.pop(), reuse=True)
-            await artifacts.ensure(change.delta, fetch, sync=False, reuse=True)
+            judge = _by_what_it_leads_to if own else None
+            await artifacts.ensure(change.delta, fetch, sync=False, reuse=True, check=judge)
             lent = await stack.enter_async_context(artifacts.lend(change.delta))
             deltas.append((change.codec, await lent.whole()))
         async with artifacts.lend(base) as known:

@@ -183,3 +183,30 @@ def test_a_change_takes_the_place_of_the_one_before(had):
     disk.blobs().put(name(old), old, sync=True)
     assert brings(disk, before, message, payload, had=had) == (after, False, [name(payload)])
     assert (disk.blobs().size(name(old)) is None) == (had is not None)
+
+
+@pytest.mark.parametrize("field", [True, False])
+@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize("fault", ["another code", "another scale", "short"])
+def test_a_change_that_came_wrong_is_found_by_where_it_leads(field, checksum, fault, tmp_path):
+    """Its digest is not looked at where nobody else gets it: the whole weights are fetched, and nothing of it stays."""
+    before, after, payload, sum_ = moved_on()
+    wrong = bytearray(payload)
+    wrong[-1 if fault == "another code" else 0] ^= 1
+    wrong = bytes(wrong[:-1] if fault == "short" else wrong)
+    step = Change(name(before), name(payload), "int8")
+    message = msgspec.structs.replace(opened(name(after), step, number=2), checksum=sum_ if checksum else "")
+    disk = FieldDisk(tmp_path) if field else MemoryDisk()
+    artifacts, coming = store(disk), {name(payload): wrong, name(after): after}
+
+    async def fetch(digest, _offset, sink):
+        await sink.write(0, coming[digest])
+        await sink.complete(len(coming[digest]), digest)
+
+    async def work():
+        await artifacts.put_bytes(before)
+        await bring(world(disk), artifacts, fetch, message, Rooms(1), name(before))
+        return await artifacts.read(message.weights)
+
+    assert bytes(asyncio.run(work())) == after
+    assert not artifacts.has(name(payload))
