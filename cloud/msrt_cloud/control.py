@@ -19,7 +19,7 @@ from msrt.trust.tls import mosquitto_password
 from msrt_cloud import status
 from msrt_cloud.exports import Exports, JobExport, JobPart, JobServe
 from msrt_cloud.images import ImagePush, ImageRequest
-from msrt_cloud.jobs import JobList, JobLogs, JobName, JobNodes, Jobs, TrainRun
+from msrt_cloud.jobs import JobList, JobLogs, JobName, JobNodes, JobReport, Jobs, TrainRun
 from msrt_cloud.keys import KeyCreate, KeyName, Keys
 from msrt_cloud.policies import ModelPolicyAsk, ModelShadow, Policies
 from msrt_cloud.registry import Push
@@ -160,7 +160,7 @@ class Control:
             "train.run": (TrainRun, jobs.run),
             "train.status": (JobName, jobs.status),
             "train.list": (JobList, jobs.rows),
-            "train.report": (JobName, jobs.report),
+            "train.report": (JobReport, jobs.report),
             "train.nodes": (JobNodes, jobs.nodes),
             "train.logs": (JobLogs, jobs.logs),
             "train.pause": (JobName, jobs.pause),
@@ -241,7 +241,7 @@ class Control:
         return [msgspec.to_builtins(p, builtin_types=(bytes,)) for p in self._cloud.fleet.parents(region)]
 
     async def _node_list(self, _peer: Peer, _p: Nothing) -> object:
-        return status.node_rows(self._cloud.writer.state, self._cloud.fleet)
+        return await status.node_rows(self._cloud.writer.state, self._cloud.fleet)
 
     async def _node_label(self, _peer: Peer, p: NodeLabel) -> object:
         for key, value in p.labels.items():
@@ -300,7 +300,7 @@ class Control:
     async def _status(self, _peer: Peer, _p: Nothing) -> object:
         cloud = self._cloud
         jobs = cloud.training.rows("")
-        return status.tree(cloud.writer.log, cloud.fleet, cloud.rollouts, jobs, cloud.summary())
+        return await status.tree(cloud.writer.log, cloud.fleet, cloud.rollouts, jobs, cloud.summary())
 
     # --- models ----------------------------------------------------------------------------------------------
 

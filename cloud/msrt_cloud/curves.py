@@ -34,6 +34,18 @@ class Totals(msgspec.Struct, frozen=True):
     best: float | None = None
     last: dict[str, Any] = {}
 
+    def and_then(self, line: dict[str, Any]) -> Totals:
+        """With the line of the next round."""
+        known = [value for value in (self.best, line.get("accuracy")) if value is not None]
+        return Totals(
+            self.rounds + 1,
+            self.seconds + line["seconds"],
+            self.bytes_up + line["bytes_up"],
+            self.bytes_down + line["bytes_down"],
+            max(known, default=None),
+            line,
+        )
+
 
 class Curves:
     """Lines on `store`, by job and round."""
@@ -46,6 +58,11 @@ class Curves:
 
     async def add(self, job: str, number: int, line: dict[str, Any]) -> None:
         """Keep a round's line, in the place of the one that it had."""
+        sums = self.totals(job)
+        if number > sums.last.get("round", 0):
+            self._totals[job] = sums.and_then(line)
+        else:
+            self._totals.pop(job)
         await self._put(job, f"{number:06d}", line)
 
     async def judge(self, job: str, found: Mapping[str, Judged]) -> None:
@@ -80,14 +97,13 @@ class Curves:
 
     async def _put(self, job: str, key: str, line: dict[str, Any]) -> None:
         self._store.put(f"{job}/{key}", msgspec.json.encode(line))
-        self._totals.pop(job, None)
         async with self._turn:
             await self._offload(self._store.commit)
 
-    def rounds(self, job: str) -> list[dict[str, Any]]:
-        """The lines, in order."""
-        found = self._store.scan(f"{job}/")
-        return [msgspec.json.decode(value) for key, value in found if key.rpartition("/")[2].isdigit()]
+    def rounds(self, job: str, after: int = 0) -> list[dict[str, Any]]:
+        """The lines of the rounds that came after this one, in order."""
+        found = ((key.rpartition("/")[2], value) for key, value in self._store.scan(f"{job}/"))
+        return [msgspec.json.decode(value) for number, value in found if number.isdigit() and int(number) > after]
 
     def ended(self, job: str) -> dict[str, Any]:
         """What its end showed so far."""
@@ -95,20 +111,11 @@ class Curves:
         return msgspec.json.decode(found) if found else {}
 
     def totals(self, job: str) -> Totals:
-        """The sums; read from disk once after each round."""
+        """The sums; read from disk once."""
         found = self._totals.get(job)
         if found is None:
-            found = self._totals[job] = _totals(self.rounds(job))
+            found = Totals()
+            for line in self.rounds(job):
+                found = found.and_then(line)
+            self._totals[job] = found
         return found
-
-
-def _totals(lines: list[dict[str, Any]]) -> Totals:
-    accuracies = [line["accuracy"] for line in lines if line.get("accuracy") is not None]
-    return Totals(
-        len(lines),
-        sum(line["seconds"] for line in lines),
-        sum(line["bytes_up"] for line in lines),
-        sum(line["bytes_down"] for line in lines),
-        max(accuracies, default=None),
-        lines[-1] if lines else {},
-    )

@@ -137,16 +137,23 @@ class Fleet:
         return {node for node, edge in self.edges.items() if edge.alive and edge.reported}
 
     def devices(self) -> Iterator[tuple[EdgeSeen, DeviceRecord]]:
-        """Every device once, at the edge where it lives, or where it was last seen."""
-        best: dict[str, tuple[EdgeSeen, DeviceRecord]] = {}
-        for edge in self.edges.values():
-            for device in edge.devices.values():
-                if device.node == edge.node:
-                    continue  # its own engine
-                held = best.get(device.node)
-                if held is None or (edge.alive and device.alive) > (held[0].alive and held[1].alive):
-                    best[device.node] = (edge, device)
-        yield from best.values()
+        """Every device once, at the edge where it lives, or where it was last seen. What changes meanwhile is seen, or
+        not.
+        """
+        return (found for node in list(self._homes) if (found := self.seen(node)) is not None)
+
+    def seen(self, node: str) -> tuple[EdgeSeen, DeviceRecord] | None:
+        """Where a device lives, else where it was last seen; an edge's own engine is none."""
+        best = None
+        for home in self._homes.get(node, ()):
+            edge = self.edges[home]
+            if home == node:
+                continue
+            device = edge.devices[node]
+            if edge.alive and device.alive:
+                return edge, device
+            best = best or (edge, device)
+        return best
 
     def living(self) -> Iterator[tuple[EdgeSeen, DeviceRecord]]:
         """Devices that work now."""

@@ -122,10 +122,10 @@ def judged(training: Training, name: str, after: int, limit: int) -> list[dict[s
     ]
 
 
-def report(training: Training, name: str) -> dict[str, Any]:
-    """Per-round curves and, with [baseline], what nodes reach alone and pooled. Raises NotFound."""
+def report(training: Training, name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Curves, of these lines, and with [baseline] what nodes reach alone and pooled. Raises NotFound."""
     job = training.job(name)
-    rounds = [line for line in training.curves.rounds(name) if line["round"] <= job.round]
+    rounds = [line for line in lines if line["round"] <= job.round]
     end = training.curves.ended(name)
     accuracy = end.get("accuracy") or (rounds[-1]["accuracy"] if rounds else None)
     now = row(training, name)

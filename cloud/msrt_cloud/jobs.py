@@ -10,13 +10,13 @@ import msgspec
 
 from msrt import errors
 from msrt.hop import Peer
-from msrt_cloud.job_views import judged, listed, row, trigger_row
+from msrt_cloud.job_views import judged, listed, report, row, trigger_row
 from msrt_cloud.triggering import FRESH, Origin
 
 if TYPE_CHECKING:
     from msrt_cloud.master import Cloud
 
-__all__ = ["JobList", "JobLogs", "JobName", "JobNodes", "Jobs", "TrainRun"]
+__all__ = ["JobList", "JobLogs", "JobName", "JobNodes", "JobReport", "Jobs", "TrainRun"]
 
 CLOUD: Final = "cloud"
 """Name of the workshop among a job's nodes."""
@@ -54,6 +54,14 @@ class JobList(_Params, frozen=True):
     until: float = 0.0
     """0: no end."""
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class JobReport(_Params, frozen=True):
+    """Its curves, or the end of them."""
+
+    job: str
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Rounds up to this one are known."""
 
 
 class JobNodes(_Params, frozen=True):
@@ -109,8 +117,11 @@ class Jobs:
     async def rows(self, _peer: Peer, p: JobList) -> object:
         return listed(self._cloud.training, p.states, p.name, p.since, p.until, p.limit)
 
-    async def report(self, _peer: Peer, p: JobName) -> object:
-        return self._cloud.training.report(p.job)
+    async def report(self, _peer: Peer, p: JobReport) -> object:
+        training = self._cloud.training
+        training.job(p.job)
+        lines = await self._cloud.world.offload(training.curves.rounds, p.job, p.after)  # thousands, of a long job
+        return report(training, p.job, lines)
 
     async def nodes(self, _peer: Peer, p: JobNodes) -> object:
         training = self._cloud.training

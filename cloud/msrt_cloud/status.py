@@ -7,11 +7,12 @@ from typing import Any
 from msrt.inference.bundle import Manifest
 from msrt.journal.facts import GLOBAL
 from msrt.journal.log import Log
-from msrt.journal.state import State
+from msrt.journal.state import Node, State
 from msrt.protocol.messages import DeviceRecord, ModelState
 from msrt.trust.roles import Role
 from msrt_cloud.fleet import EdgeSeen, Fleet
 from msrt_cloud.rollouts import Rollouts
+from msrt_cloud.turns import in_turns
 
 __all__ = ["model_rows", "node_rows", "show_model", "tree"]
 
@@ -43,57 +44,53 @@ def _behind(log: Log, edge: EdgeSeen) -> int:
     return sum(max(0, log.positions.get(scope, 0) - edge.position.get(scope, 0)) for scope in scopes)
 
 
-def tree(
+async def tree(
     log: Log, fleet: Fleet, rollouts: Rollouts, jobs: list[dict[str, Any]], cloud: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything at a glance."""
     state = log.state
-    placed: set[str] = set()
-    edges = []
-    for edge in sorted(fleet.edges.values(), key=lambda e: e.name):
-        here = [device for at, device in fleet.devices() if at is edge]
-        placed.update(device.node for device in here)
-        edges.append(
-            {
-                "node": edge.node, "name": edge.name, "region": edge.region, "alive": edge.alive,
-                "behind": _behind(log, edge), "queue": edge.values.get("queue", 0.0), "values": edge.values,
-                "address": edge.address.http if edge.address else "",
-                "devices": [_device(device, edge) for device in sorted(here, key=lambda d: d.name)],
-            }
-        )  # fmt: skip
-    placed.update(fleet.edges)
+    here: dict[str, list[dict[str, Any]]] = {}
+    placed = set(fleet.edges)
+    async for edge, device in in_turns(fleet.devices()):
+        here.setdefault(edge.node, []).append(_device(device, edge))
+        placed.add(device.node)
+    edges = [
+        {
+            "node": edge.node, "name": edge.name, "region": edge.region, "alive": edge.alive,
+            "behind": _behind(log, edge), "queue": edge.values.get("queue", 0.0), "values": edge.values,
+            "address": edge.address.http if edge.address else "",
+            "devices": sorted(here.get(edge.node, ()), key=lambda row: str(row["name"])),
+        }
+        for edge in sorted(fleet.edges.values(), key=lambda e: e.name)
+    ]  # fmt: skip
     unplaced = [
         {"name": node.name, "role": node.role, "node": node.node}
-        for node in state.nodes.values()
+        async for node in in_turns(list(state.nodes.values()))
         if node.role in (Role.DEVICE, Role.EDGE) and node.node not in placed and not node.revoked
     ]
     models = [{**row, "version": row["serving"]} for row in model_rows(state, rollouts)]
     return {"cloud": cloud, "edges": edges, "unplaced": unplaced, "models": models, "jobs": jobs}
 
 
-def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
-    """Every enrolled node that was not removed."""
-    where = {device.node: (edge, device) for edge, device in fleet.devices()}
-    rows = []
-    for node in sorted(state.nodes.values(), key=lambda n: (n.role, n.name)):
-        if node.revoked:
-            continue
-        edge, device = where.get(node.node, (None, None))
-        own = fleet.edges.get(node.node)
-        rows.append(
-            {
-                "node": node.node, "name": node.name, "role": node.role,
-                "region": edge.region if edge else node.region,
-                "alive": bool(own and own.alive) or bool(edge and device and edge.alive and device.alive),
-                "edge": edge.name if edge else "", "link": device.link if device else "",
-                "serial": (device.serial if device else "") or node.enrolled.board,
-                "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
-                "models": list(map(_brief, device.models)) if device else [],
-                "agent": device.agent if device else "",
-                "updates": {said.kind: said.version for said in device.updates} if device else {},
-            }
-        )  # fmt: skip
-    return rows
+async def node_rows(state: State, fleet: Fleet) -> list[dict[str, Any]]:
+    """Every enrolled node that was not removed, in the order in which they came."""
+    return [_node(node, fleet) async for node in in_turns(list(state.nodes.values())) if not node.revoked]
+
+
+def _node(node: Node, fleet: Fleet) -> dict[str, Any]:
+    edge, device = fleet.seen(node.node) or (None, None)
+    own = fleet.edges.get(node.node)
+    return {
+        "node": node.node, "name": node.name, "role": node.role,
+        "region": edge.region if edge else node.region,
+        "alive": bool(own and own.alive) or bool(edge and device and edge.alive and device.alive),
+        "edge": edge.name if edge else "", "link": device.link if device else "",
+        "serial": (device.serial if device else "") or node.enrolled.board,
+        "class": device.device_class if device else "", "labels": device.labels if device else node.labels,
+        "models": list(map(_brief, device.models)) if device else [],
+        "agent": device.agent if device else "",
+        "updates": {said.kind: said.version for said in device.updates} if device else {},
+    }  # fmt: skip
 
 
 def model_rows(state: State, rollouts: Rollouts) -> list[dict[str, Any]]:

@@ -321,8 +321,8 @@ class Training:
         return [row(self, job) for job in ([name] if name else self.writer.state.jobs)]
 
     def report(self, name: str) -> dict[str, Any]:
-        """See `job_views.report`. Raises NotFound."""
-        return report(self, name)
+        """See `job_views.report`: of all rounds. Raises NotFound."""
+        return report(self, name, self.curves.rounds(name))
 
     def participants(self, select: str) -> list[DeviceRecord]:
         """Living devices that a job's selector names, in a stable order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from msrt.learning.notes import Judged, Note, worst_first
@@ -70,6 +71,45 @@ def test_a_round_that_is_done_again_has_one_line():
             await asyncio.sleep(0)
 
         sim.run(run(), until=60)
+
+
+def test_sums_follow_each_line_and_the_end_of_a_long_curve_is_read_alone():
+    """Nothing goes through all lines at each round; what is asked for is what came after the rounds that are known."""
+    with Simulation(1) as sim:
+
+        async def run():
+            world = sim.world("c")
+            curves = Curves(world.disk.store("curves"), world.offload)
+            for number in range(1, 301):
+                await curves.add("job", number, line(number))
+                assert curves.totals("job").rounds == number
+                assert curves.totals("job").last["round"] == number
+            assert curves.totals("job") == Curves(world.disk.store("curves"), world.offload).totals("job")
+            assert [row["round"] for row in curves.rounds("job", 297)] == [298, 299, 300]
+            assert curves.rounds("job", 300) == []
+
+        sim.run(run(), until=60)
+
+
+def test_the_report_of_a_long_job_arrives():
+    """Thousands of rounds fit no packet."""
+
+    async def scenario(rig):
+        north = await Region(rig, "ab").join()
+        job = await started(rig, rounds=5001)
+        await north.round(job, 1)
+        await until(lambda: rig.cloud.training.job(job).round == 1)
+        store, state = rig.cloud.training.curves._store, rig.cloud.writer.state
+        for number in range(2, 5001):
+            store.put(f"{job}/{number:06d}", msgspec.json.encode(line(number) | {"stragglers": ["somebody"] * 4}))
+        known = state.jobs[job]
+        state.jobs[job] = msgspec.structs.replace(known, advanced=msgspec.structs.replace(known.advanced, round=5000))
+        whole = await rig.operator.ask("train.report", job=job)
+        assert [row["round"] for row in whole["rounds"]] == list(range(1, 5001))
+        last = await rig.operator.ask("train.report", job=job, after=4998)
+        assert [row["round"] for row in last["rounds"]] == [4999, 5000]
+
+    simulate(scenario)
 
 
 def test_jobs_are_series(monkeypatch):

@@ -37,6 +37,20 @@ def test_the_tree_shows_each_device_once_at_its_edge():
     simulate(scenario)
 
 
+def test_lists_of_any_length_arrive():
+    """More nodes than fit a packet: each once, in the list and in the tree."""
+    many = 6000
+
+    async def scenario(rig):
+        await enrol(rig, **{f"d{number}": "device" for number in range(many)})
+        rows = await rig.operator.ask("node.list")
+        tree = await rig.operator.ask("status")
+        assert {row["name"] for row in rows} == {one["name"] for one in tree["unplaced"]}
+        assert len(rows) == len(tree["unplaced"]) == many
+
+    simulate(scenario)
+
+
 def test_an_edge_that_is_behind_or_away_is_seen():
     """By entries of its own scopes that it has not confirmed."""
 

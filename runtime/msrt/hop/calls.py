@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import TYPE_CHECKING
 
 import structlog
 
 from msrt import errors
-from msrt.protocol.messages import Call, Failed, Return
+from msrt.hop.answers import LONG, LONGEST, LongAnswer
+from msrt.protocol import wire
+from msrt.protocol.messages import Call, Failed, Return, StreamOpen
 
 if TYPE_CHECKING:
+    from msrt.hop.handler import StreamSink
     from msrt.hop.peer import Peer
 
 __all__ = ["Calls"]
@@ -78,16 +82,35 @@ class Calls:
             log.exception("hop.call_failed", method=call.method, peer=peer.node)
             reply = Failed(call.id, errors.MsrtError.code, f"{call.method} failed: {type(error).__name__}: {error}")
         try:
-            self._reply(call, reply)
-        except (errors.Disconnected, errors.Overloaded):
+            await self._reply(call, reply)
+        except (errors.Disconnected, errors.Overloaded, errors.StreamCancelled, errors.DeadlineExceeded):
             log.info("hop.answer_undeliverable", method=call.method, peer=peer.node)
 
-    def _reply(self, call: Call, reply: Return | Failed) -> None:
+    async def _reply(self, call: Call, reply: Return | Failed) -> None:
         try:
-            self._peer.send(reply)
+            try:
+                self._peer.send(reply)
+            except errors.FrameTooLarge:
+                if isinstance(reply, Failed):
+                    raise
+                await self._reply_long(call, reply)
         except (errors.FrameTooLarge, errors.CallerError) as error:
             text = f"the answer to {call.method} cannot be sent: {error.text}"
             self._peer.send(Failed(call.id, errors.MsrtError.code, text))
+
+    async def _reply_long(self, call: Call, reply: Return) -> None:
+        data = wire.pack(reply.result)
+        if len(data) > LONGEST:
+            raise errors.FrameTooLarge(len(data), LONGEST, "answer")
+        digest = await self._peer.world.offload(lambda: hashlib.sha256(data).hexdigest())
+        await self._peer.push(LONG, {}, data, size=len(data), digest=digest, answers=call.id)
+
+    def long(self, opened: StreamOpen) -> StreamSink:
+        """Where the stream of an open call's answer goes. Raises StreamCancelled, FrameTooLarge."""
+        future = self._open.get(opened.answers)
+        if future is None or future.done():
+            raise errors.StreamCancelled("nobody waits for that answer any more")
+        return LongAnswer(future, opened.size, self._peer.world.offload)
 
     def fail(self, error: Exception) -> None:
         """The session is void: nobody will answer."""

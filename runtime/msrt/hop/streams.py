@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msrt import errors
 from msrt.buffers import Buffer
+from msrt.hop.answers import LONG
 from msrt.hop.halves import Incoming, Outgoing, Reader, say
 from msrt.hop.handler import StreamSink
 from msrt.protocol import stream as s
@@ -52,6 +53,8 @@ class Streams:
         """Bytes of a chunk that the link took quickly."""
         self._out: dict[int, Outgoing] = {}
         self._in: dict[int, Incoming] = {}
+        self._coming = 0
+        """How many of them are not over yet."""
         self._fetches: dict[int, tuple[StreamSink, asyncio.Future[Incoming]]] = {}
 
     async def push(
@@ -139,22 +142,35 @@ class Streams:
             return
         fetch = self._fetches.get(message.answers)
         try:
-            if sum(not i.done.done() for i in self._in.values()) >= MAX_INCOMING:
+            if self._coming >= MAX_INCOMING:
                 raise errors.Overloaded(f"{MAX_INCOMING} streams come in already")
-            if message.answers and fetch is None:
-                raise errors.StreamCancelled("nobody waits for that stream any more")
-            if fetch and fetch[1].done():
-                raise errors.OutOfOrder("that call was answered by another stream")
-            sink = fetch[0] if fetch else self.peer.handler.stream(self.peer, message)
+            sink = self._sink(message, fetch)
         except errors.MsrtError as error:
             say(self.peer, StreamCancel(message.stream, from_sender=False, code=error.code, text=error.text))
             return
         receiver = s.StreamReceiver(message, sink.have, s.DEFAULT_WINDOW, self.peer.world.now())
         incoming = self._in[message.stream] = Incoming(self.peer, receiver, sink)
-        incoming.done.add_done_callback(lambda _done: self._forget_later(self._in, message.stream, incoming))
-        if fetch:
+        self._coming += 1
+        incoming.done.add_done_callback(lambda _done: self._came(message.stream, incoming))
+        if fetch and sink is fetch[0]:
             fetch[1].set_result(incoming)
         incoming.received(message, frame)
+
+    def _sink(self, message: StreamOpen, fetch: tuple[StreamSink, asyncio.Future[Incoming]] | None) -> StreamSink:
+        """Where it goes: to the call that it answers, else to what the tier has for it. Raises why it goes nowhere."""
+        if message.kind == LONG:
+            return self.peer.calls.long(message)
+        if fetch is None:
+            if message.answers:
+                raise errors.StreamCancelled("nobody waits for that stream any more")
+            return self.peer.handler.stream(self.peer, message)
+        if fetch[1].done():
+            raise errors.OutOfOrder("that call was answered by another stream")
+        return fetch[0]
+
+    def _came(self, stream: int, incoming: Incoming) -> None:
+        self._coming -= 1
+        self._forget_later(self._in, stream, incoming)
 
     def _forget_later(self, table: dict[int, _H], ident: int, half: _H) -> None:
         """A later session numbers its streams anew: only this very half is forgotten."""

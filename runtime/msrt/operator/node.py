@@ -34,7 +34,7 @@ node.add_command(diagnose)
 @state_option
 def list_nodes(state: Path | None, *, as_json: bool) -> None:
     """Every enrolled node, alive or not."""
-    rows = ask(state, lambda cloud: cloud("node.list"))
+    rows = sorted(ask(state, lambda cloud: cloud("node.list")), key=lambda row: (row["role"], row["name"]))
     if as_json:
         print_json(rows)
     else:

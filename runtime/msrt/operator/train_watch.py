@@ -65,7 +65,7 @@ class _Lines:
 
 
 class _Bars:
-    """What `view` draws, drawn again at each look; the rounds' lines are fetched when there are more of them."""
+    """What `view` draws, drawn again at each look; the last rounds' lines are fetched when there are more of them."""
 
     def __init__(self) -> None:
         self._live = Live(console=Console(stderr=True), auto_refresh=False)
@@ -82,7 +82,8 @@ class _Bars:
     async def show(self, cloud: Ask, row: dict[str, Any]) -> None:
         if row["round"] != self._known:
             self._known = row["round"]
-            self._rounds = (await patient(cloud, "train.report", job=row["job"]))["rounds"]
+            after = max(0, row["round"] - LAST)
+            self._rounds = (await patient(cloud, "train.report", job=row["job"], after=after))["rounds"]
         self._live.update(view(row, self._rounds), refresh=True)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 from structlog.testing import capture_logs
 
 from msrt import errors
+from msrt.hop import calls
 from msrt.protocol import wire
 from msrt.protocol.messages import DeviceReport, Load, Return
 from msrt.world.network import Faults
-from tests.runtime.hop.tree import LEASE_S, simulate, until
+from tests.runtime.hop.tree import LEASE_S, blob, simulate, until
 
 
 def fill(peer):
@@ -56,15 +58,67 @@ def test_an_error_keeps_its_type_text_and_hint():
     simulate(scenario)
 
 
-def test_an_answer_that_fits_no_packet_is_an_error():
-    """The caller hears that the answer cannot be sent, and the session goes on."""
+@pytest.mark.parametrize("size", [100_000, 600 << 10, 3 << 20])
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_answer_comes_whole_whatever_its_size(size, cut):
+    """One that fits no packet comes as a stream, over a cut as well; who asked sees no difference."""
 
     async def scenario(tree):
-        with pytest.raises(errors.MsrtError, match="cannot be sent"):
+        call = asyncio.get_running_loop().create_task(tree.c.up.call("huge", {"size": size}))
+        if cut:
+            await asyncio.sleep(0.003)
+            tree.p.down.links[0].drop(tree.p.peer.route)
+        assert await call == "x" * size
+        assert await tree.c.up.call("echo", {}) == {}
+        assert tree.p.handler.asked == 2
+
+    simulate(scenario)
+
+
+def test_an_answer_over_the_bound_is_an_error(monkeypatch):
+    """The caller hears that the answer cannot be sent, and the session goes on; a question has to fit a packet."""
+    monkeypatch.setattr(calls, "LONGEST", 1 << 20)
+
+    async def scenario(tree):
+        with pytest.raises(errors.MsrtError, match=r"cannot be sent.*answer"):
             await tree.c.up.call("huge", {"size": 2 << 20})
-        assert len(await tree.c.up.call("huge", {"size": 100_000})) == 100_000
         with pytest.raises(errors.FrameTooLarge):
             await tree.c.up.call("echo", {"x": "x" * (600 << 10)})
+        assert await tree.c.up.call("echo", {}) == {}
+
+    simulate(scenario)
+
+
+def test_a_long_answer_that_nobody_waits_for_is_refused():
+    """Its sender is told so, and the tier never hears of it."""
+
+    async def scenario(tree):
+        data, digest = blob(100_000)
+        with pytest.raises(errors.StreamCancelled, match="nobody waits for that answer"):
+            await tree.p.peer.push("answer", {}, data, size=len(data), digest=digest, answers=77)
+        assert not tree.c.handler.sinks
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("fault", ["no msgpack", "another digest", "too large"])
+def test_a_long_answer_that_is_none_fails_the_call(fault):
+    """The call ends with the reason at once, and not at its deadline."""
+
+    async def scenario(tree):
+        call = asyncio.get_running_loop().create_task(tree.c.up.call("slow", {"seconds": 30}, 40))
+        await asyncio.sleep(0.1)
+        data, digest = blob(100_000)
+        data = b"\xc1" + data[1:] if fault == "no msgpack" else data
+        digest = hashlib.sha256(data).hexdigest() if fault == "no msgpack" else digest[::-1]
+        size = 1 << 30 if fault == "too large" else len(data)
+        with pytest.raises(errors.MsrtError):
+            await tree.p.peer.push("answer", {}, data, size=size, digest=digest, answers=1)
+        if fault != "too large":  # that one is not begun
+            with pytest.raises((errors.MalformedFrame, errors.Corrupt)):
+                await call
+        else:
+            call.cancel()
         assert await tree.c.up.call("echo", {}) == {}
 
     simulate(scenario)
