@@ -47,6 +47,9 @@ class _Half:
         """Have `tick` called at the deadline, and no more at an earlier one. A timer that rings too soon is set again
         then: every message moves the deadline, nearly always to a later time.
         """
+        if deadline == NEVER:  # it is over: a timer that still rings would keep all of it until then
+            self.disarm()
+            return
         self._at = deadline
         if deadline < self._rings_at:
             self._ring_at(deadline)
@@ -83,7 +86,6 @@ class Outgoing(_Half):
         self.sender = sender
         self._source: Reader | memoryview = source if callable(source) else memoryview(source)
         self._wanted: s.Read | None = None
-        self.done.add_done_callback(self._let_go)
 
     def perform(self, actions: list[s.Action]) -> None:
         """Do what the sender decided. Raises FrameTooLarge, CallerError for a meta that cannot travel."""
@@ -129,10 +131,6 @@ class Outgoing(_Half):
             self.perform(self.sender.cancel(errors.LocalError(f"the stream's source cannot be read: {error}")))
         else:
             self.perform(self.sender.data(wanted.offset, data, self._world.now()))
-
-    def _let_go(self, _done: asyncio.Future[None]) -> None:
-        """Of the source: an ended stream goes on answering for a while, and a deleted file would lie there as long."""
-        self._source, self._wanted = memoryview(b""), None
 
     def _tick(self) -> None:
         self.perform(self.sender.tick(self._world.now()))

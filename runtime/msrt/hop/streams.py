@@ -7,11 +7,12 @@ chunk goes out only when no message waits for the link.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.hop.answers import LONG
+from msrt.hop.ended import Ended
 from msrt.hop.halves import Incoming, Outgoing, Reader, say
 from msrt.hop.handler import StreamSink
 from msrt.protocol import stream as s
@@ -31,14 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "Streams"]
 
-LINGER_S: Final = s.DEFAULT_PATIENCE_S + 5.0
-"""How long an ended half answers a peer that did not hear the end: longer than the other half goes on asking."""
 MAX_INCOMING: Final = 64
 """Streams received at once from one peer; more are refused."""
 FETCH_S: Final = 3600.0
 """A fetch may take so long while its stream goes on; what bounds it is silence."""
-
-_H = TypeVar("_H", Outgoing, Incoming)
 
 
 class Streams:
@@ -53,8 +50,7 @@ class Streams:
         """Bytes of a chunk that the link took quickly."""
         self._out: dict[int, Outgoing] = {}
         self._in: dict[int, Incoming] = {}
-        self._coming = 0
-        """How many of them are not over yet."""
+        self._sent, self._came = Ended(peer.world), Ended(peer.world)
         self._fetches: dict[int, tuple[StreamSink, asyncio.Future[Incoming]]] = {}
 
     async def push(
@@ -76,7 +72,9 @@ class Streams:
         finally:
             self._slow = max(sender.answered_s, self._slow / 2)
             out.give_up(errors.StreamCancelled("the sender gave up"))
-            self._forget_later(self._out, ident, out)
+            if self._out.get(ident) is out:  # a later session numbers its streams anew
+                del self._out[ident]
+                self._sent.add(ident, sender.last_word)
 
     async def fetch(self, method: str, params: dict[str, object], sink: StreamSink, timeout_s: float) -> object:
         """Call, take the stream that answers it into `sink`, and return the call's result."""
@@ -123,26 +121,33 @@ class Streams:
                 if out is not None:
                     out.perform(out.sender.handle(message, self.peer.world.now()))
                 elif isinstance(message, StreamCredit):
-                    self._unknown(message.stream, from_sender=True)
+                    self._over(self._sent, message.stream, from_sender=True)
             case StreamChunk() | StreamEnd() | StreamCancel():
                 incoming = self._in.get(message.stream)
                 if incoming is not None:
                     incoming.received(message, frames[0] if frames else b"")
                 elif not isinstance(message, StreamCancel):
-                    self._unknown(message.stream, from_sender=False)
+                    self._over(self._came, message.stream, from_sender=False)
 
-    def _unknown(self, stream: int, *, from_sender: bool) -> None:
-        code = errors.StreamCancelled.code
-        say(self.peer, StreamCancel(stream, from_sender=from_sender, code=code, text="there is no such stream"))
+    def _over(self, ended: Ended, stream: int, *, from_sender: bool) -> None:
+        """Something came of a stream that is over, or never was."""
+        if stream not in ended:
+            code = errors.StreamCancelled.code
+            say(self.peer, StreamCancel(stream, from_sender=from_sender, code=code, text="there is no such stream"))
+        elif (word := ended.word(stream)) is not None:
+            say(self.peer, word)
 
     def _opened(self, message: StreamOpen, frame: Buffer) -> None:
         known = self._in.get(message.stream)
         if known is not None:
             known.received(message, frame)
             return
+        if message.stream in self._came:
+            self._over(self._came, message.stream, from_sender=False)
+            return
         fetch = self._fetches.get(message.answers)
         try:
-            if self._coming >= MAX_INCOMING:
+            if len(self._in) >= MAX_INCOMING:
                 raise errors.Overloaded(f"{MAX_INCOMING} streams come in already")
             sink = self._sink(message, fetch)
         except errors.MsrtError as error:
@@ -150,8 +155,7 @@ class Streams:
             return
         receiver = s.StreamReceiver(message, sink.have, s.DEFAULT_WINDOW, self.peer.world.now())
         incoming = self._in[message.stream] = Incoming(self.peer, receiver, sink)
-        self._coming += 1
-        incoming.done.add_done_callback(lambda _done: self._came(message.stream, incoming))
+        incoming.done.add_done_callback(lambda _done: self._ended(message.stream, incoming))
         if fetch and sink is fetch[0]:
             fetch[1].set_result(incoming)
         incoming.received(message, frame)
@@ -168,14 +172,10 @@ class Streams:
             raise errors.OutOfOrder("that call was answered by another stream")
         return fetch[0]
 
-    def _came(self, stream: int, incoming: Incoming) -> None:
-        self._coming -= 1
-        self._forget_later(self._in, stream, incoming)
-
-    def _forget_later(self, table: dict[int, _H], ident: int, half: _H) -> None:
-        """A later session numbers its streams anew: only this very half is forgotten."""
-        if table.get(ident) is half:
-            asyncio.get_running_loop().call_later(LINGER_S, _forget, table, ident, half)
+    def _ended(self, stream: int, incoming: Incoming) -> None:
+        if self._in.get(stream) is incoming:
+            del self._in[stream]
+            self._came.add(stream, incoming.receiver.last_word)
 
     def pump(self) -> None:
         """The link has room."""
@@ -196,12 +196,7 @@ class Streams:
     def fail(self, error: Exception) -> None:
         """The session is void: the other end forgot these streams."""
         halves: list[Outgoing | Incoming] = [*self._out.values(), *self._in.values()]
-        self._out.clear()
-        self._in.clear()
+        for table in (self._out, self._in, self._sent, self._came):
+            table.clear()
         for half in halves:
             half.fail(error)
-
-
-def _forget(table: dict[int, _H], ident: int, half: _H) -> None:
-    if table.get(ident) is half:
-        del table[ident]

@@ -92,7 +92,8 @@ class Half:
         self.stream, self.patience = stream, patience
         self.over = False
         """Finished, failed or cancelled."""
-        self._last_word: StreamCancel | StreamDone | None = None
+        self.last_word: StreamCancel | StreamDone | None = None
+        """What the peer hears again when it did not hear the end."""
         self._progress_at = now
 
     def cancel(self, error: MsrtError) -> list[Action]:
@@ -100,8 +101,8 @@ class Half:
         if self.over:
             return []
         self.over = True
-        self._last_word = StreamCancel(self.stream, self.from_sender, error.code, error.text)
-        return [Send(self._last_word), FailedStream(error)]
+        self.last_word = StreamCancel(self.stream, self.from_sender, error.code, error.text)
+        return [Send(self.last_word), FailedStream(error)]
 
     def _cancelled(self, message: StreamCancel) -> list[Action]:
         if self.over or message.from_sender is self.from_sender:
@@ -110,4 +111,4 @@ class Half:
         return [FailedStream(from_wire(message.code, message.text or "the peer gave the stream up"))]
 
     def _repeat(self) -> list[Action]:
-        return [Send(self._last_word)] if self._last_word else []
+        return [Send(self.last_word)] if self.last_word else []

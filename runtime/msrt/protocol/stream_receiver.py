@@ -69,8 +69,8 @@ class StreamReceiver(Half):
         if self.over:
             return []
         self.over = True
-        self._last_word = StreamDone(self.stream)
-        return [Send(self._last_word)]
+        self.last_word = StreamDone(self.stream)
+        return [Send(self.last_word)]
 
     def rejected(self, error: MsrtError, _now: float) -> list[Action]:
         """The whole is not what was promised, or cannot be used."""

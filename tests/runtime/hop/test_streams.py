@@ -10,7 +10,9 @@ import weakref
 import pytest
 
 from msrt import errors
-from msrt.protocol.messages import StreamCancel, StreamChunk, StreamCredit, StreamEnd
+from msrt.hop.ended import LINGER_S
+from msrt.hop.halves import Incoming, Outgoing
+from msrt.protocol.messages import StreamCancel, StreamChunk, StreamCredit, StreamDone, StreamEnd
 from msrt.protocol.stream import DEFAULT_WINDOW
 from msrt.world.network import Faults
 from tests.runtime.hop.tree import LEASE_S, Sink, blob, simulate, until
@@ -257,7 +259,35 @@ def test_an_ended_stream_lets_go_of_its_source(cancelled):
         await asyncio.sleep(1)
         gc.collect()
         assert gone() is None
-        assert tree.c.up.peer.streams._out
+        assert not tree.c.up.peer.streams._out
+
+    simulate(scenario)
+
+
+def test_of_streams_that_are_over_their_last_words_stay_and_go():
+    """Who did not hear the end is told again, and nothing else of a stream waits for that; in the end nothing does."""
+
+    async def scenario(tree):
+        down, up = tree.p.peer.streams, tree.c.up.peer.streams
+        for number in range(100):
+            data, digest = blob(100_000, number)
+            await tree.c.up.peer.push("update", {}, data, size=len(data), digest=digest)
+        await asyncio.sleep(0.1)
+        gc.collect()
+        assert not [one for one in gc.get_objects() if isinstance(one, Incoming | Outgoing)]
+        heard = []
+        tree.c.up.peer.streams.received = lambda message, _frames: heard.append(message)
+        down.received(StreamEnd(7, 100_000, digest), [])
+        down.received(StreamEnd(700, 100_000, digest), [])
+        await asyncio.sleep(0.1)
+        assert heard[0] == StreamDone(7)
+        assert heard[1].text == "there is no such stream"
+        del tree.c.up.peer.streams.received
+        await asyncio.sleep(LINGER_S)
+        await tree.c.up.peer.push("update", {}, data, size=len(data), digest=digest)
+        await asyncio.sleep(0.1)
+        assert 7 not in down._came
+        assert len(down._came._words) == len(up._sent._words) == 1
 
     simulate(scenario)
 
