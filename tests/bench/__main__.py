@@ -15,7 +15,7 @@ import time
 import msgspec
 
 from tests.bench.headlines import RESULTS, renew, sections
-from tests.bench.table import Row, cells, commit, machine, markdown, row_of
+from tests.bench.table import Row, cells, commit, machine, markdown, processor, row_of
 
 PARTS = (
     "images", "cuts",
@@ -53,7 +53,7 @@ def keep(part: str, rows: list[Row], seconds: float) -> None:
     head = f"# Measured\n{machine()} A part is measured by `python -m tests.bench --keep PART`, all by `make bench`.\n"
     kept = sections(RESULTS.read_text() if RESULTS.exists() else "")
     today = dt.datetime.now(dt.UTC).date()
-    kept[part] = f"{today}, commit {commit()}, {seconds:.0f} s\n\n{markdown(rows)}"
+    kept[part] = f"{today}, commit {commit()}, {processor()}, {seconds:.0f} s\n\n{markdown(rows)}"
     order = [name for name in PARTS if name in kept]
     RESULTS.write_text(head + "".join(f"\n## {name}\n{kept[name].rstrip()}\n" for name in order))
     renew()

@@ -52,15 +52,19 @@ def markdown(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine() -> str:
-    """Processor, cores, memory, and the versions that matter: one paragraph."""
+def processor() -> str:
+    """Of this machine, as the kernel names it."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in info if line.startswith("model name")), platform.machine())
+    return next((line.partition(": ")[2] for line in info if line.startswith("model name")), platform.machine())
+
+
+def machine() -> str:
+    """Cores, memory, and the versions that matter: one paragraph."""
     total = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)
     cores = len(os.sched_getaffinity(0))
     return (
-        f"{model}, {cores} cores, {total:.1f} GiB, Linux {platform.release()}; "
+        f"{cores} cores of the processor that each part names, {total:.1f} GiB, Linux {platform.release()}; "
         f"Python {platform.python_version()}, {versions}."
     )
 
