@@ -300,7 +300,8 @@ class DeviceConfig(NodeConfig, frozen=True, kw_only=True):
     """Longest pause between two tries of the whole list of parents."""
     home_s: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     """At an edge of another region, it looks about so often whether one of its own is there again, and goes to it at a
-    quiet moment: none of its sequences open, no round in work; 0: it stays where it is."""
+    quiet moment: none of its sequences open, no round in work; 0: it stays where it is, as it does where both edges
+    share one MQTT broker."""
     source: tuple[SourceConfig, ...] = ()
     """Its own sensors."""
     event_bytes: Bytes = 64 * MIB

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from msrt import errors
 from msrt.buffers import Buffer
 from msrt.links.link import Credentials, Route
@@ -15,6 +17,7 @@ from msrt.world.world import World
 
 __all__ = ["Endpoint", "Home", "Homing"]
 
+log = structlog.get_logger()
 REACH_S: Final = 2.0
 """How long a connection to a parent at home may take."""
 SETTLE_S: Final = 0.5
@@ -74,16 +77,19 @@ class Homing:
         found, present = self._endpoint(parent), self._endpoint(here)
         if found is None or (present is not None and found[0] == present[0]):
             return False  # at a broker that both share, a second connection of ours would end the first
-        link, look = self._world.links.dial(*found), _Look()
+        look = _Look()
         try:
-            await link.start(look)
-            async with asyncio.timeout(REACH_S):
-                await look.connected.wait()
-            await asyncio.sleep(SETTLE_S)
-        except (TimeoutError, errors.LocalError, errors.InvalidAddress):
+            link = self._world.links.dial(*found)
+            try:
+                await link.start(look)
+                async with asyncio.timeout(REACH_S):
+                    await look.connected.wait()
+                await asyncio.sleep(SETTLE_S)
+            finally:
+                await link.close()
+        except (TimeoutError, errors.MsrtError) as error:
+            log.debug("hop.home_away", parent=parent.node, error=errors.words_of(error))
             return False
-        finally:
-            await link.close()
         return look.connected.is_set()
 
     async def _good_moment(self) -> bool:

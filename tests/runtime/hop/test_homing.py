@@ -142,3 +142,18 @@ def test_a_parent_at_the_same_address_is_not_looked_for():
         assert not tree.q.handler.lefts
 
     scene(scenario)
+
+
+def test_an_address_that_cannot_be_dialled_does_not_end_the_search():
+    """It is looked at again, and found once the parent says where home really is."""
+
+    async def scenario(tree):
+        await fled(tree)
+        tree.sim.restart("p")
+        for zmq in ("nonsense://p", "mem://p"):
+            tree.q.gate.offered = (parent_of("q"), msgspec.structs.replace(parent_of("p"), zmq=zmq))
+            tree.q.down.offer_parents()
+            await asyncio.sleep(4 * EVERY_S)
+            assert at(tree, "q" if zmq.startswith("nonsense") else "p")
+
+    scene(scenario)
